@@ -1,0 +1,66 @@
+# Each target makes what it needs: a fresh clone, Python 3.11 and make are enough. Once .venv is there
+# nothing is installed again until pyproject.toml or constraints.txt change, so the network may be cut.
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+PIP_FLAGS ?=
+ARGS ?=
+IMAGE ?= quartet:latest
+
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+TOOLS := .venv/.tools
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
+
+.PHONY: serve test check format train bench image clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make serve   start the service on http://127.0.0.1:8000 (ARGS='--port 9000 …')"
+	@echo "make test    the tests (ARGS='tests/engine -k scheduler')"
+	@echo "make check   formatter, linter, types"
+	@echo "make format  let the formatter and the linter mend what they can"
+	@echo "make train   python -m model.training (ARGS='finetune --recipe … --data …')"
+	@echo "make bench   the benchmarks in their short form (ARGS='--full')"
+	@echo "make image   the container image (IMAGE=$(IMAGE), needs docker or podman)"
+
+serve: $(RUNTIME)
+	$(BIN)/quartet serve $(ARGS)
+
+test: $(TOOLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: $(TOOLS)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(TOOLS)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train: $(TOOLS)
+	$(BIN)/python -m model.training $(if $(ARGS),$(ARGS),--help)
+
+bench: $(TOOLS)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+image:
+	$$(command -v docker || command -v podman) build -t $(IMAGE) .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the service needs into .venv"
+	$(INSTALL) -e .
+	@touch $@
+
+# the tools hold the run-time packages too, so that stamp is renewed with this one
+$(TOOLS): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what tests, training and benchmarks need into .venv"
+	$(INSTALL) -e '.[test]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,23 @@
+"""What all tests share: one thread for tensor work, no network for checkpoints, GPU tests skipped without a GPU."""
+
+import os
+
+# Before torch or tokenizers are first imported, by this process and by the workers that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in [name for name in os.environ if name.startswith("QUARTET_")]:
+    del os.environ[name]
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
