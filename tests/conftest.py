@@ -1,6 +1,8 @@
-"""What all tests share: one thread for tensor work, no network for checkpoints, GPU tests skipped without a GPU."""
+"""What all tests share: one thread for tensor work, no network, GPU tests skipped where there is no GPU."""
 
 import os
+
+import pytest
 
 # Before torch or tokenizers are first imported, by this process and by the workers that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -8,8 +10,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in [name for name in os.environ if name.startswith("QUARTET_")]:
     del os.environ[name]
-
-import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
