@@ -1,0 +1,48 @@
+"""The families: how a published `config.json` and its weight names translate to ours. Torch-free data."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.config import CheckpointError, TransformerConfig
+from model.families.bert import BERT
+from model.families.family import Family
+from model.families.llama import LLAMA
+from model.families.t5 import T5
+
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (BERT, T5, LLAMA)}
+"""By the `model_type` of `config.json`."""
+
+
+def read_config(folder: Path) -> TransformerConfig:
+    """The config of the checkpoint in `folder`; raises CheckpointError where we cannot serve it."""
+    raw = read_json(folder / "config.json")
+    model_type = raw.get("model_type")
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise CheckpointError(f"{folder / 'config.json'}: unknown model_type {model_type!r}; known: {known}")
+    try:
+        return FAMILIES[model_type].read(raw)
+    except KeyError as missing:
+        raise CheckpointError(f"{folder / 'config.json'}: {missing} is missing") from None
+    except (TypeError, ValueError) as fault:
+        raise CheckpointError(f"{folder / 'config.json'}: {fault}") from None
+
+
+def to_hf_config(config: TransformerConfig) -> dict[str, Any]:
+    """The `config.json` with which `transformers` builds the same Transformer."""
+    return dict(config.extra) | FAMILIES[config.family].write(config)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint folder; raises CheckpointError that names the file."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing") from None
+    except (OSError, ValueError, RecursionError) as fault:
+        raise CheckpointError(f"{file}: {fault}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: not a JSON object")
+    return value

@@ -1,0 +1,110 @@
+"""What a family is: two translations of a config, and a table of weight names."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model.config import Head, TransformerConfig
+
+ReadConfig = Callable[[Mapping[str, Any]], TransformerConfig]
+WriteConfig = Callable[[TransformerConfig], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A table; what computes is the one Transformer.
+
+    `weights` maps our module names to the published ones; `{i}` stands for a layer number, and a
+    name ending in `|gated` is what a module is called where the feed-forward network is gated.
+    `base_prefix` is what a checkpoint with a head puts before the names of the bare model, and a
+    bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need.
+    """
+
+    model_type: str
+    heads: Mapping[str, Head]
+    read: ReadConfig
+    write: WriteConfig
+    weights: Mapping[str, str]
+    base_prefix: str = ""
+    harmless: str = r"(?!)"
+
+    def published_name(self, parameter: str, config: TransformerConfig) -> str:
+        """The published name, `base_prefix` included, of a parameter of ours; KeyError for an unknown one."""
+        generic = _generic_name(parameter, config)
+        if generic in self.weights:
+            return self.weights[generic]
+        module, _, leaf = generic.rpartition(".")
+        if config.gated_mlp and f"{module}|gated" in self.weights:
+            module = f"{module}|gated"
+        layer = re.search(r"\.(\d+)\.", parameter)
+        name = f"{self.weights[module]}.{leaf}"
+        return name.replace("{i}", layer[1]) if layer else name
+
+
+def _generic_name(parameter: str, config: TransformerConfig) -> str:
+    """The layer number as `{i}`, and a head's parameters under the kind of head that holds them."""
+    if not parameter.startswith("heads."):
+        return re.sub(r"\.\d+\.", ".{i}.", parameter)
+    _, _, inside = parameter.split(".", 2)
+    if config.head == "pretraining":
+        return f"head.{inside}"
+    if config.head == "masked-lm":
+        return f"head.masked_lm.{inside}"
+    if config.head == "next-sentence":
+        return f"head.next_sentence.{inside}"
+    return f"head.{inside}" if inside.startswith("pooler.") else f"head.{config.head}.{inside}"
+
+
+def read_labels(raw: Mapping[str, Any], head: Head) -> tuple[str, ...]:
+    """The label names in the order of the logits; LABEL_0 and LABEL_1 where none are published."""
+    if head not in ("sequence-class", "token-class"):
+        return ()
+    by_id = raw.get("id2label")
+    if by_id:
+        return tuple(str(by_id[key]) for key in sorted(by_id, key=int))
+    return tuple(f"LABEL_{i}" for i in range(int(raw.get("num_labels", 2))))
+
+
+def write_labels(config: TransformerConfig) -> dict[str, Any]:
+    """The label maps of `config.json`."""
+    if not config.labels:
+        return {}
+    maps = {
+        "id2label": {str(i): label for i, label in enumerate(config.labels)},
+        "label2id": {label: i for i, label in enumerate(config.labels)},
+    }
+    if config.multi_label:
+        return maps | {"problem_type": "multi_label_classification"}
+    return maps
+
+
+def read_head(raw: Mapping[str, Any], heads: Mapping[str, Head]) -> Head:
+    """The head that `architectures` names; ValueError for one that the family does not have."""
+    architectures = raw.get("architectures") or []
+    if not architectures:
+        return next(iter(heads.values()))
+    name = architectures[0]
+    if name not in heads:
+        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(heads)}")
+    return heads[name]
+
+
+def architecture(config: TransformerConfig, heads: Mapping[str, Head]) -> str:
+    """The published class name for a config's head."""
+    return next(name for name, head in heads.items() if head == config.head)
+
+
+def token_ids(value: Any) -> tuple[int, ...]:
+    """Token ids from a published field that may hold none, one or a list."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+TASK_KEYS = ("task_specific_params", "quartet", "finetuning_task", "prefix")
+
+
+def keep(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What the task layer reads besides the shape."""
+    return {key: raw[key] for key in TASK_KEYS if raw.get(key) is not None}

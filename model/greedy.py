@@ -1,0 +1,115 @@
+"""The plain loop: one static batch, greedy, with a cache that grows by concatenation.
+
+The slow twin that defines which tokens the engine must produce, and the decoder of evaluation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from model.layers.attention_ops import dense_attention
+from model.layers.context import KeyValue, merge
+from model.layers.linear import AdapterSpans
+from model.layers.positions import RelativeBias
+from model.transformer import Transformer
+
+
+@dataclass
+class GrowingContext:
+    """Left-padded prompts and one more token each step; keys and values as dense [b, k, kv, d]."""
+
+    mask: Tensor  # [b, k] true for real keys so far
+    num_new: int
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+    adapter_spans: AdapterSpans = ()
+    cache: dict[int, KeyValue] = field(default_factory=dict)
+    cross_cache: dict[int, KeyValue] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> Tensor:
+        """See `AttentionContext`."""
+        return (self.mask.long().cumsum(1) - 1).clamp(min=0)[:, -self.num_new :].flatten()
+
+    def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
+        """See `AttentionContext`."""
+        steps = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return (relative(steps[None, -self.num_new :], steps),)
+
+    def attend(
+        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+    ) -> Tensor:
+        """See `AttentionContext`."""
+        b, k = self.mask.shape
+        new = tuple(x.view(b, self.num_new, *x.shape[1:]) for x in fresh)
+        if layer in self.cache:
+            new = tuple(torch.cat(pair, dim=1) for pair in zip(self.cache[layer], new, strict=True))
+        self.cache[layer] = (new[0], new[1])
+        steps = torch.arange(k, device=query.device)
+        allowed = self.mask[:, None, None, :] & (steps[None, :] <= steps[-self.num_new :, None])
+        allowed = allowed | (steps[None, :] == steps[-self.num_new :, None])
+        return self._run(query, self.cache[layer], merge(allowed, bias[0] if bias else None, query.dtype), scale)
+
+    def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
+        """See `AttentionContext`."""
+        b = self.mask.shape[0]
+        if fresh is not None:
+            key, value = (x.view(b, -1, *x.shape[1:]) for x in fresh)
+            self.cross_cache[layer] = (key, value)
+        assert self.memory_mask is not None
+        return self._run(query, self.cross_cache[layer], self.memory_mask[:, None, None, :], scale)
+
+    def _run(self, query: Tensor, stored: KeyValue, mask: Tensor | None, scale: float) -> Tensor:
+        b = self.mask.shape[0]
+        out = dense_attention(query.view(b, -1, *query.shape[1:]), *stored, mask, scale)
+        return out.reshape(query.shape)
+
+
+@torch.inference_mode()
+def generate_greedy(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    ignore_eos: bool = False,
+) -> list[list[int]]:
+    """New tokens for each prompt (source, for an encoder-decoder), the end token left out."""
+    config = model.config
+    device = model.embeddings.words.weight.device
+    memory = memory_mask = None
+    if config.kind == "encoder-decoder":
+        source, memory_mask = pad(prompts, config.pad_token_id, device, left=False)
+        memory = model.encode_padded(source, memory_mask).flatten(0, 1)
+        prompts = [[config.decoder_start_token_id or 0]] * len(prompts)
+    ids, mask = pad(prompts, config.pad_token_id, device, left=True)
+    context = GrowingContext(mask, ids.shape[1], memory, memory_mask)
+    results: list[list[int]] = [[] for _ in prompts]
+    done = [False] * len(prompts)
+    for _ in range(max_new_tokens):
+        hidden = model.decode(ids.flatten(), context).view(*ids.shape, -1)[:, -1]
+        chosen = model.logits(hidden).argmax(-1)
+        for row, token in enumerate(chosen.tolist()):
+            done[row] = done[row] or (token in config.eos_token_ids and not ignore_eos)
+            if not done[row]:
+                results[row].append(token)
+        if all(done):
+            break
+        ids = chosen[:, None]
+        real = torch.ones_like(ids, dtype=torch.bool)
+        context.mask, context.num_new, context.memory = torch.cat((context.mask, real), 1), 1, None
+    return results
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device, left: bool
+) -> tuple[Tensor, Tensor]:
+    """[b, t] ids and the boolean mask of real ones, padding on the given side."""
+    longest = max(len(s) for s in sequences)
+    ids, mask = [], []
+    for s in sequences:
+        gap = longest - len(s)
+        real = [True] * len(s)
+        ids.append([pad_id] * gap + list(s) if left else list(s) + [pad_id] * gap)
+        mask.append([False] * gap + real if left else real + [False] * gap)
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

@@ -1,0 +1,119 @@
+"""What stands on top of an encoder: a class for the sequence or each token, a span, a masked token."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from model.config import Head, TransformerConfig
+from model.layers.linear import Linear
+from model.layers.mlp import ACTIVATIONS
+from model.layers.norms import build_norm
+
+
+class Pooler(nn.Module):
+    """BERT's summary of a sequence: a dense layer and tanh over the first token."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first: Tensor) -> Tensor:
+        """[b, hidden_size] hidden states of the first tokens to the same shape."""
+        return torch.tanh(self.dense(first))
+
+
+class SequenceClassHead(nn.Module):
+    """One row of label logits a sequence, from its first token."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.pooler = Pooler(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = Linear(config.hidden_size, len(config.labels))
+
+    def forward(self, first: Tensor) -> Tensor:
+        """[b, hidden_size] to [b, num_labels]."""
+        return self.classifier(self.dropout(self.pooler(first)))
+
+
+class NextSentenceHead(nn.Module):
+    """Does the second sentence follow the first? Logits for (it follows, it does not)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.pooler = Pooler(config)
+        self.classifier = Linear(config.hidden_size, 2)
+
+    def forward(self, first: Tensor) -> Tensor:
+        """[b, hidden_size] to [b, 2]."""
+        return self.classifier(self.pooler(first))
+
+
+class TokenClassHead(nn.Module):
+    """One row of label logits a token."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = Linear(config.hidden_size, len(config.labels))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[num_tokens, hidden_size] to [num_tokens, num_labels]."""
+        return self.classifier(self.dropout(hidden))
+
+
+class SpanHead(nn.Module):
+    """How well an answer starts, and ends, at each token."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.classifier = Linear(config.hidden_size, 2)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[num_tokens, hidden_size] to [num_tokens, 2]."""
+        return self.classifier(hidden)
+
+
+class MaskedLMHead(nn.Module):
+    """Vocabulary logits for masked tokens: dense, activation, norm, and the embedding table turned round.
+
+    The projection is given by the caller while it is tied to the input table, which it does not own.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = build_norm(config)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.projection: nn.Parameter | None = None
+        if not config.tie_embeddings:
+            self.projection = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+            nn.init.normal_(self.projection, std=config.initializer_range)
+
+    def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
+        """[n, hidden_size] and the [vocab_size, hidden_size] input table to [n, vocab_size]."""
+        x = self.norm(self.activation(self.dense(hidden)))
+        table = words if self.projection is None else self.projection
+        return nn.functional.linear(x, table, self.bias)
+
+
+class PretrainingHead(nn.Module):
+    """Masked LM and next sentence prediction together (Devlin et al. 2019, arXiv:1810.04805)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.masked_lm = MaskedLMHead(config)
+        self.next_sentence = NextSentenceHead(config)
+
+
+HEADS: Mapping[Head, Callable[[TransformerConfig], nn.Module]] = {
+    "masked-lm": MaskedLMHead,
+    "pretraining": PretrainingHead,
+    "next-sentence": NextSentenceHead,
+    "sequence-class": SequenceClassHead,
+    "token-class": TokenClassHead,
+    "span": SpanHead,
+}
+"""The heads of encoders. A decoder's LM head is a projection that `Transformer` holds itself."""

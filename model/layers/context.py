@@ -1,0 +1,238 @@
+"""What attention is handed besides its input: where keys and values are, and who may see whom.
+
+The same modules run a padded training batch (`PaddedContext` here) and the engine's packed
+encode and paged steps (`app.engine.batch` fills a `GroupedContext`). All token dimensions are flat.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.layers.attention_ops import dense_attention
+from model.layers.linear import AdapterSpans
+from model.layers.positions import RelativeBias
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values, each [num_tokens, num_kv_heads, head_dim]."""
+
+
+class AttentionContext(Protocol):
+    """How a stack's attention layers reach the tokens they may see."""
+
+    @property
+    def positions(self) -> Tensor:
+        """[num_tokens] position of each query in its own sequence."""
+        ...
+
+    @property
+    def adapter_spans(self) -> AdapterSpans:
+        """Which rows belong to which adapter."""
+        ...
+
+    @property
+    def memory(self) -> Tensor | None:
+        """[num_memory_tokens, hidden_size] encoder output whose cross keys are not yet computed."""
+        ...
+
+    def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
+        """The additive biases of one pass, in the form that `attend` takes them back."""
+        ...
+
+    def attend(
+        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+    ) -> Tensor:
+        """Self-attention: [num_tokens, num_heads, head_dim] queries to as many outputs."""
+        ...
+
+    def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
+        """Cross-attention; `fresh` are the keys and values of `memory` where it is given."""
+        ...
+
+
+@dataclass(frozen=True)
+class PaddedContext:
+    """A rectangular batch, flattened: training, and the slow twin of everything the engine does.
+
+    `mask` [b, t] is true for real tokens. With `causal`, query i sees keys up to i.
+    """
+
+    mask: Tensor
+    causal: bool
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+    adapter_spans: AdapterSpans = ()
+
+    @property
+    def positions(self) -> Tensor:
+        """Padding may stand on either side: a token's position counts the real tokens before it."""
+        return (self.mask.long().cumsum(1) - 1).clamp(min=0).flatten()
+
+    def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
+        """See `AttentionContext`."""
+        steps = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return (relative(steps[None], steps),)
+
+    def attend(
+        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+    ) -> Tensor:
+        if bias is None and self.causal and self._is_full:
+            return self._sdpa(query, fresh, None, scale, is_causal=True)
+        mask = self._allowed if bias is None else merge(self._allowed, bias[0], query.dtype)
+        return self._sdpa(query, fresh, mask, scale)
+
+    def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
+        if fresh is None or self.memory_mask is None:
+            raise ValueError("a padded batch brings its memory with it")
+        return self._sdpa(query, fresh, self._allowed_memory, scale)
+
+    @cached_property
+    def _is_full(self) -> bool:
+        return bool(self.mask.all())
+
+    @cached_property
+    def _allowed(self) -> Tensor | None:
+        """[b or 1, 1, t, t]. A row that is padding and sees nothing looks at itself, to stay finite."""
+        length, device = self.mask.shape[1], self.mask.device
+        lower = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        if self._is_full:
+            return lower[None, None] if self.causal else None
+        allowed = self.mask[:, None, None, :]
+        if self.causal:
+            allowed = allowed & lower
+        return allowed | torch.eye(length, dtype=torch.bool, device=device)
+
+    @cached_property
+    def _allowed_memory(self) -> Tensor | None:
+        if self.memory_mask is None or bool(self.memory_mask.all()):
+            return None
+        return self.memory_mask[:, None, None, :]
+
+    def _sdpa(
+        self, query: Tensor, fresh: KeyValue, mask: Tensor | None, scale: float, is_causal: bool = False
+    ) -> Tensor:
+        b = self.mask.shape[0]
+        q, k, v = (x.view(b, -1, *x.shape[1:]).transpose(1, 2) for x in (query, *fresh))  # [b, h, t, d]
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scale, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return out.transpose(1, 2).reshape(query.shape)
+
+
+@dataclass(frozen=True)
+class AttentionGroup:
+    """Sequences of like lengths, served by one dense call: `b` of them, `t` queries, `k` keys.
+
+    `rows` [b, t] picks the queries from the flat batch (padding repeats row 0); `keys` picks keys
+    and values from their store, [b, k] rows of a packed batch or [b, blocks] of a paged cache.
+    `mask` [b, 1, t, k] is true where a query may look, None where all may look everywhere.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    mask: Tensor | None
+    query_positions: Tensor
+    key_positions: Tensor
+
+
+class KeyValueStore(Protocol):
+    """Where a layer's keys and values lie: in the batch itself, or in the paged cache."""
+
+    def write(self, layer: int, fresh: KeyValue) -> None:
+        """Keeps keys and values computed just now."""
+        ...
+
+    def read(self, layer: int, keys: Tensor) -> KeyValue:
+        """Each [b, k, num_kv_heads, head_dim] for the `keys` of a group."""
+        ...
+
+
+class PackedStore:
+    """Encoder-only and encoder passes: the keys are the batch's own rows, kept for one layer only."""
+
+    def __init__(self) -> None:
+        self._fresh: KeyValue | None = None
+
+    def write(self, layer: int, fresh: KeyValue) -> None:
+        """See `KeyValueStore`."""
+        self._fresh = fresh
+
+    def read(self, layer: int, keys: Tensor) -> KeyValue:
+        """See `KeyValueStore`."""
+        if self._fresh is None:
+            raise ValueError("read before write")
+        return self._fresh[0][keys], self._fresh[1][keys]
+
+
+@dataclass(frozen=True)
+class GroupedContext:
+    """A padding-free batch of sequences of any lengths, attended in groups.
+
+    `order` [num_tokens] undoes the grouping: it picks each flat row from the groups' results
+    laid end to end. None where the one group's rows are the flat rows already.
+    """
+
+    positions: Tensor
+    groups: Sequence[AttentionGroup]
+    order: Tensor | None
+    store: KeyValueStore
+    memory: Tensor | None = None
+    cross_groups: Sequence[AttentionGroup] = ()
+    cross_order: Tensor | None = None
+    cross_store: KeyValueStore | None = None
+    adapter_spans: AdapterSpans = field(default=())
+
+    def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
+        return [
+            merge(g.mask, relative(g.query_positions, g.key_positions), relative.table.weight.dtype)
+            for g in self.groups
+        ]
+
+    def attend(
+        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+    ) -> Tensor:
+        self.store.write(layer, fresh)
+        masks = [g.mask for g in self.groups] if bias is None else bias
+        return _attend_groups(layer, query, self.store, self.groups, masks, self.order, scale)
+
+    def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
+        if self.cross_store is None:
+            raise ValueError("this batch has no encoder output to look at")
+        if fresh is not None:
+            self.cross_store.write(layer, fresh)
+        groups = self.cross_groups
+        masks = [g.mask for g in groups]
+        return _attend_groups(layer, query, self.cross_store, groups, masks, self.cross_order, scale)
+
+
+def merge(mask: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """One mask of a boolean mask and an additive bias, either of which may be missing."""
+    if bias is None:
+        return mask
+    bias = bias.to(dtype)
+    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+
+
+def _attend_groups(
+    layer: int,
+    query: Tensor,
+    store: KeyValueStore,
+    groups: Sequence[AttentionGroup],
+    masks: Sequence[Tensor | None],
+    order: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """One dense call a group, then every row back to its place."""
+    results = []
+    for group, mask in zip(groups, masks, strict=True):
+        keys, values = store.read(layer, group.keys)
+        grouped = query.view(group.rows.shape[0], -1, *query.shape[1:]) if order is None else query[group.rows]
+        out = dense_attention(grouped, keys, values, mask, scale)
+        results.append(out.reshape(-1, *query.shape[1:]))
+    if order is None:
+        return results[0]
+    return torch.cat(results)[order]

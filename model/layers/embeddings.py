@@ -1,0 +1,36 @@
+"""Token ids to vectors: words, and where the family has them positions, segments and a norm."""
+
+import torch
+from torch import Tensor, nn
+
+from model.config import TransformerConfig
+from model.layers.norms import build_norm
+from model.layers.positions import sinusoids
+
+
+class Embeddings(nn.Module):
+    """The input table, shared by both stacks of an encoder-decoder and by a tied head."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.words = nn.Embedding(config.vocab_size, size)
+        self.positions: nn.Embedding | None = None
+        if config.position in ("learned", "sinusoidal"):
+            self.positions = nn.Embedding(config.max_positions, size)
+        if self.positions is not None and config.position == "sinusoidal":
+            self.positions.weight = nn.Parameter(sinusoids(config.max_positions, size), requires_grad=False)
+        self.types = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
+        self.norm = build_norm(config) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor, positions: Tensor, type_ids: Tensor | None = None) -> Tensor:
+        """[num_tokens] ids, positions and segment ids to [num_tokens, hidden_size]."""
+        x: Tensor = self.words(ids)
+        if self.types is not None:
+            x = x + self.types(torch.zeros_like(ids) if type_ids is None else type_ids)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.dropout(x)

@@ -1,0 +1,69 @@
+"""Where a token stands: rotary angles, T5's relative bias, sinusoids."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated against each other."""
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim, self.theta = head_dim, theta
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[num_tokens] positions to cosines and sines, each [num_tokens, 1, head_dim]."""
+        precise = torch.float64 if dtype == torch.float64 else torch.float32
+        steps = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=precise)
+        frequencies = self.theta ** (-steps / self.head_dim)
+        angles = positions.to(precise)[:, None] * frequencies  # [num_tokens, head_dim / 2]
+        angles = torch.cat((angles, angles), dim=-1)[:, None, :]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns [num_tokens, num_heads, head_dim] by the angles of `Rotary`."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+class RelativeBias(nn.Module):
+    """T5's learned bias by bucketed distance (Raffel et al. 2020, arXiv:1910.10683, section 2.1)."""
+
+    def __init__(self, num_buckets: int, max_distance: int, num_heads: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.num_buckets, self.max_distance = num_buckets, max_distance
+        self.bidirectional = bidirectional
+        self.table = nn.Embedding(num_buckets, num_heads)
+
+    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        """[b, t] query and [k] key positions to an additive bias [b, num_heads, t, k]."""
+        distance = key_positions[None, None, :] - query_positions[:, :, None]
+        bias: Tensor = self.table(self._bucket(distance))  # [b, t, k, num_heads]
+        return bias.permute(0, 3, 1, 2)
+
+    def _bucket(self, distance: Tensor) -> Tensor:
+        """Half of the buckets hold exact distances, the rest grow with the logarithm up to the maximum."""
+        num_buckets = self.num_buckets
+        offset = torch.zeros_like(distance)
+        if self.bidirectional:
+            num_buckets //= 2
+            offset = (distance > 0).long() * num_buckets
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = num_buckets // 2
+        growth = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        coarse = (exact + (growth * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
+        return offset + torch.where(distance < exact, distance, coarse)
+
+
+def sinusoids(num_positions: int, hidden_size: int) -> Tensor:
+    """[num_positions, hidden_size]: sines in the first half, cosines in the second (Vaswani et al. 2017)."""
+    half = hidden_size // 2
+    frequencies = torch.exp(torch.arange(half) * -(math.log(10000.0) / half))
+    angles = torch.arange(num_positions)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
