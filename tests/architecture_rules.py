@@ -1,0 +1,247 @@
+"""The rules of docs/architecture.md as functions from a tree of sources to a list of violations.
+
+Imports are read from the syntax tree, so lazy and type-only ones count.
+"""
+
+import ast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+MAX_LINES = 300
+
+LONGER_FILES: dict[str, str] = {}  # path: why it is one piece
+BANNED_FILE_NAMES = {"utils", "util", "helpers", "common", "misc"}
+
+LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security")
+MODEL_FACTS = ("model.config", "model.families", "model.tokenization", "model.hub")
+BORDER = ("app.engine.sampling_params", "app.engine.protocol")
+
+# Who may import whom. The longest name that fits a module decides; what is not listed is refused.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "app.errors": (),
+    "app.metrics": ("app.errors",),
+    "app.logs": ("app.errors",),
+    "app.security": ("app.errors",),
+    "app.config": LEAVES,
+    "app.cli": ("app.main", "app.registry", "app.config", *LEAVES, *MODEL_FACTS),
+    "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
+    "app.api": ("app.api", "app.registry", "app.tasks", *LEAVES),
+    "app.registry": ("app.config", "app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
+    "app.tasks": ("app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
+    "app.engine.sampling_params": ("app.errors",),
+    "app.engine.protocol": ("app.engine.sampling_params",),
+    "app.engine.client": (*BORDER, *LEAVES),
+    "app.engine.sequence": BORDER,
+    "app.engine.block_manager": ("app.engine.sequence", *BORDER),
+    "app.engine.scheduler": ("app.engine.sequence", "app.engine.block_manager", *BORDER),
+    "app.engine": ("app.engine", "app.errors", "app.logs", "model"),
+    "model": ("model",),
+}
+# ... and from that: what is refused all the same, as (importer, imported).
+NEVER = (
+    ("app.engine", "app.engine.client"),
+    ("app.engine", "app.engine.worker"),
+    ("app.engine", "model.training"),
+)
+TRAINING = "model.training"
+
+TORCH_FREE = (
+    *(
+        "app.main",
+        "app.cli",
+        "app.config",
+        "app.registry",
+        *LEAVES,
+        "app.api",
+        "app.tasks",
+        "app.engine.client",
+    ),
+    *(*BORDER, "app.engine.sequence", "app.engine.block_manager", "app.engine.scheduler", *MODEL_FACTS),
+)
+# (part of the tree, packages it never imports)
+FORBIDDEN_PACKAGES = (
+    (("app", "model"), ("transformers", "peft", "pickle", "cloudpickle", "dill")),
+    (("model", "app.engine"), ("fastapi", "starlette", "pydantic", "prometheus_client", "uvicorn")),
+    (("app.tasks",), ("fastapi", "starlette")),
+    (("model",), ("asyncio",)),
+)
+ASYNCIO_IN_ENGINE = "app.engine.client"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Sources by module name, and what they import."""
+
+    sources: Mapping[str, str]
+    packages: frozenset[str]
+
+    @classmethod
+    def read(cls, root: Path) -> "Tree":
+        sources, packages = {}, set()
+        for path in [*root.glob("app/**/*.py"), *root.glob("model/**/*.py")]:
+            parts = path.relative_to(root).with_suffix("").parts
+            if parts[-1] == "__init__":
+                parts = parts[:-1]
+                packages.add(".".join(parts))
+            sources[".".join(parts)] = path.read_text(encoding="utf-8")
+        return cls(sources, frozenset(packages))
+
+    @cached_property
+    def imports(self) -> dict[str, set[str]]:
+        return {module: set(self._imports_of(module)) for module in self.sources}
+
+    def _imports_of(self, module: str) -> Iterator[str]:
+        for node in ast.walk(ast.parse(self.sources[module])):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = self._absolute(module, node)
+                for alias in node.names:
+                    name = f"{base}.{alias.name}"
+                    yield name if name in self.sources else base
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+                ("import_module", "__import__")
+            ):
+                yield from (
+                    arg.value
+                    for arg in node.args
+                    if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+                )
+
+    def _absolute(self, module: str, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        parts = module.split(".")
+        up = node.level - 1 if module in self.packages else node.level
+        return ".".join([*parts[: len(parts) - up], *([node.module] if node.module else [])])
+
+    def project_imports(self, module: str) -> set[str]:
+        return {name for name in self.imports[module] if name.split(".")[0] in ("app", "model")}
+
+
+def is_under(module: str, *prefixes: str) -> bool:
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
+
+
+def wrong_imports(tree: Tree) -> list[str]:
+    found = []
+    for module in tree.sources:
+        rule = max((name for name in MAY_IMPORT if is_under(module, name)), key=len, default=None)
+        allowed = MAY_IMPORT[rule] if rule else ()
+        for name in sorted(tree.project_imports(module)):
+            is_own_root = name == module.split(".")[0]
+            never = any(
+                is_under(module, who) and is_under(name, whom) and name != module for who, whom in NEVER
+            )
+            leaves_training = is_under(name, TRAINING) and not is_under(module, TRAINING)
+            is_known = name in tree.sources
+            if not is_known:
+                found.append(f"{module} imports {name}, which does not exist")
+            elif not is_own_root and (never or leaves_training or not is_under(name, *allowed)):
+                found.append(f"{module} imports {name}")
+    return found
+
+
+def forbidden_packages(tree: Tree) -> list[str]:
+    found = []
+    for parts, packages in FORBIDDEN_PACKAGES:
+        for module in tree.sources:
+            if is_under(module, *parts):
+                found += [
+                    f"{module} imports {name}" for name in tree.imports[module] if is_under(name, *packages)
+                ]
+    for module in tree.sources:
+        if is_under(module, "app.engine") and module != ASYNCIO_IN_ENGINE:
+            found += [
+                f"{module} imports asyncio" for name in tree.imports[module] if is_under(name, "asyncio")
+            ]
+    return found
+
+
+def torch_reached(tree: Tree) -> list[str]:
+    """The chains of imports, packages' own __init__ counted, by which a torch-free module reaches torch."""
+    found = []
+    for start in tree.sources:
+        if not is_under(start, *TORCH_FREE):
+            continue
+        came_from: dict[str, str] = {start: ""}
+        queue = [start]
+        while queue:
+            module = queue.pop()
+            if any(is_under(name, "torch") for name in tree.imports[module]):
+                chain = [module]
+                while came_from[chain[-1]]:
+                    chain.append(came_from[chain[-1]])
+                found.append(" → ".join([*reversed(chain), "torch"]))
+                break
+            nearby = {name for name in tree.project_imports(module) if name in tree.sources}
+            parents = {name.rsplit(".", 1)[0] for name in {module, *nearby} if "." in name} & set(
+                tree.sources
+            )
+            for name in (nearby | parents) - set(came_from):
+                came_from[name] = module
+                queue.append(name)
+    return found
+
+
+def import_cycles(tree: Tree) -> list[str]:
+    """Modules that can reach themselves; a package that re-exports its own modules counts."""
+    edges = {module: tree.project_imports(module) & set(tree.sources) for module in tree.sources}
+    found = []
+    for start in edges:
+        seen, queue = set[str](), list(edges[start])
+        while queue:
+            module = queue.pop()
+            if module == start:
+                found.append(start)
+                break
+            if module not in seen:
+                seen.add(module)
+                queue.extend(edges[module])
+    return found
+
+
+def environment_reads(tree: Tree) -> list[str]:
+    names = ("environ", "environb", "getenv", "putenv", "unsetenv")
+    found = []
+    for module, source in tree.sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute):
+                reads = node.attr in names
+            else:
+                reads = isinstance(node, ast.ImportFrom) and any(alias.name in names for alias in node.names)
+            if reads and module != "app.config":
+                found.append(f"{module}: {ast.unparse(node)}")
+    return found
+
+
+def config_importers(tree: Tree) -> list[str]:
+    allowed = ("app.cli", "app.main", "app.registry", "app.config")
+    return [
+        module for module in tree.sources if "app.config" in tree.imports[module] and module not in allowed
+    ]
+
+
+def file_faults(files: Mapping[str, str]) -> list[str]:
+    found = []
+    for path, text in files.items():
+        lines = text.count("\n")
+        if lines > MAX_LINES and path not in LONGER_FILES:
+            found.append(f"{path} has {lines} lines")
+        if Path(path).stem in BANNED_FILE_NAMES:
+            found.append(f"{path}: name the file after what it holds")
+        if any(line.lstrip("# ").lower().startswith("copyright") for line in text.splitlines()):
+            found.append(f"{path} carries a copyright notice")
+    return found
+
+
+RULES: list[Callable[[Tree], list[str]]] = [
+    wrong_imports,
+    forbidden_packages,
+    torch_reached,
+    import_cycles,
+    environment_reads,
+    config_importers,
+]
