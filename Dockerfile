@@ -1,0 +1,36 @@
+# Quartet on a CPU:   docker build -t quartet .
+# CPU-only torch:     docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t quartet .
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim AS build
+ARG TORCH_INDEX_URL=
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/quartet
+WORKDIR /src
+# the dependencies first, out of their own layer: they change seldom
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir app model && touch app/__init__.py model/__init__.py \
+    && /opt/quartet/bin/pip install -c constraints.txt \
+       ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} . \
+    && /opt/quartet/bin/pip uninstall -y quartet
+COPY app app
+COPY model model
+RUN rm -rf build *.egg-info \
+    && /opt/quartet/bin/pip install --no-deps -c constraints.txt . \
+    && /opt/quartet/bin/python -m compileall -q /opt/quartet/lib/python*/site-packages/app /opt/quartet/lib/python*/site-packages/model
+
+FROM python:${PYTHON}-slim
+LABEL org.opencontainers.image.title="quartet" \
+      org.opencontainers.image.description="One engine that serves every Transformer task" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/quartet /opt/quartet
+ENV PATH=/opt/quartet/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+CMD ["quartet", "serve", "--host", "0.0.0.0", "--port", "8000"]
