@@ -1,0 +1,262 @@
+"""The messages between the API process and the engine process, and how they are framed on the socket.
+
+A frame is a four-byte little-endian length and one message in msgpack. Tensors cross as raw little-endian
+float32 bytes beside their shape. Nothing here knows asyncio, processes or the device.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+from app.engine.sampling_params import SamplingParams
+
+MAX_FRAME_BYTES = 64 * 2**20
+HEADER_BYTES = 4
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+EncodeOutput = Literal["embedding", "class", "span", "mask", "next-sentence"]
+
+
+class ProtocolError(Exception):
+    """What came over the socket is not a message, or what should go over it is too large for one frame."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The base of everything that crosses; on the wire an array that starts with the class name."""
+
+
+# ---- from the client to the worker
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """A checkpoint folder and the name it is served under."""
+
+    name: str
+    path: str
+
+
+class AdapterSpec(msgspec.Struct, frozen=True):
+    """An adapter folder, the name it is served under, and the served name of the model it sits on."""
+
+    name: str
+    base: str
+    path: str
+
+
+class WorkerConfig(Message, frozen=True, kw_only=True):
+    """The first message: all that the engine process needs to know. Sizes in bytes or tokens; None is auto."""
+
+    models: list[ModelSpec]
+    adapters: list[AdapterSpec] = []
+    device: str = "auto"
+    dtype: str = "auto"
+    kv_cache_memory: int | None = None
+    token_budget: int = 2048
+    max_num_seqs: int = 256
+    max_model_len: int | None = None
+    threads: int | None = None
+    deterministic: bool = False
+    log_format: Literal["text", "json"] = "text"
+
+
+class GenerateRequest(Message, frozen=True, kw_only=True):
+    """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
+
+    The client of the engine gives the `id`. `index` tells apart the sequences of one request that share a seed.
+    """
+
+    id: int = 0
+    model: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    index: int = 0
+    priority: int = 0
+
+
+class EncodeRequest(Message, frozen=True, kw_only=True):
+    """One sequence to encode, and what is wanted of it; `positions` are of the mask tokens (output "mask")."""
+
+    id: int = 0
+    model: str
+    ids: list[int]
+    type_ids: list[int] = []
+    output: EncodeOutput
+    positions: list[int] = []
+    top_k: int = 0
+    priority: int = 0
+
+
+class Abort(Message, frozen=True):
+    """Nobody waits for these any more: free what they hold. Unknown and finished ids are no error."""
+
+    ids: list[int]
+
+
+class Shutdown(Message, frozen=True):
+    """End at once; a worker whose socket closes does the same."""
+
+
+# ---- from the worker to the client
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What one served model turned out to be. `bytes` counts its weights; adapters report their own."""
+
+    name: str
+    kind: str
+    max_model_len: int
+    vocab_size: int
+    parameters: int
+    bytes: int
+    load_seconds: float
+    dtype: str
+    device: str
+    num_blocks: int = 0
+    block_size: int = 0
+    base: str | None = None
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """All models are loaded; work may come."""
+
+    models: list[ModelInfo]
+    device: str
+
+
+class Fatal(Message, frozen=True):
+    """The engine cannot be built: "checkpoint" is the operator's to mend, "internal" ours."""
+
+    kind: Literal["checkpoint", "internal"]
+    message: str
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural logs of the model's own probabilities, before penalties and truncation.
+
+    `logprob` is the chosen token's; `top` are the likeliest as (token id, log-probability), best first.
+    """
+
+    logprob: float
+    top: list[tuple[int, float]] = []
+
+
+class Tokens(Message, frozen=True, kw_only=True):
+    """New tokens of a sequence; the last message of each sequence carries the finish reason.
+
+    `logprobs` runs beside `token_ids` where asked for. `queue_duration`, in seconds from arrival until first
+    scheduled, is on a sequence's first message only.
+    """
+
+    id: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+    queue_duration: float | None = None
+
+
+class Encoded(Message, frozen=True, kw_only=True):
+    """The answer to an `EncodeRequest`: float32 of `shape`; for "mask", `ids` are the tokens in that order."""
+
+    id: int
+    shape: list[int]
+    data: bytes
+    ids: list[int] = []
+    queue_duration: float | None = None
+
+
+class Failed(Message, frozen=True):
+    """The end of a request that gets no answer: "invalid" is the client's mistake, "internal" ours."""
+
+    id: int
+    kind: Literal["invalid", "internal"]
+    message: str
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """What one step did, and the state after it. Durations in seconds; dictionaries go by served model."""
+
+    model: str
+    phase: Literal["encode", "prefill", "decode"]
+    duration_s: float
+    batch_size: int
+    batch_tokens: int
+    padding_tokens: int = 0
+    preemptions: int = 0
+    running: dict[str, int] = {}
+    waiting: dict[str, int] = {}
+    kv_usage: dict[str, float] = {}
+
+
+class StepOutputs(Message, frozen=True):
+    """One engine step: what came out, and the report about it."""
+
+    outputs: list[Tokens | Encoded | Failed]
+    report: Report | None = None
+
+
+class Heartbeat(Message, frozen=True):
+    """The engine is idle and alive."""
+
+
+Request = GenerateRequest | EncodeRequest
+ClientMessage = WorkerConfig | GenerateRequest | EncodeRequest | Abort | Shutdown
+WorkerMessage = Ready | Fatal | StepOutputs | Failed | Heartbeat
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(message: Message) -> bytearray:
+    """The bytes of one frame. Raises `ProtocolError` where the message does not fit."""
+    frame = bytearray(HEADER_BYTES)
+    _encoder.encode_into(message, frame, HEADER_BYTES)
+    length = len(frame) - HEADER_BYTES
+    if length > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a message of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    frame[:HEADER_BYTES] = length.to_bytes(HEADER_BYTES, "little")
+    return frame
+
+
+Incoming = TypeVar("Incoming")
+
+
+class FrameBuffer(Generic[Incoming]):
+    """Turns bytes as they come into messages; whole frames leave, the beginning of the next one stays."""
+
+    def __init__(self, decode: Callable[[bytes], Incoming]) -> None:
+        self._decode_body = decode
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Incoming]:
+        """The messages that `data` completes. Raises `ProtocolError`; the stream cannot be used after that."""
+        self._bytes += data
+        start = 0
+        try:
+            while len(self._bytes) - start >= HEADER_BYTES:
+                body = start + HEADER_BYTES
+                length = int.from_bytes(self._bytes[start:body], "little")
+                if length > MAX_FRAME_BYTES:
+                    raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+                if len(self._bytes) - body < length:
+                    break
+                start = body + length
+                yield self._decode(bytes(self._bytes[body:start]))
+        finally:
+            del self._bytes[:start]
+
+    def _decode(self, body: bytes) -> Incoming:
+        try:
+            return self._decode_body(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"not a message: {error}") from error
+
+
+def client_messages() -> FrameBuffer[ClientMessage]:
+    """What the worker reads with."""
+    return FrameBuffer(msgspec.msgpack.Decoder(ClientMessage).decode)
+
+
+def worker_messages() -> FrameBuffer[WorkerMessage]:
+    """What the client reads with."""
+    return FrameBuffer(msgspec.msgpack.Decoder(WorkerMessage).decode)

@@ -1,0 +1,105 @@
+"""How the next token of a sequence is chosen, and when the sequence ends: a frozen value, checked when made.
+
+Token ids are checked against a vocabulary by `check_vocabulary`, since only the served model knows its size.
+Knows no text: stop strings belong to the tasks.
+"""
+
+import math
+
+import msgspec
+
+MAX_LOGPROBS = 20
+MAX_LOGIT_BIASES = 1024
+MAX_STOP_TOKENS = 64
+# Below this the division of the logits could overflow, and nothing but the best token has any mass left.
+GREEDY_BELOW = 1e-5
+
+
+class ParameterError(ValueError):
+    """A sampling parameter is out of range; `param` is its name and the message says what is allowed."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param} {message}")
+        self.param = param
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One sequence's parameters. Raises `ParameterError` where one is out of range.
+
+    `temperature` 0 is greedy; `top_k` 0 or -1, `top_p` 1 and `min_p` 0 are off, as are penalties of 1
+    (repetition) and 0 (presence, frequency). `logprobs` n asks for the chosen token's log-probability and
+    those of the n likeliest. `seed` None: the client of the engine chooses one at admission.
+    """
+
+    max_tokens: int = 256
+    min_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_integer("max_tokens", self.max_tokens, 1)
+        _check_integer("min_tokens", self.min_tokens, 0)
+        if self.min_tokens > self.max_tokens:
+            raise ParameterError("min_tokens", f"must not be over max_tokens ({self.max_tokens})")
+        _check_number("temperature", self.temperature, 0.0, 2.0)
+        _check_integer("top_k", self.top_k, -1)
+        _check_number("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0.0:
+            raise ParameterError("top_p", "must be above 0")
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, -(2**63), 2**63 - 1)
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+            raise ParameterError("stop_token_ids", f"must not have more than {MAX_STOP_TOKENS} entries")
+        for token_id in self.stop_token_ids:
+            _check_integer("stop_token_ids", token_id, 0)
+        if len(self.logit_bias) > MAX_LOGIT_BIASES:
+            raise ParameterError("logit_bias", f"must not have more than {MAX_LOGIT_BIASES} entries")
+        for token_id, bias in self.logit_bias.items():
+            _check_integer("logit_bias", token_id, 0)
+            _check_number("logit_bias", bias, -100.0, 100.0)
+        if self.logprobs is not None:
+            _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raises `ParameterError` where a token id is not below `vocab_size`."""
+        for param, token_ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
+            if token_ids and max(token_ids) >= vocab_size:
+                raise ParameterError(param, f"has token ids that are not below {vocab_size}")
+
+
+def _check_integer(param: str, value: object, low: int, high: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ParameterError(param, "must be an integer")
+    if value < low or (high is not None and value > high):
+        raise ParameterError(
+            param, f"must be at least {low}" if high is None else f"must be in {low}..{high}"
+        )
+
+
+def _check_number(param: str, value: object, low: float, high: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ParameterError(param, "must be a finite number")
+    if not low <= value <= high:
+        raise ParameterError(param, f"must be between {low:g} and {high:g}")
