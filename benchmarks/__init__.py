@@ -1,0 +1,1 @@
+"""Measurements behind every speed claim: paired, alternated runs, medians, the machine told with them."""

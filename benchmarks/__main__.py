@@ -1,0 +1,41 @@
+"""`python -m benchmarks [NAME…] [--full]`: runs them, prints a table each, keeps the JSON under results/."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from benchmarks import against_transformers, concurrency, startup
+from benchmarks.measure import Options
+
+BENCHMARKS = {
+    "startup": startup.run,
+    "concurrency": concurrency.run,
+    "against_transformers": against_transformers.run,
+}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default"
+    )
+    parser.add_argument("--full", action="store_true", help="the sizes that the README's numbers come from")
+    parser.add_argument("--pairs", type=int, help="alternated rounds (default: 5 with --full, else 2)")
+    parser.add_argument("--serve", default="", help="more arguments for quartet serve")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON (results)")
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(BENCHMARKS)}")
+    pairs = chosen.pairs or (5 if chosen.full else 2)
+    options = Options(pairs, chosen.full, tuple(shlex.split(chosen.serve)))
+    is_met = True
+    for name in chosen.names or BENCHMARKS:
+        report = BENCHMARKS[name](options)
+        print(report.table(), f"\n\nkept in {report.save(chosen.out)}\n", flush=True)
+        is_met = is_met and all(claim.is_met is not False for claim in report.claims)
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

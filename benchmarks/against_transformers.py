@@ -1,0 +1,111 @@
+"""The service against `transformers` with static batches, on the same checkpoints and the same work."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+from benchmarks.concurrency import NUM_CLIENTS, ZOO, write
+from benchmarks.connection import Body, send_all
+from benchmarks.measure import Claim, Options, Report, alternate
+from benchmarks.service import Service
+from benchmarks.workloads import TraceRequest, mixed_lengths, mixed_texts, w2_trace
+from model.families import read_config
+
+GENERATE_BATCH = 16
+CLASSIFY_BATCH = 32
+CLASSIFIER = "sentiment"
+
+
+def run(options: Options) -> Report:
+    """Output tokens per second over the W2 trace, then texts per second over mixed lengths."""
+    trace = w2_trace(read_config(ZOO / "writer").vocab_size, 64 if options.is_full else 32)
+    texts = classification_texts(512 if options.is_full else 128)
+    claims = []
+    with Service(options.serve) as service:
+        port = service.port
+        for dtype in ("float32", "bfloat16"):
+            with Peer("generate", str(ZOO / "writer"), dtype) as peer:
+                values = alternate(
+                    {
+                        "ours": lambda: write(port, trace, NUM_CLIENTS),
+                        "theirs": lambda peer=peer: generate(peer, trace),  # type: ignore[misc]
+                    },
+                    options.pairs,
+                )
+            name = f"writer, W2/4, 16 clients / transformers {dtype}, batches of {GENERATE_BATCH}"
+            claims.append(Claim(name, "tokens/s", values["ours"], values["theirs"], 2.0))
+        with Peer("classify", str(ZOO / "minilm"), str(ZOO / CLASSIFIER), "float32") as peer:
+            values = alternate(
+                {"ours": lambda: classify(port, texts), "theirs": lambda: classify_padded(peer, texts)},
+                options.pairs,
+            )
+        name = f"{CLASSIFIER}, {len(texts)} texts at once / transformers float32, batches of {CLASSIFY_BATCH}"
+        claims.append(Claim(name, "texts/s", values["ours"], values["theirs"], 1.5))
+    details = {"output_tokens": sum(request.num_output for request in trace), "texts": len(texts)}
+    return Report("against_transformers", claims, details)
+
+
+def classification_texts(count: int) -> list[str]:
+    """Texts of whole words that are one token each for the classifier's tokenizer."""
+    vocabulary = json.loads((ZOO / "minilm" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    words = sorted(word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 2)
+    return mixed_texts(words, mixed_lengths(count))
+
+
+def generate(peer: "Peer", trace: Sequence[TraceRequest]) -> float:
+    """Wanted tokens per second: what a static batch generates past a member's end is nobody's output."""
+    batches = [trace[start : start + GENERATE_BATCH] for start in range(0, len(trace), GENERATE_BATCH)]
+    seconds = peer.run(
+        {
+            "batches": [[list(request.prompt) for request in batch] for batch in batches],
+            "new": [max(request.num_output for request in batch) for batch in batches],
+        }
+    )
+    return sum(request.num_output for request in trace) / seconds
+
+
+def classify(port: int, texts: Sequence[str]) -> float:
+    """Texts per second, one text a request, all sent at once."""
+    bodies: list[Body] = [{"model": CLASSIFIER, "text": text} for text in texts]
+    _, seconds = send_all(port, "/v1/classify", bodies, len(texts))
+    return len(texts) / seconds
+
+
+def classify_padded(peer: "Peer", texts: Sequence[str]) -> float:
+    """Texts per second in padded batches."""
+    return len(texts) / peer.run({"texts": list(texts), "batch": CLASSIFY_BATCH})
+
+
+class Peer:
+    """A running `benchmarks.peer`; it sleeps on its input while others are measured."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.peer", *arguments]
+
+    def __enter__(self) -> "Peer":
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._read()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=60)
+
+    def run(self, command: Body) -> float:
+        """Seconds of work, the messages between the processes left out."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self._command)} ended")
+        return line.strip()

@@ -1,0 +1,69 @@
+"""One `quartet serve` process on a free port: started, waited for, weighed, stopped."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+
+
+class Service:
+    """A context manager. `seconds_to_ready` runs from the start of the process to the first 200 of /ready."""
+
+    def __init__(self, arguments: Sequence[str] = (), timeout: float = 180.0) -> None:
+        self.port = _free_port()
+        self._command = [sys.executable, "-m", "app.cli", "serve", "--port", str(self.port), *arguments]
+        self._timeout = timeout
+        self.seconds_to_ready = 0.0
+
+    def __enter__(self) -> "Service":
+        start = time.perf_counter()
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while not self._is_ready():
+            if self._process.poll() is not None or time.perf_counter() - start > self._timeout:
+                self._process.kill()
+                _, errors = self._process.communicate()
+                raise RuntimeError(f"the service did not start: {errors.decode(errors='replace')[-2000:]}")
+            time.sleep(0.01)
+        self.seconds_to_ready = time.perf_counter() - start
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+    def memory(self) -> dict[str, float]:
+        """MiB over all its processes: resident (shared pages counted in each) and proportional."""
+        root = psutil.Process(self._process.pid)
+        full = [process.memory_full_info() for process in [root, *root.children(recursive=True)]]
+        return {
+            "processes": len(full),
+            "resident_mib": sum(info.rss for info in full) / 2**20,
+            "proportional_mib": sum(info.pss for info in full) / 2**20,
+        }
+
+    def _is_ready(self) -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (URLError, OSError):
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
