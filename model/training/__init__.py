@@ -1,0 +1,1 @@
+"""Training of the Transformers that Quartet serves: recipes, objectives, loop, checkpoints, evaluation."""

@@ -1,0 +1,308 @@
+"""The recipes: what each stage of training learns, from which data, for how long. Knows no tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Precision = Literal["float32", "bfloat16"]
+ObjectiveName = Literal[
+    "masked-lm", "span-corruption", "next-token", "classification", "extractive-qa", "text-to-text"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How a stage steps. Its learning rate follows whichever is further on: its steps (`max_epochs`
+    passes over the data) or its clock (`max_minutes`), so that a stage cut by time still ends cooled down.
+
+    `batch_tokens` bounds the padded tokens of a batch over both sides; `accumulation` batches make a step.
+    `average` is the decay of the weights' moving average, 0 for none.
+    """
+
+    learning_rate: float
+    max_epochs: int
+    max_minutes: float = 60.0
+    warmup_steps: int = 200
+    final_fraction: float = 0.02
+    batch_tokens: int = 2048
+    batch_examples: int = 256
+    accumulation: int = 1
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-8
+    embedding_rate: float = 1.0
+    average: float = 0.0
+    precision: Precision = "bfloat16"
+    seed: int = 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A low-rank adapter on every linear of the stack (Hu et al. 2021, Dettmers et al. 2023)."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One stage. `architecture` is the published config of a model made from nothing; a stage without one
+    starts from the folder of `start`, another recipe's name, or from `--init-from`."""
+
+    name: str
+    command: Literal["pretrain", "finetune"]
+    objective: ObjectiveName
+    schedule: Schedule
+    datasets: tuple[str, ...] = ()
+    start: str | None = None
+    architecture: Mapping[str, Any] | None = None
+    lora: Lora | None = None
+    dropout: float | None = None
+    max_length: int = 128
+    label_smoothing: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+TARGET_LANGUAGES = ("de", "fr", "zh")
+
+_TRANSLATOR = {
+    "model_type": "t5",
+    "architectures": ["T5ForConditionalGeneration"],
+    "vocab_size": 8192,
+    "d_model": 256,
+    "d_kv": 64,
+    "num_heads": 4,
+    "d_ff": 1024,
+    "num_layers": 5,
+    "num_decoder_layers": 3,
+    "feed_forward_proj": "relu",
+    "dropout_rate": 0.1,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "tie_word_embeddings": True,
+    "is_encoder_decoder": True,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+    "n_positions": 512,
+    "task_specific_params": {
+        f"translation_en_to_{language}": {"prefix": f"<2{language}> "} for language in TARGET_LANGUAGES
+    },
+    "quartet": {
+        "languages": {"source": ["en"], "target": list(TARGET_LANGUAGES), "prefix": "<2{target}> "}
+    },
+}
+
+_WRITER = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 8192,
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    "initializer_range": 0.02,
+}
+
+_BERT = {
+    "model_type": "bert",
+    "architectures": ["BertForPreTraining"],
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "initializer_range": 0.02,
+    "pad_token_id": 0,
+}
+
+_RECIPES = (
+    Recipe(
+        name="translator-pretrain",
+        command="pretrain",
+        objective="span-corruption",
+        datasets=("tatoeba-sides", "wikitext-2"),
+        architecture=_TRANSLATOR,
+        max_length=64,
+        schedule=Schedule(
+            learning_rate=2e-3,
+            embedding_rate=8.0,
+            max_epochs=3,
+            max_minutes=6.0,
+            warmup_steps=100,
+            final_fraction=0.3,
+            batch_tokens=2400,
+        ),
+    ),
+    Recipe(
+        name="translator",
+        command="finetune",
+        objective="text-to-text",
+        datasets=("tatoeba",),
+        start="translator-pretrain",
+        dropout=0.0,
+        label_smoothing=0.1,
+        max_length=128,
+        schedule=Schedule(
+            learning_rate=2e-3,
+            embedding_rate=8.0,
+            max_epochs=6,
+            max_minutes=50.0,
+            warmup_steps=200,
+            final_fraction=0.5,
+            batch_tokens=2400,
+            average=0.998,
+        ),
+    ),
+    Recipe(
+        name="translator-end",
+        command="finetune",
+        objective="text-to-text",
+        datasets=("tatoeba",),
+        start="translator",
+        dropout=0.0,
+        label_smoothing=0.1,
+        max_length=128,
+        schedule=Schedule(
+            learning_rate=1.2e-3,
+            embedding_rate=8.0,
+            max_epochs=6,
+            max_minutes=42.0,
+            warmup_steps=50,
+            final_fraction=0.02,
+            batch_tokens=2400,
+            average=0.998,
+        ),
+    ),
+    Recipe(
+        name="writer",
+        command="pretrain",
+        objective="next-token",
+        datasets=("fiction", "tinystories", "wikitext-2"),
+        architecture=_WRITER,
+        max_length=256,
+        dropout=0.0,
+        schedule=Schedule(
+            learning_rate=2e-3,
+            max_epochs=4,
+            max_minutes=30.0,
+            warmup_steps=150,
+            final_fraction=0.05,
+            batch_tokens=4096,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+        ),
+    ),
+    Recipe(
+        name="fill-mask",
+        command="pretrain",
+        objective="masked-lm",
+        datasets=("wikitext-2",),
+        start="minilm",
+        lora=Lora(rank=16, alpha=32, dropout=0.0),
+        max_length=128,
+        schedule=Schedule(
+            learning_rate=1e-3, max_epochs=3, max_minutes=9.0, warmup_steps=100, batch_tokens=2048
+        ),
+    ),
+    Recipe(
+        name="bert",
+        command="pretrain",
+        objective="masked-lm",
+        datasets=("wikitext-2",),
+        architecture=_BERT,
+        options={"tokenizer": "minilm"},
+        max_length=128,
+        schedule=Schedule(
+            learning_rate=5e-4, max_epochs=10, max_minutes=60.0, warmup_steps=400, batch_tokens=4096
+        ),
+    ),
+    Recipe(
+        name="intent",
+        command="finetune",
+        objective="classification",
+        datasets=("clinc150",),
+        start="minilm",
+        lora=Lora(rank=16, alpha=32, dropout=0.0),
+        dropout=0.0,
+        schedule=Schedule(
+            learning_rate=1e-3, max_epochs=10, max_minutes=6.0, warmup_steps=100, batch_tokens=768
+        ),
+    ),
+    Recipe(
+        name="banking",
+        command="finetune",
+        objective="classification",
+        datasets=("banking77",),
+        start="minilm",
+        lora=Lora(rank=16, alpha=32, dropout=0.0),
+        dropout=0.0,
+        schedule=Schedule(
+            learning_rate=1e-3, max_epochs=14, max_minutes=7.0, warmup_steps=100, batch_tokens=768
+        ),
+    ),
+    Recipe(
+        name="sentiment",
+        command="finetune",
+        objective="classification",
+        datasets=("sentiment-sentences", "goemotions-groups"),
+        start="minilm",
+        lora=Lora(rank=16, alpha=32, dropout=0.0),
+        dropout=0.0,
+        options={"repeat": {"sentiment-sentences": 4}},
+        schedule=Schedule(
+            learning_rate=7e-4, max_epochs=3, max_minutes=6.0, warmup_steps=100, batch_tokens=1024
+        ),
+    ),
+    Recipe(
+        name="qa",
+        command="finetune",
+        objective="extractive-qa",
+        datasets=("extractive-train",),
+        start="minilm",
+        lora=Lora(rank=32, alpha=64, dropout=0.0),
+        dropout=0.0,
+        max_length=256,
+        schedule=Schedule(
+            learning_rate=1e-3, max_epochs=2, max_minutes=46.0, warmup_steps=100, batch_tokens=3072
+        ),
+    ),
+    Recipe(
+        name="split",
+        command="finetune",
+        objective="text-to-text",
+        datasets=("wiki-split",),
+        start="translator-pretrain",
+        dropout=0.1,
+        label_smoothing=0.1,
+        max_length=256,
+        schedule=Schedule(
+            learning_rate=1e-3, embedding_rate=8.0, max_epochs=10, max_minutes=30.0, batch_tokens=3072
+        ),
+    ),
+)
+
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
+
+ZOO_ORDER = ("intent", "banking", "sentiment", "qa", "fill-mask", "translator-pretrain", "translator", "writer")
+"""The stages that make the embedded default models, in an order in which each finds what it starts from."""

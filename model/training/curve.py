@@ -1,0 +1,27 @@
+"""Draws the loss curve of a stage from its log."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure  # noqa: E402 - after the backend is chosen
+
+
+def draw_loss_curve(log: Path, picture: Path, title: str) -> None:
+    """A PNG of the loss over the steps, thin, and its running mean, thick."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    smooth, mean = [], None
+    for loss in losses:
+        mean = loss if mean is None else 0.97 * mean + 0.03 * loss
+        smooth.append(mean)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, losses, linewidth=0.4, alpha=0.5, color="tab:blue")
+    axes.plot(steps, smooth, linewidth=1.8, color="tab:blue")
+    axes.set(title=title, xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3)
+    figure.savefig(picture, dpi=110)

@@ -1,0 +1,294 @@
+"""Supervised objectives: text to text (translation among them), classification, extractive answers."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.greedy import generate_greedy
+from model.tokenization import Tokenizer
+from model.training.data import bucketed_batches
+from model.training.loop import Batch
+from model.training.metrics import accuracy, squad_scores
+from model.training.pretrain import pad, pad_mask, text_to_text_batch, text_to_text_loss
+from model.transformer import OWN, Transformer
+
+Pair = tuple[list[int], list[int]]
+Validate = Callable[[Transformer], dict[str, float]]
+
+
+class TextToText:
+    """Source text in, target text out: translation, splitting, summaries."""
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        *,
+        start: int,
+        pad_id: int = 0,
+        label_smoothing: float = 0.0,
+        validate: Validate | None = None,
+    ) -> None:
+        """`pairs` are ids with their end tokens; `start` is the decoder's first input."""
+        self._pairs, self._start, self._pad = pairs, start, pad_id
+        self._label_smoothing = label_smoothing
+        self._validate = validate
+        self.lengths = [(len(source), len(target)) for source, target in pairs]
+
+    def collate(self, indices: list[int], seed: int) -> Batch:
+        """See `Objective`."""
+        return text_to_text_batch([self._pairs[index] for index in indices], self._start, self._pad)
+
+    def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
+        """See `Objective`."""
+        return text_to_text_loss(model, batch, self._label_smoothing)
+
+    def validate(self, model: Transformer) -> dict[str, float]:
+        """See `Objective`."""
+        return self._validate(model) if self._validate else {}
+
+
+def translate(
+    model: Transformer, sources: Sequence[list[int]], *, batch_tokens: int = 2048
+) -> list[list[int]]:
+    """The greedy answer to each source, both as ids; likes are batched with likes."""
+    answers: list[list[int]] = [[] for _ in sources]
+    for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
+        rows = [sources[index] for index in batch]
+        longest = max(map(len, rows))
+        for index, ids in zip(batch, generate_greedy(model, rows, 2 * longest + 16), strict=True):
+            answers[index] = ids
+    return answers
+
+
+class Classification:
+    """One label a text."""
+
+    def __init__(
+        self,
+        examples: list[tuple[list[int], int]],
+        validation: list[tuple[list[int], int]],
+        *,
+        pad_id: int = 0,
+        label_smoothing: float = 0.0,
+        head: str = OWN,
+        adapter: str | None = None,
+    ) -> None:
+        """Examples are (ids with special tokens, label number)."""
+        self._examples, self._validation, self._pad = examples, validation, pad_id
+        self._label_smoothing, self._head, self._adapter = label_smoothing, head, adapter
+        self.lengths = [(len(ids),) for ids, _ in examples]
+
+    def collate(self, indices: list[int], seed: int) -> Batch:
+        """See `Objective`."""
+        rows = [self._examples[index][0] for index in indices]
+        labels = torch.tensor([self._examples[index][1] for index in indices])
+        return {"ids": pad(rows, self._pad), "mask": pad_mask(rows), "labels": labels}
+
+    def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
+        """See `Objective`."""
+        logits = self._logits(model, batch["ids"], batch["mask"])
+        loss = functional.cross_entropy(logits, batch["labels"], label_smoothing=self._label_smoothing)
+        return loss, len(logits)
+
+    def validate(self, model: Transformer) -> dict[str, float]:
+        """Accuracy on the development examples."""
+        if not self._validation:
+            return {}
+        predicted = self.predict(model, [ids for ids, _ in self._validation])
+        return {"accuracy": accuracy(predicted, [label for _, label in self._validation])}
+
+    @torch.no_grad()
+    def predict(self, model: Transformer, rows: Sequence[list[int]], batch_size: int = 64) -> list[int]:
+        """The likeliest label number of each text."""
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        out = [0] * len(rows)
+        for start in range(0, len(order), batch_size):
+            members = order[start : start + batch_size]
+            batch = [rows[index] for index in members]
+            best = self._logits(model, pad(batch, self._pad), pad_mask(batch)).argmax(-1)
+            for index, label in zip(members, best.tolist(), strict=True):
+                out[index] = label
+        return out
+
+    def _logits(self, model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden = model.encode_padded(ids, mask, adapter=self._adapter)
+        return model.classify(hidden[:, 0], self._head).float()
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one text; `spans` are (start, end) in characters, empty in evaluation."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a text together with the question. `offsets` are characters of each token in the whole
+    text, None outside of it; `start` and `end` are the answer's tokens, 0 (the first token) for none."""
+
+    ids: list[int]
+    types: list[int]
+    offsets: list[tuple[int, int] | None]
+    start: int = 0
+    end: int = 0
+
+
+class ExtractiveAnswers:
+    """Where in a text the answer begins and ends (Devlin et al. 2019, section 4.2)."""
+
+    def __init__(
+        self,
+        questions: list[Question],
+        validation: list[Question],
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        stride: int = 128,
+        cls: int,
+        sep: int,
+        pad_id: int = 0,
+        head: str = OWN,
+        adapter: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Training takes one window a question, cut at random around its answer; answering takes as many
+        as the text needs, `stride` tokens shared between neighbours."""
+        self._tokenizer, self._cls, self._sep, self._pad = tokenizer, cls, sep, pad_id
+        self._max_length, self._stride = max_length, stride
+        self._head, self._adapter = head, adapter
+        self._validation = validation
+        self._texts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
+        draw = random.Random(seed)
+        windows = (self._training_window(question, draw) for question in questions)
+        self._windows = [window for window in windows if window is not None]
+        self.lengths = [(len(window.ids),) for window in self._windows]
+
+    def collate(self, indices: list[int], seed: int) -> Batch:
+        """See `Objective`."""
+        chosen = [self._windows[index] for index in indices]
+        batch = self._batch(chosen)
+        batch["starts"] = torch.tensor([window.start for window in chosen])
+        batch["ends"] = torch.tensor([window.end for window in chosen])
+        return batch
+
+    def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
+        """The mean of the start's and the end's cross entropy."""
+        logits = self._logits(model, batch)
+        start = functional.cross_entropy(logits[..., 0], batch["starts"])
+        return (start + functional.cross_entropy(logits[..., 1], batch["ends"])) / 2, len(logits)
+
+    def validate(self, model: Transformer) -> dict[str, float]:
+        """SQuAD's exact match and F1 on the development questions."""
+        if not self._validation:
+            return {}
+        predicted = self.answer(model, self._validation)
+        return squad_scores(predicted, [list(question.answers) for question in self._validation])
+
+    @torch.no_grad()
+    def answer(
+        self, model: Transformer, questions: Sequence[Question], *, max_length: int = 384, batch_tokens: int = 6144
+    ) -> list[str]:
+        """The best answer to each question: the span of at most 30 tokens with the highest sum of start and
+        end score over all windows, each measured against its window's score for having no answer."""
+        windows = [
+            (number, window)
+            for number, question in enumerate(questions)
+            for window in self._all_windows(question, max_length)
+        ]
+        windows.sort(key=lambda pair: len(pair[1].ids))
+        best = [(float("-inf"), "")] * len(questions)
+        at = 0
+        while at < len(windows):
+            size = 1
+            while at + size < len(windows) and len(windows[at + size][1].ids) * (size + 1) <= batch_tokens:
+                size += 1
+            part = windows[at : at + size]
+            at += size
+            logits = self._logits(model, self._batch([window for _, window in part]))
+            for (number, window), scores in zip(part, logits, strict=True):
+                score, start, end = best_span(scores, window)
+                if score > best[number][0]:
+                    best[number] = (score, questions[number].context[start:end])
+        return [text for _, text in best]
+
+    def _logits(self, model: Transformer, batch: Batch) -> Tensor:
+        hidden = model.encode_padded(batch["ids"], batch["mask"], batch["types"], self._adapter)
+        scores = model.span(hidden, self._head).float()
+        return scores.masked_fill(~batch["answerable"][..., None], -1e9)
+
+    def _batch(self, windows: Sequence[Window]) -> Batch:
+        rows = [window.ids for window in windows]
+        types = pad([window.types for window in windows], 0)
+        # The first token stands for "no answer here", so it may be chosen too.
+        inside = [[1, *(place is not None for place in window.offsets[1:])] for window in windows]
+        return {
+            "ids": pad(rows, self._pad),
+            "mask": pad_mask(rows),
+            "types": types,
+            "answerable": pad(inside, 0).bool(),
+        }
+
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        if text not in self._texts:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            self._texts[text] = list(encoding.ids), list(encoding.offsets)
+        return self._texts[text]
+
+    def _window(self, question: list[int], context: str, first: int, room: int) -> Window:
+        ids, offsets = self._encode(context)
+        piece = slice(first, first + room)
+        head = [self._cls, *question, self._sep]
+        places: list[tuple[int, int] | None] = [None] * len(head)
+        return Window(
+            ids=[*head, *ids[piece], self._sep],
+            types=[0] * len(head) + [1] * (len(ids[piece]) + 1),
+            offsets=[*places, *offsets[piece], None],
+        )
+
+    def _training_window(self, question: Question, draw: random.Random) -> Window | None:
+        asked = self._encode(question.question)[0][:64]
+        _, offsets = self._encode(question.context)
+        room = self._max_length - len(asked) - 3
+        begin, stop = question.spans[0]
+        tokens = [i for i, (left, right) in enumerate(offsets) if left < stop and right > begin]
+        if not tokens or len(tokens) > room:
+            return None
+        lowest = max(0, tokens[-1] + 1 - room)
+        highest = min(tokens[0], max(0, len(offsets) - room))
+        first = draw.randint(lowest, highest) if highest > lowest else lowest
+        window = self._window(asked, question.context, first, room)
+        shift = len(asked) + 2 - first
+        return Window(window.ids, window.types, window.offsets, tokens[0] + shift, tokens[-1] + shift)
+
+    def _all_windows(self, question: Question, max_length: int) -> list[Window]:
+        asked = self._encode(question.question)[0][:64]
+        size = len(self._encode(question.context)[0])
+        room = max_length - len(asked) - 3
+        step = max(1, room - self._stride)
+        starts = [0, *range(step, max(1, size - self._stride), step)] if size > room else [0]
+        return [self._window(asked, question.context, first, room) for first in starts]
+
+
+def best_span(scores: Tensor, window: Window, max_tokens: int = 30) -> tuple[float, int, int]:
+    """The likeliest span of a window by [t, 2] logits: its score above no answer, and its characters."""
+    length = len(window.ids)
+    start, end = scores[:length, 0], scores[:length, 1]
+    inside = torch.tensor([place is not None for place in window.offsets])
+    joint = start[:, None] + end[None]  # [start, end]
+    allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(max_tokens - 1)
+    joint = joint.masked_fill(~(allowed & inside[:, None] & inside[None]), float("-inf"))
+    index = int(joint.argmax())
+    first, last = window.offsets[index // length], window.offsets[index % length]
+    if first is None or last is None:
+        return float("-inf"), 0, 0
+    return float(joint.flatten()[index] - start[0] - end[0]), first[0], last[1]
+
