@@ -25,6 +25,7 @@ class GrowingContext:
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     adapter_spans: AdapterSpans = ()
+    memory_spans: AdapterSpans = ()
     cache: dict[int, KeyValue] = field(default_factory=dict)
     cross_cache: dict[int, KeyValue] = field(default_factory=dict)
 

@@ -113,9 +113,10 @@ class Transformer(nn.Module):
         adapter: str | None = None,
     ) -> Tensor:
         """[b, t] ids, and the encoder's [b, s, hidden_size] where there is one, to [b, t, hidden_size]."""
-        spans = ((adapter, 0, ids.numel()),) if adapter else ()
         flat_memory = None if memory is None else memory.flatten(0, 1)
-        context = PaddedContext(mask, True, flat_memory, memory_mask, spans)
+        spans = ((adapter, 0, ids.numel()),) if adapter else ()
+        memory_spans = ((adapter, 0, len(flat_memory)),) if adapter and flat_memory is not None else ()
+        context = PaddedContext(mask, True, flat_memory, memory_mask, spans, memory_spans)
         return self.decode(ids.flatten(), context).view(*ids.shape, -1)
 
     @property

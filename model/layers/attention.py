@@ -56,9 +56,9 @@ class CrossAttention(Attention):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
-        query = self._heads(self.query(x))
-        fresh = None
-        if context.memory is not None:
-            fresh = self._heads(self.key(context.memory)), self._heads(self.value(context.memory))
+        query = self._heads(self.query(x, context.adapter_spans))
+        fresh, memory, spans = None, context.memory, context.memory_spans
+        if memory is not None:
+            fresh = self._heads(self.key(memory, spans)), self._heads(self.value(memory, spans))
         out = context.attend_memory(self.layer, query, fresh, self.scale)
-        return self.output(out.reshape(x.shape[0], -1))
+        return self.output(out.reshape(x.shape[0], -1), context.adapter_spans)

@@ -5,7 +5,7 @@ encode and paged steps (`app.engine.batch` fills a `GroupedContext`). All token 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -39,6 +39,11 @@ class AttentionContext(Protocol):
         """[num_memory_tokens, hidden_size] encoder output whose cross keys are not yet computed."""
         ...
 
+    @property
+    def memory_spans(self) -> AdapterSpans:
+        """Which rows of `memory` belong to which adapter."""
+        ...
+
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
         """The additive biases of one pass, in the form that `attend` takes them back."""
         ...
@@ -66,6 +71,7 @@ class PaddedContext:
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     adapter_spans: AdapterSpans = ()
+    memory_spans: AdapterSpans = ()
 
     @property
     def positions(self) -> Tensor:
@@ -184,7 +190,8 @@ class GroupedContext:
     cross_groups: Sequence[AttentionGroup] = ()
     cross_order: Tensor | None = None
     cross_store: KeyValueStore | None = None
-    adapter_spans: AdapterSpans = field(default=())
+    adapter_spans: AdapterSpans = ()
+    memory_spans: AdapterSpans = ()
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
         return [

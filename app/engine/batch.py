@@ -1,0 +1,270 @@
+"""A scheduled step as tensors: flat ids and positions, where to write, and the attention groups."""
+
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.scheduler import ScheduledStep
+from app.engine.sequence import Sequence
+from model.layers.context import AttentionGroup
+from model.layers.linear import AdapterSpans
+
+FREE_WASTE = 256
+"""Query-key pairs of padding that cost less than one more dense call; measured on a CPU."""
+
+
+@dataclass(frozen=True)
+class GroupedPart:
+    """One pass over flat tokens: of the encoder, or of the decoder."""
+
+    ids: Tensor
+    positions: Tensor
+    groups: list[AttentionGroup]
+    order: Tensor | None
+    adapter_spans: AdapterSpans
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where each token's keys and values are written: block and offset in the block."""
+
+    blocks: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of one step. `encoded` and `decoded` list the sequences in the order of the rows.
+
+    `last_rows` picks each decoded sequence's last token from the flat decoder tokens.
+    """
+
+    encoded: list[Sequence]
+    decoded: list[Sequence]
+    encode: GroupedPart | None
+    encode_starts: list[int]
+    type_ids: Tensor | None
+    decode: GroupedPart | None
+    slots: Slots | None
+    cross_slots: Slots | None
+    cross_groups: list[AttentionGroup]
+    cross_order: Tensor | None
+    last_rows: Tensor | None
+    num_tokens: int
+    num_padding: int
+
+
+def build_batch(step: ScheduledStep, block_size: int, device: torch.device) -> Batch:
+    """Lays a step's sequences out flat; sequences of one adapter stand together."""
+    encoded = sorted((s for s in step.sequences if s.needs_encode), key=lambda s: s.adapter or "")
+    decoded = sorted((s for s in step.sequences if s.token_ids), key=lambda s: s.adapter or "")
+    encode = decode = last_rows = type_ids = cross_slots = slots = None
+    cross_groups: list[AttentionGroup] = []
+    cross_order = None
+    num_tokens = num_padding = 0
+    lengths = [len(s.source_ids) for s in encoded]
+    if encoded:
+        encode, num_padding = _encode_part(encoded, device)
+        num_tokens += sum(lengths)
+        type_ids = _type_ids(encoded, device)
+        crossing = [s for s in encoded if s.token_ids]
+        if crossing:
+            spans = [(s.cross_block_table, 0, len(s.source_ids)) for s in crossing]
+            cross_slots = _slots(spans, block_size, device)
+    if decoded:
+        decode, padding = _decode_part(decoded, block_size, device)
+        num_tokens += len(decode.ids)
+        num_padding += padding
+        spans = [(s.block_table, s.num_computed_tokens, len(s.token_ids)) for s in decoded]
+        slots = _slots(spans, block_size, device)
+        ends, total = [], 0
+        for s in decoded:
+            total += s.num_new_tokens
+            ends.append(total - 1)
+        last_rows = torch.tensor(ends, device=device)
+        if decoded[0].source_ids:
+            cross_groups, cross_order = _cross_part(decoded, block_size, device)
+    return Batch(
+        encoded=encoded,
+        decoded=decoded,
+        encode=encode,
+        encode_starts=_starts(lengths),
+        type_ids=type_ids,
+        decode=decode,
+        slots=slots,
+        cross_slots=cross_slots,
+        cross_groups=cross_groups,
+        cross_order=cross_order,
+        last_rows=last_rows,
+        num_tokens=num_tokens,
+        num_padding=num_padding,
+    )
+
+
+def group_by_length(shapes: ListLike[tuple[int, int]]) -> list[list[int]]:
+    """Which sequences share a dense call: (queries, keys) each; returns indices into `shapes`.
+
+    From the largest down, a sequence joins the open group while the padding this makes stays
+    under a quarter of the real work, or is too little to be worth a call of its own.
+    """
+    order = sorted(range(len(shapes)), key=lambda i: shapes[i], reverse=True)
+    groups: list[list[int]] = []
+    t_max = k_max = real = 0
+    for i in order:
+        t, k = shapes[i]
+        if groups:
+            widest = max(k_max, k)
+            padded = (len(groups[-1]) + 1) * t_max * widest
+            if padded - (real + t * k) <= max(FREE_WASTE, (real + t * k) // 4):
+                groups[-1].append(i)
+                k_max, real = widest, real + t * k
+                continue
+        groups.append([i])
+        t_max, k_max, real = t, k, t * k
+    return groups
+
+
+def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[GroupedPart, int]:
+    """Every token of a source looks at every other; the keys are the rows themselves."""
+    lengths = [len(s.source_ids) for s in encoded]
+    starts = _starts(lengths)
+    members = group_by_length([(n, n) for n in lengths])
+    groups, padding = [], 0
+    for group in members:
+        longest = max(lengths[i] for i in group)
+        first = torch.tensor([starts[i] for i in group])[:, None]
+        size = torch.tensor([lengths[i] for i in group])[:, None]
+        steps = torch.arange(longest)
+        real = steps < size  # [b, t]
+        rows = torch.where(real, first + steps, 0).to(device)
+        mask = None if bool(real.all()) else real[:, None, None, :].to(device)
+        steps = steps.to(device)
+        groups.append(AttentionGroup(rows, rows, mask, steps[None], steps))
+        padding += real.numel() - int(real.sum())
+    ids = [i for s in encoded for i in s.source_ids]
+    positions = [p for n in lengths for p in range(n)]
+    part = GroupedPart(
+        ids=torch.tensor(ids, device=device),
+        positions=torch.tensor(positions, device=device),
+        groups=groups,
+        order=_order(members, lengths, starts, device),
+        adapter_spans=_adapter_spans(encoded, lengths),
+    )
+    return part, padding
+
+
+def _decode_part(decoded: list[Sequence], block_size: int, device: torch.device) -> tuple[GroupedPart, int]:
+    """Queries are the tokens not yet computed, keys everything up to the last of them."""
+    new = [s.num_new_tokens for s in decoded]
+    starts = _starts(new)
+    members = group_by_length([(t, len(s.token_ids)) for t, s in zip(new, decoded, strict=True)])
+    groups, padding = [], 0
+    for group in members:
+        sequences = [decoded[i] for i in group]
+        longest = max(new[i] for i in group)
+        tables = _tables([s.block_table for s in sequences], device)
+        first = torch.tensor([starts[i] for i in group])[:, None]
+        computed = torch.tensor([s.num_computed_tokens for s in sequences])[:, None]
+        size = torch.tensor([new[i] for i in group])[:, None]
+        steps = torch.arange(longest)
+        real = steps < size
+        rows = torch.where(real, first + steps, 0).to(device)
+        positions = torch.where(real, computed + steps, 0).to(device)  # [b, t]
+        keys = torch.arange(tables.shape[1] * block_size, device=device)
+        mask = (keys <= positions[:, :, None])[:, None]  # [b, 1, t, k]
+        groups.append(AttentionGroup(rows, tables, mask, positions, keys))
+        padding += real.numel() - sum(new[i] for i in group)
+    ids = [i for s in decoded for i in s.token_ids[s.num_computed_tokens :]]
+    flat_positions = [p for s in decoded for p in range(s.num_computed_tokens, len(s.token_ids))]
+    part = GroupedPart(
+        ids=torch.tensor(ids, device=device),
+        positions=torch.tensor(flat_positions, device=device),
+        groups=groups,
+        order=_order(members, new, starts, device),
+        adapter_spans=_adapter_spans(decoded, new),
+    )
+    return part, padding
+
+
+def _cross_part(
+    decoded: list[Sequence], block_size: int, device: torch.device
+) -> tuple[list[AttentionGroup], Tensor | None]:
+    """The same queries, looking at the encoder's keys: all of them, from every position."""
+    new = [s.num_new_tokens for s in decoded]
+    starts = _starts(new)
+    members = group_by_length([(t, len(s.source_ids)) for t, s in zip(new, decoded, strict=True)])
+    groups = []
+    for group in members:
+        longest = max(new[i] for i in group)
+        tables = _tables([decoded[i].cross_block_table for i in group], device)
+        first = torch.tensor([starts[i] for i in group])[:, None]
+        size = torch.tensor([new[i] for i in group])[:, None]
+        steps = torch.arange(longest)
+        rows = torch.where(steps < size, first + steps, 0).to(device)
+        keys = torch.arange(tables.shape[1] * block_size, device=device)
+        num_keys = torch.tensor([len(decoded[i].source_ids) for i in group], device=device)[:, None]
+        mask = (keys < num_keys)[:, None, None, :]  # [b, 1, 1, k]
+        groups.append(AttentionGroup(rows, tables, mask, rows, keys))
+    return groups, _order(members, new, starts, device)
+
+
+def _tables(tables: list[list[int]], device: torch.device) -> Tensor:
+    """[b, blocks], short ones filled with their own first block, which the mask hides."""
+    longest = max(len(t) for t in tables)
+    return torch.tensor([t + t[:1] * (longest - len(t)) for t in tables], device=device)
+
+
+def _slots(spans: list[tuple[list[int], int, int]], block_size: int, device: torch.device) -> Slots:
+    """(block table, first position, position after the last) each, laid end to end."""
+    blocks, offsets = [], []
+    for table, start, stop in spans:
+        for position in range(start, stop):
+            blocks.append(table[position // block_size])
+            offsets.append(position % block_size)
+    return Slots(torch.tensor(blocks, device=device), torch.tensor(offsets, device=device))
+
+
+def _order(
+    members: list[list[int]], lengths: list[int], starts: list[int], device: torch.device
+) -> Tensor | None:
+    """Where in the groups' padded results, laid end to end, each flat row is; None where it is in place."""
+    places = [0] * sum(lengths)
+    base = 0
+    for group in members:
+        longest = max(lengths[i] for i in group)
+        for i in group:
+            places[starts[i] : starts[i] + lengths[i]] = range(base, base + lengths[i])
+            base += longest
+    if len(members) == 1 and places == list(range(base)):
+        return None
+    return torch.tensor(places, device=device)
+
+
+def _starts(lengths: list[int]) -> list[int]:
+    starts, total = [], 0
+    for length in lengths:
+        starts.append(total)
+        total += length
+    return starts
+
+
+def _type_ids(encoded: list[Sequence], device: torch.device) -> Tensor | None:
+    given = [getattr(s.request, "type_ids", None) or [0] * len(s.source_ids) for s in encoded]
+    if not any(any(t) for t in given):
+        return None
+    return torch.tensor([t for types in given for t in types], device=device)
+
+
+def _adapter_spans(sequences: list[Sequence], lengths: list[int]) -> AdapterSpans:
+    spans: list[tuple[str, int, int]] = []
+    row = 0
+    for sequence, length in zip(sequences, lengths, strict=True):
+        if sequence.adapter is not None:
+            if spans and spans[-1][0] == sequence.adapter and spans[-1][2] == row:
+                spans[-1] = (sequence.adapter, spans[-1][1], row + length)
+            else:
+                spans.append((sequence.adapter, row, row + length))
+        row += length
+    return spans

@@ -1,0 +1,250 @@
+"""The engine: one loop over all served models. `step()` names the stages; no threads, no asyncio."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from app.engine.batch import Batch, build_batch
+from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.kv_cache import Arena
+from app.engine.protocol import (
+    Encoded,
+    EncodeRequest,
+    Failed,
+    GenerateRequest,
+    ModelInfo,
+    Report,
+    StepOutputs,
+    Tokens,
+)
+from app.engine.runner import EncoderOutput, Runner
+from app.engine.sampler import SampleRow, Sampled, sample
+from app.engine.scheduler import ScheduledStep, Scheduler
+from app.engine.sequence import Sequence
+from model.config import TransformerConfig
+
+REPORT_INTERVAL = 0.1
+"""Seconds between reports of the gauges, which cost a walk over all sequences."""
+
+
+class RequestError(ValueError):
+    """A request that this engine can never serve; the message is for the client."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A served name: the model that computes it, and the adapter it goes through."""
+
+    model: str
+    adapter: str | None
+    config: TransformerConfig
+    max_model_len: int
+
+
+class Engine:
+    """Sequences in, tokens and encoder outputs out, a step at a time."""
+
+    def __init__(
+        self,
+        runners: Mapping[str, Runner],
+        served: Mapping[str, Served],
+        infos: list[ModelInfo],
+        arena: Arena,
+        token_budget: int,
+        max_num_seqs: int,
+    ) -> None:
+        self.infos = infos
+        self._runners, self._served, self._arena = runners, served, arena
+        self._blocks = BlockManager(arena.num_pages)
+        sizes = {name: runner.block_size for name, runner in runners.items()}
+        self._scheduler = Scheduler(sizes, self._blocks, token_budget, max_num_seqs)
+        self._last_report = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Would `step` compute anything?"""
+        return self._scheduler.has_work
+
+    def add(self, request: GenerateRequest | EncodeRequest) -> None:
+        """Puts a request in line. Raises RequestError where it can never be served."""
+        if request.model not in self._served:
+            raise RequestError(f"unknown model {request.model!r}")
+        served = self._served[request.model]
+        if isinstance(request, EncodeRequest):
+            sequence = self._encoder_sequence(request, served)
+        else:
+            sequence = self._decoder_sequence(request, served)
+        self._scheduler.add(sequence)
+
+    def abort(self, ids: Iterable[int]) -> None:
+        """Ends these requests and frees what they hold; unknown ones are no error."""
+        self._scheduler.abort(ids)
+
+    def step(self) -> StepOutputs:
+        """Schedule, batch, run, sample, commit: one step of one model."""
+        step = self._scheduler.schedule()
+        if step is None:
+            return StepOutputs([])
+        started = time.perf_counter()
+        runner = self._runners[step.model]
+        if step.stale_blocks:
+            self._arena.clear(step.stale_blocks)
+        batch = build_batch(step, runner.block_size, runner.device)
+        logits, encoded = runner.run(batch)
+        sampled = sample(logits, _sample_rows(batch, self._served)) if logits is not None else []
+        outputs = self._commit(batch, sampled, encoded, started)
+        duration = time.perf_counter() - started
+        self._scheduler.charge(step.model, duration)
+        return StepOutputs(outputs, self._report(step, batch, duration))
+
+    def _commit(
+        self, batch: Batch, sampled: list[Sampled], encoded: list[EncoderOutput], now: float
+    ) -> list[Tokens | Encoded | Failed]:
+        outputs: list[Tokens | Encoded | Failed] = []
+        for sequence in batch.encoded:
+            sequence.is_encoded = True
+        if batch.decode is None:
+            for sequence, output in zip(batch.encoded, encoded, strict=True):
+                values = output.values.float().cpu().contiguous()
+                outputs.append(
+                    Encoded(
+                        id=sequence.id,
+                        shape=list(values.shape),
+                        data=values.numpy().tobytes(),
+                        ids=output.ids,
+                        queue_duration=_waited(sequence, now),
+                    )
+                )
+                self._scheduler.finish(sequence, "stop")
+        for sequence, choice in zip(batch.decoded, sampled, strict=True):
+            sequence.num_computed_tokens = len(sequence.token_ids)
+            outputs.append(self._append(sequence, choice, now))
+        return outputs
+
+    def _append(self, sequence: Sequence, choice: Sampled, now: float) -> Tokens:
+        """One token more; an end token ends the sequence and is not handed out."""
+        params = _generate_request(sequence).params
+        sequence.token_ids.append(choice.token_id)
+        ends = choice.token_id in params.stop_token_ids
+        if not params.ignore_eos:
+            ends = ends or choice.token_id in self._served[sequence.request.model].config.eos_token_ids
+        if ends:
+            self._scheduler.finish(sequence, "stop")
+        elif sequence.num_completion_tokens >= sequence.max_tokens:
+            self._scheduler.finish(sequence, "length")
+        return Tokens(
+            id=sequence.id,
+            token_ids=[] if ends else [choice.token_id],
+            logprobs=None if choice.logprobs is None or ends else [choice.logprobs],
+            finish_reason=sequence.finish_reason,
+            queue_duration=_waited(sequence, now),
+        )
+
+    def _encoder_sequence(self, request: EncodeRequest, served: Served) -> Sequence:
+        head = {"class": "sequence-class", "span": "span"}.get(request.output)
+        heads = {
+            "mask": ("masked-lm", "pretraining"),
+            "next-sentence": ("next-sentence", "pretraining"),
+        }.get(request.output, (head,))
+        if served.config.kind != "encoder" or (request.output != "embedding" and served.config.head not in heads):
+            raise RequestError(f"model {request.model!r} has no output {request.output!r}")
+        if not 0 < len(request.ids) <= served.max_model_len:
+            raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
+        return Sequence(
+            request=request,
+            model=served.model,
+            adapter=served.adapter,
+            arrival=time.perf_counter(),
+            source_ids=request.ids,
+            token_ids=[],
+            num_prompt_tokens=0,
+        )
+
+    def _decoder_sequence(self, request: GenerateRequest, served: Served) -> Sequence:
+        config, limit = served.config, served.max_model_len
+        if config.kind == "encoder":
+            raise RequestError(f"model {request.model!r} generates nothing")
+        if not 0 < len(request.prompt_ids) <= limit:
+            raise RequestError(f"{len(request.prompt_ids)} prompt tokens, but the model takes 1 to {limit}")
+        source: list[int] = []
+        tokens = list(request.prompt_ids)
+        if config.kind == "encoder-decoder":
+            source, tokens = tokens, [config.decoder_start_token_id or 0]
+        max_tokens = min(request.params.max_tokens, limit - len(tokens))
+        if max_tokens < 1:
+            raise RequestError(f"{len(tokens)} prompt tokens leave no room in a context of {limit}")
+        size = self._runners[served.model].block_size
+        needed = num_blocks(len(tokens) + max_tokens, size) + num_blocks(len(source), size)
+        if needed > self._blocks.num_blocks:
+            raise RequestError(f"the cache holds {self._blocks.num_blocks * size} tokens, which is too few for this")
+        return Sequence(
+            request=request,
+            model=served.model,
+            adapter=served.adapter,
+            arrival=time.perf_counter(),
+            source_ids=source,
+            token_ids=tokens,
+            num_prompt_tokens=len(tokens),
+            max_tokens=max_tokens,
+        )
+
+    def _report(self, step: ScheduledStep, batch: Batch, duration: float) -> Report:
+        phase = "decode" if step.num_decoding else "prefill"
+        now = time.perf_counter()
+        running: Counter[str] = Counter()
+        waiting: Counter[str] = Counter()
+        usage: dict[str, float] = {}
+        if now - self._last_report >= REPORT_INTERVAL or not self.has_work:
+            self._last_report = now
+            running.update(dict.fromkeys(self._served, 0))
+            waiting.update(dict.fromkeys(self._served, 0))
+            for lane in self._scheduler.lanes.values():
+                running.update(s.request.model for s in lane.running)
+                waiting.update(s.request.model for s in lane.waiting)
+            total = max(1, self._blocks.num_blocks)
+            usage = {model: self._blocks.num_held(model) / total for model in self._runners}
+        return Report(
+            model=step.model,
+            phase="encode" if batch.decode is None else phase,
+            duration_s=duration,
+            batch_size=len(step.sequences),
+            batch_tokens=batch.num_tokens,
+            padding_tokens=batch.num_padding,
+            preemptions=step.num_preempted,
+            running=running,
+            waiting=waiting,
+            kv_usage=usage,
+        )
+
+
+def _sample_rows(batch: Batch, served: Mapping[str, Served]) -> list[SampleRow]:
+    rows = []
+    for sequence in batch.decoded:
+        request = _generate_request(sequence)
+        config = served[request.model].config
+        prompt = sequence.source_ids or sequence.token_ids[: sequence.num_prompt_tokens]
+        rows.append(
+            SampleRow(
+                params=request.params,
+                index=request.index,
+                position=sequence.num_completion_tokens,
+                prompt_ids=prompt,
+                output_ids=sequence.token_ids[sequence.num_prompt_tokens :],
+                eos_ids=config.eos_token_ids,
+            )
+        )
+    return rows
+
+
+def _generate_request(sequence: Sequence) -> GenerateRequest:
+    assert isinstance(sequence.request, GenerateRequest)
+    return sequence.request
+
+
+def _waited(sequence: Sequence, now: float) -> float | None:
+    """Seconds from arrival until first scheduled, told once."""
+    if sequence.first_scheduled is not None:
+        return None
+    sequence.first_scheduled = now
+    return now - sequence.arrival

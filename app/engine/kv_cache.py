@@ -1,0 +1,92 @@
+"""The paged cache: one byte arena for all models, cut into equal pages, each page one block of its taker."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.block_manager import num_blocks
+from model.config import TransformerConfig
+from model.layers.context import KeyValue
+
+MIN_BLOCK_SIZE = 16
+"""Positions that a block of the model with the widest cache holds; others fit more into a page."""
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What one position of one model takes: keys and values of every decoder layer."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, config: TransformerConfig, dtype: torch.dtype) -> "CacheShape":
+        """An encoder alone takes nothing."""
+        return cls(config.num_decoder_layers, config.num_kv_heads, config.head_dim, dtype)
+
+    @property
+    def position_elements(self) -> int:
+        """Numbers kept for a position in one layer."""
+        return 2 * self.num_kv_heads * self.head_dim
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes kept for a position in all layers."""
+        return self.num_layers * self.position_elements * self.dtype.itemsize
+
+
+class Arena:
+    """[num_pages, page_bytes] bytes; a model sees a page as its own block shape."""
+
+    def __init__(self, num_pages: int, page_bytes: int, device: torch.device) -> None:
+        self.num_pages, self.page_bytes = num_pages, page_bytes
+        # Zeros, not garbage: masked positions are multiplied by a weight of nought, and NaN times nought is NaN.
+        self._bytes = torch.zeros(num_pages, page_bytes, dtype=torch.uint8, device=device)
+
+    def clear(self, pages: list[int]) -> None:
+        """Zeroes pages that another model wrote."""
+        self._bytes[torch.tensor(pages, device=self._bytes.device)] = 0
+
+    def view(self, shape: CacheShape) -> Tensor:
+        """[num_layers, num_pages, block_size, num_kv_heads, 2 * head_dim]: keys, then values, per head."""
+        size = self.block_size(shape)
+        elements = self._bytes.view(shape.dtype)[:, : size * shape.position_elements * shape.num_layers]
+        blocks = elements.unflatten(1, (shape.num_layers, size, shape.num_kv_heads, 2 * shape.head_dim))
+        return blocks.transpose(0, 1)
+
+    def block_size(self, shape: CacheShape) -> int:
+        """Positions that one page holds for this model."""
+        return self.page_bytes // shape.position_bytes
+
+
+def plan_arena(shapes: list[CacheShape], total_bytes: int) -> tuple[int, int]:
+    """Number of pages and bytes a page, so that the widest model gets blocks of `MIN_BLOCK_SIZE`.
+
+    A page is a multiple of 64 bytes, so that every dtype can view it. No model with a decoder: no pages.
+    """
+    widest = max((s.position_bytes for s in shapes), default=0)
+    if not widest:
+        return 0, 64
+    page_bytes = num_blocks(widest * MIN_BLOCK_SIZE, 64) * 64
+    return max(1, total_bytes // page_bytes), page_bytes
+
+
+class PagedStore:
+    """One step's way into a model's part of the arena: writes at slots, reads whole blocks."""
+
+    def __init__(self, cache: Tensor, write_blocks: Tensor, write_offsets: Tensor) -> None:
+        self._cache = cache
+        self._write_blocks, self._write_offsets = write_blocks, write_offsets
+
+    def write(self, layer: int, fresh: KeyValue) -> None:
+        """[num_tokens, num_kv_heads, head_dim] keys and values to their slots."""
+        self._cache[layer].index_put_((self._write_blocks, self._write_offsets), torch.cat(fresh, dim=-1))
+
+    def read(self, layer: int, keys: Tensor) -> KeyValue:
+        """[b, blocks] block ids to keys and values [b, blocks * block_size, num_kv_heads, head_dim]."""
+        gathered = self._cache[layer][keys].flatten(1, 2)
+        key, value = gathered.chunk(2, dim=-1)
+        return key, value

@@ -1,0 +1,133 @@
+"""Model and cache: a batch in, next-token logits or an encoder's outputs out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.batch import Batch
+from app.engine.kv_cache import PagedStore
+from app.engine.protocol import EncodeRequest
+from app.engine.sequence import Sequence
+from model.layers.context import GroupedContext, PackedStore
+from model.pooling import Pooling
+from model.transformer import OWN, Transformer
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What one encoder-only sequence asked for; `ids` are the tokens that "mask" put first."""
+
+    values: Tensor
+    ids: list[int]
+
+
+class Runner:
+    """Owns one model and its view of the arena."""
+
+    def __init__(self, model: Transformer, cache: Tensor | None, block_size: int, pooling: Pooling) -> None:
+        self.model, self.block_size, self.pooling = model, block_size, pooling
+        self.device = model.embeddings.words.weight.device
+        self._cache = cache
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:
+        """Logits [num decoded, vocab_size] for the last token of each decoded sequence, and the
+        outputs of encoder-only ones, both in the batch's order."""
+        memory = None
+        outputs: list[EncoderOutput] = []
+        if batch.encode is not None:
+            part = batch.encode
+            context = GroupedContext(
+                part.positions, part.groups, part.order, PackedStore(), adapter_spans=part.adapter_spans
+            )
+            memory = self.model.encode(part.ids, context, batch.type_ids)
+            if batch.decode is None:
+                return None, self._encoder_outputs(batch, memory)
+        if batch.decode is None or batch.slots is None or self._cache is None:
+            return None, outputs
+        part = batch.decode
+        context = GroupedContext(
+            positions=part.positions,
+            groups=part.groups,
+            order=part.order,
+            store=PagedStore(self._cache, batch.slots.blocks, batch.slots.offsets),
+            memory=memory,
+            cross_groups=batch.cross_groups,
+            cross_order=batch.cross_order,
+            cross_store=self._cross_store(batch),
+            adapter_spans=part.adapter_spans,
+            memory_spans=batch.encode.adapter_spans if batch.encode is not None else (),
+        )
+        hidden = self.model.decode(part.ids, context)
+        if len(batch.decoded) != len(hidden):
+            hidden = hidden[batch.last_rows]
+        return self.model.logits(hidden), outputs
+
+    def _cross_store(self, batch: Batch) -> PagedStore | None:
+        """Writes go to the new sequences' cross blocks; a step without new ones only reads."""
+        if not batch.cross_groups or self._cache is None:
+            return None
+        slots = batch.cross_slots or batch.slots
+        assert slots is not None
+        return PagedStore(self._cache, slots.blocks, slots.offsets)
+
+    def _encoder_outputs(self, batch: Batch, hidden: Tensor) -> list[EncoderOutput]:
+        """One output a sequence; those that share adapter and kind go through their head together."""
+        results: dict[int, EncoderOutput] = {}
+        rows = {
+            s.id: (start, start + len(s.source_ids))
+            for s, start in zip(batch.encoded, batch.encode_starts, strict=True)
+        }
+        kinds: dict[tuple[str, str], list[Sequence]] = {}
+        for sequence in batch.encoded:
+            assert isinstance(sequence.request, EncodeRequest)
+            kinds.setdefault((sequence.adapter or OWN, sequence.request.output), []).append(sequence)
+        for (head, output), sequences in kinds.items():
+            spans = [rows[s.id] for s in sequences]
+            if output == "embedding":
+                values = [self._pool(hidden[a:b]) for a, b in spans]
+            elif output == "span":
+                values = list(
+                    torch.split(
+                        self.model.span(torch.cat([hidden[a:b] for a, b in spans]), head),
+                        [b - a for a, b in spans],
+                    )
+                )
+            elif output == "mask":
+                results |= self._fill_masks(hidden, head, sequences, rows)
+                continue
+            else:
+                first = hidden[[a for a, _ in spans]]
+                classify = self.model.classify if output == "class" else self.model.next_sentence
+                values = list(classify(first, head))
+            results |= {s.id: EncoderOutput(v, []) for s, v in zip(sequences, values, strict=True)}
+        return [results[s.id] for s in batch.encoded]
+
+    def _pool(self, hidden: Tensor) -> Tensor:
+        """[t, hidden_size] to [hidden_size]."""
+        if self.pooling.mode == "mean":
+            vector = hidden.float().mean(0)
+        else:
+            vector = hidden[0 if self.pooling.mode == "cls" else -1].float()
+        return torch.nn.functional.normalize(vector, dim=0) if self.pooling.normalize else vector
+
+    def _fill_masks(
+        self, hidden: Tensor, head: str, sequences: list[Sequence], rows: dict[int, tuple[int, int]]
+    ) -> dict[int, EncoderOutput]:
+        """[num masks, top_k] probabilities each, and the token ids in the same order."""
+        wanted = [rows[s.id][0] + p for s in sequences for p in _request(s).positions]
+        probabilities = self.model.masked_lm(hidden[wanted], head).float().softmax(-1)
+        results, row = {}, 0
+        for sequence in sequences:
+            request = _request(sequence)
+            mine = probabilities[row : row + len(request.positions)]
+            best = mine.topk(min(max(1, request.top_k), mine.shape[1]), dim=-1)
+            results[sequence.id] = EncoderOutput(best.values, best.indices.flatten().tolist())
+            row += len(request.positions)
+        return results
+
+
+def _request(sequence: Sequence) -> EncodeRequest:
+    assert isinstance(sequence.request, EncodeRequest)
+    return sequence.request

@@ -1,0 +1,36 @@
+"""How a checkpoint turns hidden states into one vector, read as sentence-transformers publishes it. Torch-free."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from model.config import CheckpointError
+from model.families import read_json
+
+Mode = Literal["mean", "cls", "last"]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """`mean` over all tokens, or the first or last one; then, maybe, scaled to length 1."""
+
+    mode: Mode = "mean"
+    normalize: bool = False
+
+
+def read_pooling(folder: Path) -> Pooling:
+    """From `1_Pooling/config.json` and `modules.json`; the mean where nothing is published."""
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return Pooling()
+    raw = read_json(file)
+    modes: dict[str, Mode] = {
+        "pooling_mode_mean_tokens": "mean",
+        "pooling_mode_cls_token": "cls",
+        "pooling_mode_lasttoken": "last",
+    }
+    chosen = [mode for key, mode in modes.items() if raw.get(key)]
+    if len(chosen) != 1:
+        raise CheckpointError(f"{file}: exactly one of {', '.join(modes)} can be served")
+    modules = folder / "modules.json"
+    return Pooling(chosen[0], modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8"))
