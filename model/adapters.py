@@ -138,10 +138,16 @@ def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConf
         down, up = (_take(left, f"{published}.lora_{part}.weight", model, config) for part in "AB")
         if down is None and up is None:
             continue
-        if down is None or up is None or (down.shape[1], up.shape[0]) != (module.in_features, module.out_features):
+        if (
+            down is None
+            or up is None
+            or (down.shape[1], up.shape[0]) != (module.in_features, module.out_features)
+        ):
             raise CheckpointError(f"{folder / WEIGHTS}: {published} does not fit the base")
         rank = down.shape[0]
-        low_rank = LowRank(module.in_features, module.out_features, rank, _scale(settings, published, rank), 0.0)
+        low_rank = LowRank(
+            module.in_features, module.out_features, rank, _scale(settings, published, rank), 0.0
+        )
         low_rank.down, low_rank.up = nn.Parameter(down), nn.Parameter(up)
         module.adapters[name] = low_rank.eval().requires_grad_(False)
     if config.head in HEADS:
@@ -206,5 +212,3 @@ def _saved_module(published: str) -> str:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise CheckpointError(f"adapter name {name!r}: letters, digits, - and _ only")
-
-

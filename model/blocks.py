@@ -45,8 +45,7 @@ class Block(nn.Module):
         x = self.self_norm(x + self.dropout(self.self_attention(x, context, rotation, bias)))
         if self.cross_attention is not None and self.cross_norm is not None:
             x = self.cross_norm(x + self.dropout(self.cross_attention(x, context)))
-        x = self.mlp_norm(x + self.dropout(self.mlp(x, context.adapter_spans)))
-        return x
+        return self.mlp_norm(x + self.dropout(self.mlp(x, context.adapter_spans)))
 
 
 class Stack(nn.Module):

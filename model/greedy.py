@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.layers.attention_ops import dense_attention
-from model.layers.context import KeyValue, merge
+from model.layers.context import KeyValue, bias_mask
 from model.layers.linear import AdapterSpans
 from model.layers.positions import RelativeBias
 from model.transformer import Transformer
@@ -51,7 +51,8 @@ class GrowingContext:
         steps = torch.arange(k, device=query.device)
         allowed = self.mask[:, None, None, :] & (steps[None, :] <= steps[-self.num_new :, None])
         allowed = allowed | (steps[None, :] == steps[-self.num_new :, None])
-        return self._run(query, self.cache[layer], merge(allowed, bias[0] if bias else None, query.dtype), scale)
+        mask = allowed if bias is None else bias_mask(allowed, bias[0], query.dtype)
+        return self._run(query, self.cache[layer], mask, scale)
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
         """See `AttentionContext`."""

@@ -134,5 +134,3 @@ def _header(file: Path) -> dict[str, dict[str, str]]:
     except (OSError, ValueError) as fault:
         raise CheckpointError(f"{file}: {fault}") from None
     return header
-
-

@@ -1,4 +1,4 @@
-"""How a checkpoint turns hidden states into one vector, read as sentence-transformers publishes it. Torch-free."""
+"""How a checkpoint makes one vector of hidden states, as sentence-transformers publishes it. Torch-free."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -40,7 +40,15 @@ class Tokenizer:
         self.max_length = _max_length(settings)
         self.special_tokens = {
             key: content
-            for key in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+            for key in (
+                "bos_token",
+                "eos_token",
+                "unk_token",
+                "sep_token",
+                "pad_token",
+                "cls_token",
+                "mask_token",
+            )
             if (content := _content(settings.get(key))) is not None
         }
 

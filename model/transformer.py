@@ -147,5 +147,3 @@ class Transformer(nn.Module):
 def parameter_bytes(model: nn.Module) -> int:
     """Bytes that the parameters take."""
     return sum(p.numel() * p.element_size() for p in model.parameters())
-
-

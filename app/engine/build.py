@@ -18,7 +18,12 @@ from model.loading import load_model, stored_dtype
 from model.pooling import read_pooling
 from model.transformer import Transformer, parameter_bytes
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 CPU_CACHE_BYTES = 2 * 2**30
 
 
@@ -129,7 +134,9 @@ def _adapter_info(
     """An adapter counts its own weights only."""
     like = next(info for info in infos if info.name == base)
     itemsize = model.embeddings.words.weight.element_size()
-    return msgspec.structs.replace(like, name=name, base=base, bytes=added, parameters=added // itemsize, load_seconds=seconds)
+    return msgspec.structs.replace(
+        like, name=name, base=base, bytes=added, parameters=added // itemsize, load_seconds=seconds
+    )
 
 
 def _with_blocks(info: ModelInfo, runners: dict[str, Runner], arena: Arena) -> ModelInfo:

@@ -16,10 +16,12 @@ from app.engine.protocol import (
     ModelInfo,
     Report,
     StepOutputs,
+    TokenLogprobs,
     Tokens,
 )
 from app.engine.runner import EncoderOutput, Runner
-from app.engine.sampler import SampleRow, Sampled, sample
+from app.engine.sampler import SampleRow, Samples, sample
+from app.engine.sampling_params import ParameterError
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
 from model.config import TransformerConfig
@@ -92,14 +94,14 @@ class Engine:
             self._arena.clear(step.stale_blocks)
         batch = build_batch(step, runner.block_size, runner.device)
         logits, encoded = runner.run(batch)
-        sampled = sample(logits, _sample_rows(batch, self._served)) if logits is not None else []
-        outputs = self._commit(batch, sampled, encoded, started)
+        samples = None if logits is None else sample(logits.float(), self._sample_rows(batch))
+        outputs = self._commit(batch, samples, encoded, started)
         duration = time.perf_counter() - started
         self._scheduler.charge(step.model, duration)
         return StepOutputs(outputs, self._report(step, batch, duration))
 
     def _commit(
-        self, batch: Batch, sampled: list[Sampled], encoded: list[EncoderOutput], now: float
+        self, batch: Batch, samples: Samples | None, encoded: list[EncoderOutput], now: float
     ) -> list[Tokens | Encoded | Failed]:
         outputs: list[Tokens | Encoded | Failed] = []
         for sequence in batch.encoded:
@@ -117,26 +119,29 @@ class Engine:
                     )
                 )
                 self._scheduler.finish(sequence, "stop")
-        for sequence, choice in zip(batch.decoded, sampled, strict=True):
-            sequence.num_computed_tokens = len(sequence.token_ids)
-            outputs.append(self._append(sequence, choice, now))
+        if samples is not None:
+            for i, sequence in enumerate(batch.decoded):
+                outputs.append(self._append(sequence, samples.token_ids[i], samples.logprobs[i], now))
         return outputs
 
-    def _append(self, sequence: Sequence, choice: Sampled, now: float) -> Tokens:
+    def _append(
+        self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float
+    ) -> Tokens:
         """One token more; an end token ends the sequence and is not handed out."""
         params = _generate_request(sequence).params
-        sequence.token_ids.append(choice.token_id)
-        ends = choice.token_id in params.stop_token_ids
+        sequence.num_computed_tokens = len(sequence.token_ids)
+        sequence.token_ids.append(token_id)
+        ends = token_id in params.stop_token_ids
         if not params.ignore_eos:
-            ends = ends or choice.token_id in self._served[sequence.request.model].config.eos_token_ids
+            ends = ends or token_id in self._served[sequence.request.model].config.eos_token_ids
         if ends:
             self._scheduler.finish(sequence, "stop")
         elif sequence.num_completion_tokens >= sequence.max_tokens:
             self._scheduler.finish(sequence, "length")
         return Tokens(
             id=sequence.id,
-            token_ids=[] if ends else [choice.token_id],
-            logprobs=None if choice.logprobs is None or ends else [choice.logprobs],
+            token_ids=[] if ends else [token_id],
+            logprobs=None if logprobs is None or ends else [logprobs],
             finish_reason=sequence.finish_reason,
             queue_duration=_waited(sequence, now),
         )
@@ -147,7 +152,9 @@ class Engine:
             "mask": ("masked-lm", "pretraining"),
             "next-sentence": ("next-sentence", "pretraining"),
         }.get(request.output, (head,))
-        if served.config.kind != "encoder" or (request.output != "embedding" and served.config.head not in heads):
+        if served.config.kind != "encoder" or (
+            request.output != "embedding" and served.config.head not in heads
+        ):
             raise RequestError(f"model {request.model!r} has no output {request.output!r}")
         if not 0 < len(request.ids) <= served.max_model_len:
             raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
@@ -165,6 +172,10 @@ class Engine:
         config, limit = served.config, served.max_model_len
         if config.kind == "encoder":
             raise RequestError(f"model {request.model!r} generates nothing")
+        try:
+            request.params.check_vocabulary(config.vocab_size)
+        except ParameterError as fault:
+            raise RequestError(str(fault)) from None
         if not 0 < len(request.prompt_ids) <= limit:
             raise RequestError(f"{len(request.prompt_ids)} prompt tokens, but the model takes 1 to {limit}")
         source: list[int] = []
@@ -177,7 +188,9 @@ class Engine:
         size = self._runners[served.model].block_size
         needed = num_blocks(len(tokens) + max_tokens, size) + num_blocks(len(source), size)
         if needed > self._blocks.num_blocks:
-            raise RequestError(f"the cache holds {self._blocks.num_blocks * size} tokens, which is too few for this")
+            raise RequestError(
+                f"the cache holds {self._blocks.num_blocks * size} tokens, which is too few for this"
+            )
         return Sequence(
             request=request,
             model=served.model,
@@ -189,8 +202,23 @@ class Engine:
             max_tokens=max_tokens,
         )
 
+    def _sample_rows(self, batch: Batch) -> list[SampleRow]:
+        rows = []
+        for sequence in batch.decoded:
+            request = _generate_request(sequence)
+            rows.append(
+                SampleRow(
+                    params=request.params,
+                    seed=request.params.seed or 0,
+                    index=request.index,
+                    token_ids=sequence.token_ids,
+                    num_prompt_tokens=sequence.num_prompt_tokens,
+                    eos_token_ids=self._served[request.model].config.eos_token_ids,
+                )
+            )
+        return rows
+
     def _report(self, step: ScheduledStep, batch: Batch, duration: float) -> Report:
-        phase = "decode" if step.num_decoding else "prefill"
         now = time.perf_counter()
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
@@ -206,7 +234,7 @@ class Engine:
             usage = {model: self._blocks.num_held(model) / total for model in self._runners}
         return Report(
             model=step.model,
-            phase="encode" if batch.decode is None else phase,
+            phase="encode" if batch.decode is None else "decode" if step.num_decoding else "prefill",
             duration_s=duration,
             batch_size=len(step.sequences),
             batch_tokens=batch.num_tokens,
@@ -216,25 +244,6 @@ class Engine:
             waiting=waiting,
             kv_usage=usage,
         )
-
-
-def _sample_rows(batch: Batch, served: Mapping[str, Served]) -> list[SampleRow]:
-    rows = []
-    for sequence in batch.decoded:
-        request = _generate_request(sequence)
-        config = served[request.model].config
-        prompt = sequence.source_ids or sequence.token_ids[: sequence.num_prompt_tokens]
-        rows.append(
-            SampleRow(
-                params=request.params,
-                index=request.index,
-                position=sequence.num_completion_tokens,
-                prompt_ids=prompt,
-                output_ids=sequence.token_ids[sequence.num_prompt_tokens :],
-                eos_ids=config.eos_token_ids,
-            )
-        )
-    return rows
 
 
 def _generate_request(sequence: Sequence) -> GenerateRequest:

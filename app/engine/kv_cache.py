@@ -54,8 +54,8 @@ class Arena:
         """[num_layers, num_pages, block_size, num_kv_heads, 2 * head_dim]: keys, then values, per head."""
         size = self.block_size(shape)
         elements = self._bytes.view(shape.dtype)[:, : size * shape.position_elements * shape.num_layers]
-        blocks = elements.unflatten(1, (shape.num_layers, size, shape.num_kv_heads, 2 * shape.head_dim))
-        return blocks.transpose(0, 1)
+        layers = elements.view(-1, shape.num_layers, size, shape.num_kv_heads, 2 * shape.head_dim)
+        return layers.transpose(0, 1)
 
     def block_size(self, shape: CacheShape) -> int:
         """Positions that one page holds for this model."""

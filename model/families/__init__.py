@@ -19,7 +19,7 @@ def read_config(folder: Path) -> TransformerConfig:
     """The config of the checkpoint in `folder`; raises CheckpointError where we cannot serve it."""
     raw = read_json(folder / "config.json")
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise CheckpointError(f"{folder / 'config.json'}: unknown model_type {model_type!r}; known: {known}")
     try:

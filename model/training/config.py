@@ -304,5 +304,26 @@ _RECIPES = (
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
-ZOO_ORDER = ("intent", "banking", "sentiment", "qa", "fill-mask", "translator-pretrain", "translator", "writer")
+ZOO_ORDER = (
+    "intent",
+    "banking",
+    "sentiment",
+    "qa",
+    "fill-mask",
+    "translator-pretrain",
+    "translator",
+    "translator-end",
+    "writer",
+)
 """The stages that make the embedded default models, in an order in which each finds what it starts from."""
+
+ZOO_FOLDERS: Mapping[str, str] = {
+    "intent": "intent",
+    "banking": "banking",
+    "sentiment": "sentiment",
+    "qa": "qa",
+    "fill-mask": "fill-mask",
+    "translator-end": "translator",
+    "writer": "writer",
+}
+"""Which stage's weights are served, and from which folder of the zoo."""

@@ -90,7 +90,7 @@ def train(
     log = _Log(run / "log.jsonl", at.step)
     started = time.monotonic() - at.elapsed_s
     saved = time.monotonic()
-    progress = 0.0
+    progress = _progress(at, schedule, total)
     model.train()
     with tqdm(total=100.0, unit="%", desc=run.name, mininterval=5.0, bar_format=_BAR) as bar:
         for group in _groups(objective, schedule, at):
@@ -105,7 +105,7 @@ def train(
             at.step += 1
             at.num_tokens += num_tokens
             at.elapsed_s = time.monotonic() - started
-            progress = max(at.step / total, at.elapsed_s / (60.0 * schedule.max_minutes))
+            progress = _progress(at, schedule, total)
             log.write(
                 step=at.step, loss=loss, rate=rate, norm=norm, tokens=at.num_tokens,
                 predictions=num_predictions, seconds=round(at.elapsed_s, 2),
@@ -131,6 +131,11 @@ def train(
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+
+
+def _progress(at: Counters, schedule: Schedule, total: int) -> float:
+    """How much of the stage is over, by its steps or by its clock, whichever is further on."""
+    return max(at.step / total, at.elapsed_s / (60.0 * schedule.max_minutes))
 
 
 def _batches(objective: Objective, schedule: Schedule, epoch: int) -> list[list[int]]:

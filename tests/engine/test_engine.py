@@ -36,20 +36,28 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in CONFIGS}
 
 
-def make_engine(folders: dict[str, Path], adapters: list[AdapterSpec] | None = None, **changes: int) -> Engine:
+def make_engine(
+    folders: dict[str, Path],
+    adapters: list[AdapterSpec] | None = None,
+    kv_cache_memory: int = 2_000_000,
+    token_budget: int = 64,
+) -> Engine:
     return build_engine(
         WorkerConfig(
             models=[ModelSpec(name, str(folder)) for name, folder in folders.items()],
             adapters=adapters or [],
             device="cpu",
             dtype="float64",
-            **({"kv_cache_memory": 2_000_000, "token_budget": 64} | changes),
+            kv_cache_memory=kv_cache_memory,
+            token_budget=token_budget,
         )
     )
 
 
-def greedy(request_id: int, model: str, prompt: list[int], count: int, **changes: bool) -> GenerateRequest:
-    params = SamplingParams(max_tokens=count, seed=0, **changes)
+def greedy(
+    request_id: int, model: str, prompt: list[int], count: int, ignore_eos: bool = False
+) -> GenerateRequest:
+    params = SamplingParams(max_tokens=count, seed=0, ignore_eos=ignore_eos)
     return GenerateRequest(id=request_id, model=model, prompt_ids=prompt, params=params)
 
 
@@ -130,7 +138,9 @@ def test_random_arrivals_of_three_kinds_give_the_plain_loops_tokens(
             wanted = plain["bert"].classify(hidden[:, 0])[0].float()
             assert numbers(encoded[request.id]) == pytest.approx(wanted.tolist(), abs=1e-5)
         else:
-            expected = generate_greedy(plain[request.model], [request.prompt_ids], request.params.max_tokens)[0]
+            expected = generate_greedy(plain[request.model], [request.prompt_ids], request.params.max_tokens)[
+                0
+            ]
             assert tokens[request.id] == expected, request
             is_whole = len(expected) == request.params.max_tokens
             assert reasons[request.id] == ("length" if is_whole else "stop")
