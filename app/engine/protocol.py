@@ -45,7 +45,7 @@ class AdapterSpec(msgspec.Struct, frozen=True):
 
 
 class WorkerConfig(Message, frozen=True, kw_only=True):
-    """The first message: all that the engine process needs to know. Sizes in bytes or tokens; None is auto."""
+    """The first message: all that the engine process must know. Sizes in bytes or tokens; None is auto."""
 
     models: list[ModelSpec]
     adapters: list[AdapterSpec] = []
@@ -63,7 +63,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client of the engine gives the `id`. `index` tells apart the sequences of one request that share a seed.
+    The client gives the `id`. `index` tells apart the sequences of one request that share a seed.
     """
 
     id: int = 0
@@ -75,7 +75,7 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode, and what is wanted of it; `positions` are of the mask tokens (output "mask")."""
+    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask")."""
 
     id: int = 0
     model: str
@@ -157,7 +157,7 @@ class Tokens(Message, frozen=True, kw_only=True):
 
 
 class Encoded(Message, frozen=True, kw_only=True):
-    """The answer to an `EncodeRequest`: float32 of `shape`; for "mask", `ids` are the tokens in that order."""
+    """The answer to an `EncodeRequest`: float32 of `shape`; for "mask", `ids` are the tokens, in order."""
 
     id: int
     shape: list[int]
@@ -229,7 +229,7 @@ class FrameBuffer(Generic[Incoming]):
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Incoming]:
-        """The messages that `data` completes. Raises `ProtocolError`; the stream cannot be used after that."""
+        """The messages that `data` completes. Raises `ProtocolError`; the stream is useless after that."""
         self._bytes += data
         start = 0
         try:
