@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from tempfile import TemporaryFile
 from types import TracebackType
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -24,12 +25,16 @@ class Service:
 
     def __enter__(self) -> "Service":
         start = time.perf_counter()
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self._log = TemporaryFile()  # a pipe that nobody reads would fill up
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=self._log)
         while not self._is_ready():
             if self._process.poll() is not None or time.perf_counter() - start > self._timeout:
                 self._process.kill()
-                _, errors = self._process.communicate()
-                raise RuntimeError(f"the service did not start: {errors.decode(errors='replace')[-2000:]}")
+                self._process.wait()
+                self._log.seek(0)
+                raise RuntimeError(
+                    f"the service did not start: {self._log.read()[-2000:].decode(errors='replace')}"
+                )
             time.sleep(0.01)
         self.seconds_to_ready = time.perf_counter() - start
         return self
@@ -39,10 +44,11 @@ class Service:
     ) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.communicate(timeout=60)
+            self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+        self._log.close()
 
     def memory(self) -> dict[str, float]:
         """MiB over all its processes: resident (shared pages counted in each) and proportional."""
