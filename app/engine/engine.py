@@ -1,5 +1,6 @@
 """The engine: one loop over all served models. `step()` names the stages; no threads, no asyncio."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,8 @@ from app.engine.sampling_params import ParameterError
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
 from model.config import TransformerConfig
+
+logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL = 0.1
 """Seconds between reports of the gauges, which cost a walk over all sequences."""
@@ -84,10 +87,20 @@ class Engine:
         self._scheduler.abort(ids)
 
     def step(self) -> StepOutputs:
-        """Schedule, batch, run, sample, commit: one step of one model."""
+        """Schedule, batch, run, sample, commit: one step of one model.
+
+        A fault of ours in between fails the sequences of this step and leaves the others alone.
+        """
         step = self._scheduler.schedule()
         if step is None:
             return StepOutputs([])
+        try:
+            return self._run(step)
+        except Exception:
+            logger.exception("a step of %s failed with %d sequences", step.model, len(step.sequences))
+            return StepOutputs([self._fail(sequence) for sequence in step.sequences])
+
+    def _run(self, step: ScheduledStep) -> StepOutputs:
         started = time.perf_counter()
         runner = self._runners[step.model]
         if step.stale_blocks:
@@ -99,6 +112,10 @@ class Engine:
         duration = time.perf_counter() - started
         self._scheduler.charge(step.model, duration)
         return StepOutputs(outputs, self._report(step, batch, duration))
+
+    def _fail(self, sequence: Sequence) -> Failed:
+        self._scheduler.finish(sequence, "error")
+        return Failed(sequence.id, "internal", "the engine failed to compute this request")
 
     def _commit(
         self, batch: Batch, samples: Samples | None, encoded: list[EncoderOutput], now: float

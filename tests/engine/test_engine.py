@@ -13,6 +13,7 @@ from app.engine.protocol import (
     AdapterSpec,
     Encoded,
     EncodeRequest,
+    Failed,
     GenerateRequest,
     ModelSpec,
     Tokens,
@@ -243,3 +244,23 @@ def test_models_take_turns_by_the_time_each_has_had(folders: dict[str, Path]) ->
         engine.add(greedy(i, "llama" if i % 2 else "t5", [5], 60, ignore_eos=True))
     stepped = [report.model for _ in range(40) if (report := engine.step().report)]
     assert 5 <= stepped.count("llama") <= 35
+
+
+def test_a_fault_in_a_step_fails_its_sequences_and_nobody_elses(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine({name: folders[name] for name in ("llama", "t5")})
+    all_free = num_free(engine)
+    engine.add(greedy(1, "llama", [5, 6], 4, ignore_eos=True))
+    engine.add(greedy(2, "t5", [5, 6], 4, ignore_eos=True))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("seeded fault")
+
+    monkeypatch.setattr(engine._runners["llama"], "run", broken)
+    outputs = [output for _ in range(8) for output in engine.step().outputs]
+    assert [(o.id, o.kind) for o in outputs if isinstance(o, Failed)] == [(1, "internal")]
+    assert sum(len(o.token_ids) for o in outputs if isinstance(o, Tokens) and o.id == 2) == 4
+    assert "seeded fault" in caplog.text
+    assert not engine.has_work
+    assert num_free(engine) == all_free
