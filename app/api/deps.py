@@ -1,0 +1,48 @@
+"""What routes ask for by name: the call, and the task that answers it."""
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request, Response
+
+from app.api.call import Call
+from app.api.errors import JSON, encode_json
+from app.errors import Unavailable
+from app.registry import Registry
+from app.tasks.base import Task
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+def get_registry(request: Request) -> Registry:
+    """The one registry of the application."""
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+class Desk:
+    """One request at work: finds its task, sets its deadline, shapes its answer."""
+
+    def __init__(self, request: Request) -> None:
+        self.call: Call = request.state.call
+        self.registry = get_registry(request)
+
+    def task(self, kind: type[AnyTask], model: str | None, timeout: float | None = None) -> AnyTask:
+        """The task of the named model, or of the default one. Raises ModelNotFound, UnsupportedTask, Unavailable."""
+        self.call.task = kind.name
+        task = self.registry.find(kind, model)
+        self.call.model = task.model.name
+        if timeout is not None:
+            self.call.limit_time(timeout)
+        reasons = self.registry.not_ready_reasons()
+        if reasons:
+            raise Unavailable("; ".join(reasons), retry_after=1.0)
+        return task
+
+    def answer(self, **parts: Any) -> Response:
+        """A native answer: the route's own parts beside `model` and `usage`."""
+        body = {"model": self.call.model, **parts, "usage": self.call.usage.as_dict()}
+        return Response(encode_json(body), media_type=JSON)
+
+
+DeskDep = Annotated[Desk, Depends(Desk)]
+RegistryDep = Annotated[Registry, Depends(get_registry)]

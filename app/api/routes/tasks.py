@@ -1,0 +1,127 @@
+"""The native task routes: one shape for all, a list in gives a list out."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from app.api.deps import DeskDep
+from app.api.schemas import ClassifyBody, FillMaskBody, GenerateBody, QABody, TranslateBody, as_list
+from app.api.streaming import EventStream
+from app.errors import InvalidRequest
+from app.tasks.base import Usage
+from app.tasks.classify import Classify
+from app.tasks.fill_mask import FillMask
+from app.tasks.generate import Completion, Generate, Piece
+from app.tasks.qa import QA, QAOptions, Question
+from app.tasks.translate import Translate, TranslateOptions
+
+router = APIRouter(prefix="/v1", tags=["tasks"])
+
+
+@router.post("/generate")
+async def generate(body: GenerateBody, desk: DeskDep) -> Response:
+    """Continues a prompt, or answers it where the model is an encoder-decoder."""
+    task = desk.task(Generate, body.model, body.timeout)
+    options = task.options(body.values(), temperature=0.0)
+    requests = task.plan(await task.prompt_ids(as_list(body.prompt)), options)
+    usage = desk.call.usage
+    if body.stream:
+        if len(requests) > 1:
+            raise InvalidRequest("a stream takes one prompt and n = 1 on this route", "stream")
+        pieces = task.stream(requests, options, usage)
+        return await EventStream.begin(_events(task, pieces, "results", usage), desk.call)
+    completions = await task.run(requests, options, usage)
+    return desk.answer(results=[_result(task, completion) for completion in completions])
+
+
+@router.post("/translate")
+async def translate(body: TranslateBody, desk: DeskDep) -> Response:
+    """Translates sentence by sentence; what has no letters comes back as it is."""
+    task = desk.task(Translate, body.model, body.timeout)
+    options = TranslateOptions(
+        task.options(body.values(), temperature=0.0),
+        body.target,
+        body.source,
+        body.split_sentences is not False,
+    )
+    if body.logprobs is not None:
+        raise InvalidRequest("this route tells a score, no logprobs", "logprobs", "unsupported_parameter")
+    usage = desk.call.usage
+    if body.stream:
+        if isinstance(body.text, list) or options.generate.n > 1:
+            raise InvalidRequest("a stream takes one text and n = 1", "stream")
+        pieces = task.stream_translation(body.text, options, usage)
+        return await EventStream.begin(_events(task, pieces, "translations", usage), desk.call)
+    translations = await task.translate(as_list(body.text), options, usage)
+    return desk.answer(translations=[_translation(alternatives) for alternatives in translations])
+
+
+@router.post("/classify")
+async def classify(body: ClassifyBody, desk: DeskDep) -> Response:
+    """The labels of a text with their probabilities, best first."""
+    task = desk.task(Classify, body.model, body.timeout)
+    results = await task.run(
+        as_list(body.text),
+        desk.call.usage,
+        multi_label=body.multi_label,
+        top_k=body.top_k,
+        truncate=body.truncate is True,
+    )
+    return desk.answer(results=results)
+
+
+@router.post("/qa")
+async def answer_question(body: QABody, desk: DeskDep) -> Response:
+    """Where in the context the answer stands, as characters."""
+    task = desk.task(QA, body.model, body.timeout)
+    options = QAOptions(body.top_k, body.max_answer_tokens, body.doc_stride, body.allow_no_answer)
+    return desk.answer(answers=await task.run(_questions(body), options, desk.call.usage))
+
+
+@router.post("/fill-mask")
+async def fill_mask(body: FillMaskBody, desk: DeskDep) -> Response:
+    """The likeliest tokens in the place of the mask token."""
+    task = desk.task(FillMask, body.model, body.timeout)
+    return desk.answer(results=await task.run(as_list(body.text), desk.call.usage, top_k=body.top_k))
+
+
+async def _events(
+    task: Generate, pieces: AsyncGenerator[Piece], key: str, usage: Usage
+) -> AsyncGenerator[dict[str, Any]]:
+    """The route's answer shape with only the new text in it; the last one says how it ended."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            result: dict[str, Any] = {"text": piece.text}
+            if piece.logprobs is not None and key == "results":
+                result["logprobs"] = task.told_logprobs(piece.token_ids, piece.logprobs)
+            event: dict[str, Any] = {"model": task.model.name, key: [result]}
+            if piece.finish_reason is not None:
+                result["finish_reason"] = piece.finish_reason
+                event["usage"] = usage.as_dict()
+            yield event
+
+
+def _result(task: Generate, completion: Completion) -> dict[str, Any]:
+    result: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
+    if completion.logprobs is not None:
+        result["logprobs"] = task.told_logprobs(completion.token_ids, completion.logprobs)
+    return result
+
+
+def _translation(alternatives: list[Any]) -> dict[str, Any]:
+    best, *others = alternatives
+    result = {"text": best.text, "score": best.score}
+    return result | {"alternatives": others} if others else result
+
+
+def _questions(body: QABody) -> list[Question]:
+    if body.inputs is not None:
+        if body.question is not None or body.context is not None:
+            raise InvalidRequest("give either inputs, or question and context", "inputs")
+        return [Question(item.question, item.context) for item in body.inputs]
+    if body.question is None or body.context is None:
+        missing = "question" if body.question is None else "context"
+        raise InvalidRequest(f"{missing} is required", missing, "missing_parameter")
+    return [Question(body.question, body.context)]

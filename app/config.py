@@ -1,0 +1,216 @@
+"""Settings: the only reader of the environment and of models.toml.
+
+Flags win over `QUARTET_…` variables, those win over the file, the file wins over the defaults. What comes out is one
+frozen object; components get the few fields they use, nobody stores the whole.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import ConfigError
+
+PREFIX = "QUARTET_"
+ZOO = ("minilm", "qa", "intent", "banking", "sentiment", "fill-mask", "translator", "writer")
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Frozen):
+    """One served checkpoint folder, and the tasks it is narrowed to (None: all that it can do)."""
+
+    name: Name
+    path: Path
+    tasks: tuple[str, ...] | None = None
+
+
+class AdapterSettings(_Frozen):
+    """A PEFT folder that is served as a model of its own on top of `base`."""
+
+    name: Name
+    base: Name
+    path: Path
+    tasks: tuple[str, ...] | None = None
+
+
+class Settings(_Frozen):
+    """Everything that can be set. Sizes are in bytes, lengths in tokens, times in seconds."""
+
+    models: tuple[ModelSettings, ...] = ()
+    adapters: tuple[AdapterSettings, ...] = ()
+    default_models: Mapping[str, Name] = Field(default_factory=dict)
+    """Task → the model that answers when a request names none."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_cache_memory: Positive | None = None
+    max_model_len: Positive | None = None
+    token_budget: Positive = 2048
+    max_sequences: Positive = 256
+    threads: Positive | None = None
+
+    max_queue_requests: Positive = 4096
+    max_queue_tokens: Positive = 2_000_000
+    max_body_bytes: Positive = 16 * 1024 * 1024
+    max_texts: Positive = 2048
+    max_timeout: Seconds = 600.0
+    body_timeout: Seconds = 30.0
+    drain_timeout: Seconds = 30.0
+    log_format: Literal["text", "json"] = "text"
+
+
+_SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models"}
+
+
+def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Flags (None: not given; `model` and `adapter` as lists of NAME=… strings) over environment over file.
+
+    Without any model the packaged zoo is served. Raises ConfigError with one line that says what to do.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
+    variables = _read_environment(environ)
+    file = given.pop("config", None) or variables.pop("config", None)
+    values = _read_file(Path(file)) if file else {}
+    for source, origin in ((variables, "the environment"), (given, "the command line")):
+        models, adapters = source.pop("model", None), source.pop("adapter", None)
+        if models is not None or adapters is not None:
+            values["models"] = [_parse_model(text, origin) for text in models or []]
+            values["adapters"] = [_parse_adapter(text, origin) for text in adapters or []]
+        values |= source
+    if not values.get("models"):
+        if values.get("adapters"):
+            raise ConfigError("an adapter needs its base: give --model NAME=PATH for it too")
+        values |= zoo_models(_zoo_folder())
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+    _check_names(settings)
+    return settings
+
+
+def zoo_models(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The `models` and `adapters` of the packaged zoo: what lies in `folder` complete, in the zoo's order."""
+    models, adapters = [], []
+    for name in ZOO:
+        path = folder / name
+        if (path / "adapter_model.safetensors").is_file() and (path / "adapter_config.json").is_file():
+            adapters.append({"name": name, "base": "minilm", "path": path})
+        elif (path / "model.safetensors").is_file() and (path / "config.json").is_file():
+            models.append({"name": name, "path": path})
+    if not models:
+        raise ConfigError(f"no checkpoint in {folder}: give one with --model NAME=PATH")
+    return {"models": models, "adapters": adapters}
+
+
+def _zoo_folder() -> Path:
+    spec = find_spec("model")
+    if spec is None or spec.origin is None:
+        raise ConfigError("the packaged zoo is missing: give a checkpoint with --model NAME=PATH")
+    return Path(spec.origin).parent / "zoo"
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """QUARTET_MODEL and QUARTET_ADAPTER hold several entries, parted by blanks or commas."""
+    values: dict[str, Any] = {}
+    known = _SERVER_FIELDS | {"config", "model", "adapter"}
+    for key, text in environ.items():
+        if not key.startswith(PREFIX) or text == "":
+            continue
+        name = key.removeprefix(PREFIX).lower()
+        if name not in known:
+            raise ConfigError(f"{key} is not a setting; see `quartet serve --help`")
+        values[name] = text.replace(",", " ").split() if name in ("model", "adapter") else text
+    return values
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            content = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    unknown = set(content) - {"server", "defaults", "models", "adapters"}
+    if unknown:
+        raise ConfigError(
+            f"{path}: unknown table {sorted(unknown)[0]!r}; known: server, defaults, models, adapters"
+        )
+    values = dict(_table(content, "server", path))
+    for name in values:
+        if name not in _SERVER_FIELDS:
+            raise ConfigError(f"{path}: [server] has no setting {name!r}")
+    values["default_models"] = _table(content, "defaults", path)
+    for kind in ("models", "adapters"):
+        entries = _table(content, kind, path)
+        values[kind] = [_entry(kind, name, entry, path) for name, entry in entries.items()]
+    return values
+
+
+def _table(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    table = content.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [{name}] must be a table")
+    return table
+
+
+def _entry(kind: str, name: str, entry: Any, path: Path) -> dict[str, Any]:
+    """A model of the file; its path is relative to the file."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        raise ConfigError(f'{path}: [{kind}.{name}] needs path = "FOLDER"')
+    return {"name": name} | entry | {"path": path.parent / entry["path"]}
+
+
+def _parse_model(text: str, origin: str) -> dict[str, Any]:
+    name, equals, path = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--model takes NAME=PATH, not {text!r} (from {origin})")
+    return {"name": name, "path": path}
+
+
+def _parse_adapter(text: str, origin: str) -> dict[str, Any]:
+    name, equals, rest = text.partition("=")
+    base, colon, path = rest.partition(":")
+    if not equals or not colon or not path:
+        raise ConfigError(f"--adapter takes NAME=BASE:PATH, not {text!r} (from {origin})")
+    return {"name": name, "base": base, "path": path}
+
+
+def _check_names(settings: Settings) -> None:
+    entries: list[ModelSettings | AdapterSettings] = [*settings.models, *settings.adapters]
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"the name {name!r} is given to two models")
+    bases = {model.name for model in settings.models}
+    for adapter in settings.adapters:
+        if adapter.base not in bases:
+            raise ConfigError(f"adapter {adapter.name!r}: its base {adapter.base!r} is not a served model")
+    for entry in entries:
+        if not entry.path.is_dir():
+            raise ConfigError(f"model {entry.name!r}: {entry.path} is not a folder")
+    for task, name in settings.default_models.items():
+        if name not in names:
+            raise ConfigError(f"the default of {task!r} is {name!r}, which is not a served model")
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"setting {where}: {first['msg']}"

@@ -1,0 +1,33 @@
+"""create_app(): routes, the gate, the error handlers, the OpenAPI description. No logic."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from app.api.errors import install_handlers
+from app.api.gate import Gate, Limits
+from app.api.routes import openai, operations, tasks
+from app.registry import Registry
+
+__all__ = ["Limits", "create_app", "read_version"]
+
+DESCRIPTION = "Every Transformer task from one engine. Interface: docs/api.md."
+
+
+def create_app(registry: Registry, limits: Limits) -> FastAPI:
+    """The ASGI application over a registry, which whoever runs it starts and stops."""
+    app = FastAPI(title="Quartet", version=registry.version, description=DESCRIPTION, redoc_url=None)
+    app.state.registry = registry
+    for router in (tasks.router, openai.router, operations.router):
+        app.include_router(router)
+    install_handlers(app)
+    app.add_middleware(Gate, registry=registry, limits=limits)
+    return app
+
+
+def read_version() -> str:
+    """The installed package's version."""
+    try:
+        return version("quartet")
+    except PackageNotFoundError:
+        return "0.0.0"

@@ -1,0 +1,271 @@
+"""The composition root: settings → served models (name, tokenizer, tasks) over one engine client.
+
+Owns the life of the service as well: loading, ready, draining. Knows no HTTP.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from app.config import Settings
+from app.engine.client import EngineClient
+from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerConfig
+from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
+from app.metrics import Metrics
+from app.tasks.base import Engine, Task
+from app.tasks.served import TASKS, WANTED_CHECKPOINT, Served, read_served
+
+_POOL_THREADS = 2
+_log = logging.getLogger("quartet.registry")
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+class EngineProcess(Engine, Protocol):
+    """What the registry needs of the engine's client beside what tasks use."""
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    async def start(self) -> Ready: ...
+
+    async def stop(self, drain_timeout: float) -> None: ...
+
+
+class Registry:
+    """Finds the task that answers a request. One per process; all of its methods run on the event loop."""
+
+    def __init__(
+        self,
+        version: str,
+        served: Sequence[Served],
+        metrics: Metrics,
+        defaults: Mapping[str, str] | None = None,
+    ) -> None:
+        self.version = version
+        self.served = {one.name: one for one in served}
+        self.metrics = metrics
+        self.created = int(time.time())
+        self.ready: Ready | None = None
+        self.is_draining = False
+        self._defaults = defaults or {}
+        self._engine: EngineProcess | None = None
+        self._tasks: dict[tuple[str, str], Task] = {}
+        self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="tasks")
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._working: set[asyncio.Task[Any]] = set()
+        self._stopped: set[asyncio.Task[Any]] = set()
+        metrics.declare((one.name, [task.name for task in one.tasks]) for one in served)
+
+    async def start(self, engine: EngineProcess) -> Ready:
+        """Loads the models; returns once requests can be served."""
+        self._engine = engine
+        ready = await engine.start()
+        infos = {info.name: info for info in ready.models}
+        for one in self.served.values():
+            model = one.task_model(infos[one.name])
+            for task in one.tasks:
+                self._tasks[task.name, one.name] = task(model, engine, self._pool)
+        for info in ready.models:
+            self.metrics.load_seconds.labels(info.name).set(info.load_seconds)
+            self.metrics.kv_blocks.labels(info.name).set(info.num_blocks)
+        self.ready = ready
+        return ready
+
+    async def stop(self) -> None:
+        """Ends the engine process at once; `drain` comes before."""
+        if self._engine is not None:
+            await self._engine.stop(0.0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def find(self, kind: type[AnyTask], model: str | None) -> AnyTask:
+        """The task of the named model, or of the task's default model."""
+        name = model if model is not None else self.default_model(kind.name)
+        if name is None:
+            raise UnsupportedTask(f"no served model can {kind.name}: it takes {WANTED_CHECKPOINT[kind.name]}")
+        one = self._find_model(name)
+        if kind not in one.tasks:
+            can = ", ".join(task.name for task in one.tasks)
+            raise UnsupportedTask(f"{name!r} cannot {kind.name}, only {can}", param="model")
+        task = self._tasks.get((kind.name, name))
+        if task is None:
+            raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
+        assert isinstance(task, kind)
+        return task
+
+    def default_model(self, task: str) -> str | None:
+        """As configured; else the first model made for the task; else the first that can do it."""
+        if task in self._defaults:
+            return self._defaults[task]
+        able = [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
+        made_for_it = [one for one in able if one.tasks[0].name == task]
+        return next((one.name for one in (*made_for_it, *able)), None)
+
+    def not_ready_reasons(self) -> list[str]:
+        """Why work is not taken; empty when it is."""
+        reasons = []
+        if self.is_draining:
+            reasons.append("the service is shutting down")
+        if self.ready is None:
+            reasons.append("the models are being loaded")
+        elif self._engine is None or not self._engine.is_ready:
+            reasons.append("the engine is being started again")
+        return reasons
+
+    @contextmanager
+    def admit(self, handler: "asyncio.Task[Any] | None") -> Iterator[None]:
+        """Counts a request in flight. Raises Unavailable while draining."""
+        if self.is_draining or handler is None:
+            raise Unavailable("the service is shutting down", code="draining", retry_after=5.0)
+        self._working.add(handler)
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._working.discard(handler)
+            self._stopped.discard(handler)
+            if not self._working:
+                self._idle.set()
+
+    async def drain(self, limit: float) -> None:
+        """Takes no new work, waits for what is in flight, and cancels what is not done in time."""
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(limit):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("drain limit reached: %d requests are cut off", len(self._working))
+            self._stopped = set(self._working)
+            for handler in self._stopped:
+                handler.cancel()
+            await self._idle.wait()
+
+    def drain_error(self, handler: "asyncio.Task[Any]") -> QuartetError | None:
+        """What a handler that `drain` cancelled tells its client; None for any other."""
+        if handler not in self._stopped:
+            return None
+        return Unavailable(
+            "the service shut down before the request was done", code="draining", retry_after=5.0
+        )
+
+    def exposition(self) -> bytes:
+        """The metrics, with the engine's state as it is now."""
+        is_up = self._engine is not None and self.ready is not None and self._engine.is_ready
+        self.metrics.engine_up.set(1 if is_up else 0)
+        return self.metrics.exposition()
+
+    def model_card(self, name: str) -> dict[str, Any]:
+        """OpenAI's model object and, beside it, what we know."""
+        one = self._find_model(name)
+        card: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "quartet",
+            "tasks": [task.name for task in one.tasks],
+            "kind": one.config.kind,
+        }
+        if one.base is not None:
+            card["base"] = one.base
+        if one.config.labels:
+            card["labels"] = list(one.config.labels)
+        info = next((info for info in self.ready.models if info.name == name), None) if self.ready else None
+        if info is not None:
+            card["max_model_len"] = info.max_model_len
+        return card
+
+    def model_cards(self) -> list[dict[str, Any]]:
+        """All, in the order they are served."""
+        return [self.model_card(name) for name in self.served]
+
+    def info(self) -> dict[str, Any]:
+        """What runs here: version, device, models, default models of the tasks."""
+        names = [task.name for task in TASKS]
+        return {
+            "name": "quartet",
+            "version": self.version,
+            "device": self.ready.device if self.ready else None,
+            "models": [self._details(one) for one in self.served.values()],
+            "default_models": {n: self.default_model(n) for n in names if self.default_model(n) is not None},
+        }
+
+    def _details(self, one: Served) -> dict[str, Any]:
+        info = (
+            next((info for info in self.ready.models if info.name == one.name), None) if self.ready else None
+        )
+        card = self.model_card(one.name)
+        if info is None:
+            return card
+        return card | {
+            "dtype": info.dtype,
+            "device": info.device,
+            "parameters": info.parameters,
+            "bytes": info.bytes,
+            "load_seconds": info.load_seconds,
+            "kv_cache_blocks": info.num_blocks,
+            "block_size": info.block_size,
+        }
+
+    def _find_model(self, name: str) -> Served:
+        one = self.served.get(name)
+        if one is None:
+            known = ", ".join(self.served)
+            raise ModelNotFound(f"there is no model {name[:100]!r}; served are {known}", param="model")
+        return one
+
+
+def build_registry(settings: Settings, metrics: Metrics, version: str) -> Registry:
+    """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
+    served: dict[str, Served] = {}
+    for model in settings.models:
+        served[model.name] = read_served(model.name, model.path, None, model.tasks)
+    for adapter in settings.adapters:
+        served[adapter.name] = read_served(adapter.name, adapter.path, served[adapter.base], adapter.tasks)
+    return Registry(version, list(served.values()), metrics, settings.default_models)
+
+
+def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
+    """The client of an engine process that is not started yet; what it reports goes into the metrics."""
+    config = WorkerConfig(
+        models=[ModelSpec(model.name, str(model.path)) for model in settings.models],
+        adapters=[AdapterSpec(one.name, one.base, str(one.path)) for one in settings.adapters],
+        device=settings.device,
+        dtype=settings.dtype,
+        kv_cache_memory=settings.kv_cache_memory,
+        token_budget=settings.token_budget,
+        max_num_seqs=settings.max_sequences,
+        max_model_len=settings.max_model_len,
+        threads=settings.threads,
+    )
+    return EngineClient(
+        config,
+        max_queue_requests=settings.max_queue_requests,
+        max_queue_tokens=settings.max_queue_tokens,
+        on_report=partial(record, metrics),
+        on_restart=metrics.engine_restarts.inc,
+    )
+
+
+def record(metrics: Metrics, report: Report) -> None:
+    """One engine step into the metrics."""
+    model = report.model
+    metrics.step_duration.labels(model, report.phase).observe(report.duration_s)
+    metrics.batch_size.labels(model).observe(report.batch_size)
+    metrics.batch_tokens.labels(model).observe(report.batch_tokens)
+    if report.padding_tokens:
+        metrics.tokens.labels(model, "padding").inc(report.padding_tokens)
+    if report.preemptions:
+        metrics.preemptions.labels(model).inc(report.preemptions)
+    for gauge, values in (
+        (metrics.requests_running, report.running),
+        (metrics.requests_waiting, report.waiting),
+        (metrics.kv_usage, report.kv_usage),
+    ):
+        for name, value in values.items():
+            gauge.labels(name).set(value)

@@ -1,0 +1,136 @@
+"""What all tasks share: the model they work on, the engine they ask, what they count, the pool for long texts."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Tokens
+from app.errors import InvalidRequest
+from model.config import TransformerConfig
+from model.tokenization import Encoding, TextOrPair, Tokenizer
+
+LONG_TEXT = 4096
+"""Characters; more than this is tokenized in the thread pool, so that it does not stall the event loop."""
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """The part of `EngineClient` that tasks use. Cancelling any of these aborts its sequences."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]: ...
+
+    async def generate_many(self, requests: Sequence[GenerateRequest]) -> list[Tokens]: ...
+
+    async def encode_many(self, requests: Sequence[EncodeRequest]) -> list[Encoded]: ...
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """A served model as the tasks see it; `max_length` is in tokens."""
+
+    name: str
+    config: TransformerConfig
+    tokenizer: Tokenizer
+    max_length: int
+    vocab_size: int
+    special_ids: frozenset[int] = frozenset()
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """The checkpoint's `generation_config.json`, for what a request leaves out."""
+
+
+@dataclass
+class Usage:
+    """What one request cost, counted while it is worked on: tokens for its answer, times in seconds for the metrics."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    queue_durations: list[float] = field(default_factory=list)
+    first_token_at: float | None = None
+    token_gaps: list[float] = field(default_factory=list)
+    """The mean gap between the tokens of each sequence that ended with at least two."""
+
+    def as_dict(self) -> dict[str, int]:
+        """The contract's shape."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+        }
+
+    def add_tokens(self, answer: Tokens, num_read: int | None = None) -> None:
+        """Counts new tokens: all, or the first `num_read` where a stop string cut the rest."""
+        self.add_wait(answer)
+        self.completion_tokens += len(answer.token_ids) if num_read is None else num_read
+        self.cached_tokens += answer.cached_tokens
+
+    def add_wait(self, answer: Tokens | Encoded) -> None:
+        """Notes how long a sequence waited; only its first message says."""
+        if answer.queue_duration is not None:
+            self.queue_durations.append(answer.queue_duration)
+
+
+class Task:
+    """One thing that one served model can do; made by the registry once the engine is up."""
+
+    name: ClassVar[str]
+
+    def __init__(self, model: TaskModel, engine: Engine, pool: Executor) -> None:
+        self.model = model
+        self.engine = engine
+        self.pool = pool
+
+    @classmethod
+    def fits(cls, config: TransformerConfig) -> bool:
+        """Whether a checkpoint of this shape can do it."""
+        raise NotImplementedError
+
+    async def tokenize(self, texts: Sequence[TextOrPair]) -> list[Encoding]:
+        """Encodes all, in the same order; long input off the event loop."""
+        size = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
+        return await self.offload(size, lambda: self.model.tokenizer.encode_batch(texts))
+
+    async def offload(self, size: int, work: Callable[[], T]) -> T:
+        """Runs `work` here when `size` (characters, or so) is small, else in the thread pool."""
+        if size <= LONG_TEXT:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+    def check_length(self, num_tokens: int, param: str) -> None:
+        """Raises InvalidRequest for an input that the model cannot hold; nothing is cut silently."""
+        if num_tokens > self.model.max_length:
+            raise InvalidRequest(
+                f"the input has {num_tokens} tokens, {self.model.name!r} takes at most {self.model.max_length}",
+                param,
+                "too_long",
+            )
+
+
+def to_array(answer: Encoded) -> npt.NDArray[np.float32]:
+    """The engine's bytes as an array."""
+    return np.frombuffer(answer.data, dtype="<f4").reshape(answer.shape)
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Over the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def cut_ids(ids: list[int], special: frozenset[int], limit: int) -> list[int]:
+    """The first tokens, `limit` in all, the special tokens at the end kept."""
+    if len(ids) <= limit:
+        return ids
+    tail = len(ids)
+    while tail and ids[tail - 1] in special:
+        tail -= 1
+    kept = ids[tail:][:limit]
+    return ids[: limit - len(kept)] + kept

@@ -1,0 +1,63 @@
+"""Text classification: the labels of a sequence-class head with their probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from app.engine.protocol import EncodeRequest
+from app.tasks.base import Task, Usage, cut_ids, softmax, to_array
+from model.config import TransformerConfig
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label; scores are probabilities: of all labels together, or each alone for multi-label models."""
+
+    label: str
+    score: float
+
+
+class Classify(Task):
+    """One encode per text; softmax, or a sigmoid where the checkpoint says multi-label."""
+
+    name: ClassVar[str] = "classify"
+
+    @classmethod
+    def fits(cls, config: TransformerConfig) -> bool:
+        """A sequence-class head."""
+        return config.head == "sequence-class"
+
+    async def run(
+        self,
+        texts: Sequence[str],
+        usage: Usage,
+        *,
+        multi_label: bool | None = None,
+        top_k: int | None = None,
+        truncate: bool = False,
+    ) -> list[list[Label]]:
+        """The labels of each text, best first, at most `top_k`. Raises InvalidRequest for one too long."""
+        encodings = await self.tokenize(texts)
+        requests = []
+        for encoding in encodings:
+            ids = encoding.ids
+            if truncate:
+                ids = cut_ids(ids, self.model.special_ids, self.model.max_length)
+            self.check_length(len(ids), "text")
+            types = encoding.type_ids[: len(ids)]
+            requests.append(EncodeRequest(model=self.model.name, ids=ids, type_ids=types, output="class"))
+        usage.prompt_tokens = sum(len(request.ids) for request in requests)
+        answers = await self.engine.encode_many(requests)
+        for answer in answers:
+            usage.add_wait(answer)
+        is_multi = self.model.config.multi_label if multi_label is None else multi_label
+        logits = np.stack([to_array(answer).reshape(-1) for answer in answers])  # [num_texts, num_labels]
+        scores = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))) if is_multi else softmax(logits)
+        return [self._ranked(row.tolist(), top_k) for row in scores]
+
+    def _ranked(self, scores: Sequence[float], top_k: int | None) -> list[Label]:
+        labels = self.model.config.labels
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        return [Label(labels[i], scores[i]) for i in order[:top_k]]

@@ -1,0 +1,63 @@
+"""Sentence embeddings: the pooled hidden state of an encoder, as the checkpoint's sentence-transformers modules say."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.protocol import EncodeRequest
+from app.errors import InvalidRequest
+from app.tasks.base import Task, Usage, cut_ids, to_array
+from model.config import TransformerConfig
+
+
+class Embed(Task):
+    """The engine pools as the checkpoint says; here the vectors are cut and scaled to length one."""
+
+    name: ClassVar[str] = "embed"
+
+    @classmethod
+    def fits(cls, config: TransformerConfig) -> bool:
+        """A bare encoder: whoever publishes one without a head means its hidden states."""
+        return config.kind == "encoder" and config.head == "none"
+
+    async def run(
+        self,
+        inputs: Sequence[str] | Sequence[list[int]],
+        usage: Usage,
+        *,
+        dimensions: int | None = None,
+        truncate: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Rows of unit length [num_inputs, dimensions or hidden size]; inputs are texts or ready token ids.
+
+        `dimensions` keeps the first features and scales again. Raises InvalidRequest for an input too long.
+        """
+        size = self.model.config.hidden_size
+        if dimensions is not None and dimensions > size:
+            raise InvalidRequest(f"dimensions must not be over {size} for {self.model.name!r}", "dimensions")
+        rows = await self._ids(inputs)
+        if truncate:
+            rows = [cut_ids(ids, self.model.special_ids, self.model.max_length) for ids in rows]
+        for ids in rows:
+            self.check_length(len(ids), "input")
+        requests = [EncodeRequest(model=self.model.name, ids=ids, output="embedding") for ids in rows]
+        answers = await self.engine.encode_many(requests)
+        usage.prompt_tokens = sum(len(ids) for ids in rows)
+        for answer in answers:
+            usage.add_wait(answer)
+        vectors = np.stack([to_array(answer) for answer in answers])[:, :dimensions]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: npt.NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype("<f4")
+        return unit
+
+    async def _ids(self, inputs: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
+        texts = [item for item in inputs if isinstance(item, str)]
+        if texts:
+            return [encoding.ids for encoding in await self.tokenize(texts)]
+        ids = [list(item) for item in inputs if not isinstance(item, str)]
+        for row in ids:
+            if max(row) >= self.model.vocab_size:
+                raise InvalidRequest(f"token ids must be below {self.model.vocab_size}", "input")
+        return ids

@@ -1,0 +1,81 @@
+"""The likeliest tokens in the place of a text's mask token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from app.engine.protocol import EncodeRequest
+from app.errors import InvalidRequest
+from app.tasks.base import Task, Usage, to_array
+from model.config import TransformerConfig
+from model.tokenization import Encoding
+
+_CONTINUATION = "##"
+"""How WordPiece marks a token that goes on with the word before it."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """One token for the mask, its probability, and the text with it in place."""
+
+    token: str
+    score: float
+    text: str
+
+
+class FillMask(Task):
+    """One encode per text, with one mask token in it."""
+
+    name: ClassVar[str] = "fill-mask"
+
+    @classmethod
+    def fits(cls, config: TransformerConfig) -> bool:
+        """An encoder with a masked-LM head, alone or beside next-sentence prediction."""
+        return config.kind == "encoder" and config.head in ("masked-lm", "pretraining")
+
+    async def run(self, texts: Sequence[str], usage: Usage, *, top_k: int) -> list[list[Filling]]:
+        """The `top_k` likeliest tokens per text, best first. Raises InvalidRequest unless it has just one mask."""
+        encodings = await self.tokenize(texts)
+        positions = [self._mask_position(encoding) for encoding in encodings]
+        requests = [
+            EncodeRequest(
+                model=self.model.name,
+                ids=encoding.ids,
+                type_ids=encoding.type_ids,
+                output="mask",
+                positions=[position],
+                top_k=top_k,
+            )
+            for encoding, position in zip(encodings, positions, strict=True)
+        ]
+        answers = await self.engine.encode_many(requests)
+        usage.prompt_tokens = sum(len(encoding.ids) for encoding in encodings)
+        results = []
+        for text, encoding, position, answer in zip(texts, encodings, positions, answers, strict=True):
+            usage.add_wait(answer)
+            scores = to_array(answer).reshape(-1).tolist()
+            span = encoding.offsets[position]
+            fillings = (self._fill(text, span, i, score) for i, score in zip(answer.ids, scores, strict=True))
+            results.append([filling for filling in fillings if filling is not None])
+        return results
+
+    def _mask_position(self, encoding: Encoding) -> int:
+        self.check_length(len(encoding.ids), "text")
+        mask = self.model.tokenizer.mask_token_id
+        places = [i for i, token_id in enumerate(encoding.ids) if token_id == mask]
+        if len(places) != 1:
+            fault = "no" if not places else f"{len(places)} times the"
+            raise InvalidRequest(
+                f"the text has {fault} mask token {self.model.tokenizer.mask_token}; one is needed", "text"
+            )
+        return places[0]
+
+    def _fill(self, text: str, span: tuple[int, int], token_id: int, score: float) -> Filling | None:
+        spelling = self.model.tokenizer.id_to_token(token_id)
+        if spelling is None:  # a row of the embedding matrix beyond the vocabulary
+            return None
+        before, after = text[: span[0]], text[span[1] :]
+        if spelling.startswith(_CONTINUATION):
+            return Filling(spelling, score, before.rstrip() + spelling.removeprefix(_CONTINUATION) + after)
+        word = self.model.tokenizer.decode([token_id], skip_special_tokens=False)
+        return Filling(word, score, before + word + after)

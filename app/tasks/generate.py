@@ -1,0 +1,255 @@
+"""Text generation, whole or piece by piece: prompts in, continued (decoder) or answered (encoder-decoder) texts out."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from app.engine.protocol import FinishReason, GenerateRequest, TokenLogprobs
+from app.errors import InvalidRequest
+from app.tasks.base import Task, Usage
+from app.tasks.detokenizer import CONTEXT_TOKENS, Detokenizer
+from app.tasks.sampling import GenerateOptions, make_options, with_limit
+from model.config import TransformerConfig
+
+DEFAULT_MAX_TOKENS = 256
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Piece:
+    """News of one sequence; `index` counts prompts × n. The last piece has the finish reason."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprobs] | None = None
+
+
+@dataclass(slots=True)
+class Completion:
+    """A whole text."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprobs] | None = None
+
+
+class Generate(Task):
+    """One sequence per prompt and text wanted."""
+
+    name: ClassVar[str] = "generate"
+    param: ClassVar[str] = "prompt"
+    """The request field that holds the texts, for error messages."""
+
+    @classmethod
+    def fits(cls, config: TransformerConfig) -> bool:
+        """A decoder, alone or behind an encoder, with an LM head."""
+        return config.kind in ("decoder", "encoder-decoder") and config.head == "lm"
+
+    def options(self, values: Mapping[str, Any], temperature: float) -> GenerateOptions:
+        """A request's parameters with the defaults filled in. Raises InvalidRequest that names the field."""
+        return make_options(
+            values, self.model.generation, temperature=temperature, vocab_size=self.model.vocab_size
+        )
+
+    async def prompt_ids(self, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
+        """Token ids of texts; ready ids are checked against the vocabulary."""
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        if texts:
+            return [encoding.ids for encoding in await self.tokenize(texts)]
+        rows = [prompt for prompt in prompts if not isinstance(prompt, str)]
+        for row in rows:
+            if row and max(row) >= self.model.vocab_size:
+                raise InvalidRequest(f"token ids must be below {self.model.vocab_size}", self.param)
+        return rows
+
+    def plan(self, rows: Sequence[list[int]], options: GenerateOptions) -> list[GenerateRequest]:
+        """What goes to the engine, prompts × n in order. Raises InvalidRequest for what does not fit the context."""
+        requests: list[GenerateRequest] = []
+        for row in rows:
+            if not row:
+                raise InvalidRequest("the text has no tokens", self.param)
+            params = with_limit(options.params, self.max_tokens(len(row), options.max_tokens))
+            requests += [
+                GenerateRequest(
+                    model=self.model.name,
+                    prompt_ids=row,
+                    params=params,
+                    index=len(requests) + i,
+                    priority=options.priority,
+                )
+                for i in range(options.n)
+            ]
+        return requests
+
+    def max_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
+        """How many tokens may be generated behind a prompt."""
+        self.check_length(prompt_tokens, self.param)
+        limit = self.model.max_length
+        if self.model.config.kind == "encoder-decoder":
+            room, default = limit, self._published_limit() or DEFAULT_MAX_TOKENS
+        else:
+            room, default = limit - prompt_tokens, DEFAULT_MAX_TOKENS
+        if wanted is None:
+            wanted = min(default, room)
+        if wanted > room or room < 1:
+            raise InvalidRequest(
+                f"{prompt_tokens} prompt tokens and max_tokens {wanted} are over the {limit} of {self.model.name!r}",
+                "max_tokens",
+                "too_long",
+            )
+        return wanted
+
+    def _published_limit(self) -> int | None:
+        published = self.model.generation.get("max_new_tokens") or self.model.generation.get("max_length")
+        return published if isinstance(published, int) and published > 0 else None
+
+    async def run(
+        self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
+    ) -> list[Completion]:
+        """Whole texts, in the order of `requests`; counts into `usage`."""
+        usage.prompt_tokens += count_prompt_tokens(requests, options)
+        if options.stop:
+            return await gather_or_cancel([self._collect(request, options, usage) for request in requests])
+        answers = await self.engine.generate_many(requests)
+        completions = []
+        for request, answer in zip(requests, answers, strict=True):
+            usage.add_tokens(answer)
+            reader = self._reader(request, options)
+            ids = answer.token_ids
+            text = await self.offload(8 * len(ids), partial(_read_all, reader, ids))
+            completions.append(Completion(text, ids, answer.finish_reason or "stop", answer.logprobs))
+        return completions
+
+    async def stream(
+        self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
+    ) -> AsyncGenerator[Piece]:
+        """Pieces of all sequences as they come; closing it aborts what still runs."""
+        usage.prompt_tokens += count_prompt_tokens(requests, options)
+        streams = [self._pieces(i, request, options, usage) for i, request in enumerate(requests)]
+        merged = streams[0] if len(streams) == 1 else merge(streams)
+        async with aclosing(merged):
+            async for piece in merged:
+                yield piece
+
+    async def _pieces(
+        self, index: int, request: GenerateRequest, options: GenerateOptions, usage: Usage
+    ) -> AsyncGenerator[Piece]:
+        """One sequence's pieces; ends it at the first stop string."""
+        reader = self._reader(request, options)
+        piece = Piece(index, "", [])
+        first_at = last_at = 0.0
+        async with aclosing(self.engine.generate(request)) as answers:
+            async for answer in answers:
+                last_at = time.monotonic()
+                first_at = first_at or last_at
+                usage.first_token_at = usage.first_token_at or last_at
+                before = reader.num_tokens
+                piece.text += reader.add(answer.token_ids)
+                num_read = reader.num_tokens - before
+                usage.add_tokens(answer, num_read)
+                piece.token_ids += answer.token_ids[:num_read]
+                if answer.logprobs is not None:
+                    piece.logprobs = [*(piece.logprobs or ()), *answer.logprobs[:num_read]]
+                if answer.finish_reason is not None or reader.is_stopped:
+                    piece.text += reader.finish()
+                    piece.finish_reason = "stop" if reader.is_stopped else answer.finish_reason
+                    break
+                if piece.text:
+                    yield piece
+                    piece = Piece(index, "", [])
+        if reader.num_tokens > 1:
+            usage.token_gaps.append((last_at - first_at) / (reader.num_tokens - 1))
+        yield piece
+
+    async def _collect(self, request: GenerateRequest, options: GenerateOptions, usage: Usage) -> Completion:
+        """One sequence whole, which may end at a stop string."""
+        whole = Completion("", [], "stop")
+        async with aclosing(self._pieces(0, request, options, usage)) as pieces:
+            async for piece in pieces:
+                whole.text += piece.text
+                whole.token_ids += piece.token_ids
+                whole.finish_reason = piece.finish_reason or "stop"
+                if piece.logprobs is not None:
+                    whole.logprobs = [*(whole.logprobs or ()), *piece.logprobs]
+        return whole
+
+    def told_logprobs(self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
+        """Per token its text, id and log-probability, and those of the likeliest in its place."""
+        return [
+            {
+                **self._told(token_id, entry.logprob),
+                "top": [self._told(top_id, logprob) for top_id, logprob in entry.top],
+            }
+            for token_id, entry in zip(ids, logprobs, strict=True)
+        ]
+
+    def _told(self, token_id: int, logprob: float) -> dict[str, Any]:
+        return {"token": self.token_text(token_id), "id": token_id, "logprob": logprob}
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text; special tokens as they are spelled."""
+        return self.model.tokenizer.decode([token_id], skip_special_tokens=False)
+
+    def _reader(self, request: GenerateRequest, options: GenerateOptions) -> Detokenizer:
+        """A decoder's text goes on from its prompt, so that the prompt's last tokens decide on a leading blank."""
+        before = request.prompt_ids[-CONTEXT_TOKENS:] if self.model.config.kind == "decoder" else ()
+        return Detokenizer(self.model.tokenizer, options.stop, options.params.min_tokens, before)
+
+
+def count_prompt_tokens(requests: Sequence[GenerateRequest], options: GenerateOptions) -> int:
+    """Each prompt once, however many texts were asked for."""
+    return sum(len(request.prompt_ids) for request in requests[:: options.n])
+
+
+def _read_all(reader: Detokenizer, ids: Sequence[int]) -> str:
+    return reader.add(ids) + reader.finish()
+
+
+async def gather_or_cancel(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; when one fails, or the caller is cancelled, the others are cancelled and awaited."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def merge(streams: Sequence[AsyncGenerator[Piece]]) -> AsyncGenerator[Piece]:
+    """Pieces of several streams as they come; the first failure ends all."""
+    queue: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+    async def forward(stream: AsyncGenerator[Piece]) -> None:
+        try:
+            async with aclosing(stream):
+                async for piece in stream:
+                    queue.put_nowait(piece)
+        finally:
+            queue.put_nowait(None)
+
+    tasks = [asyncio.create_task(forward(stream)) for stream in streams]
+    try:
+        num_running = len(tasks)
+        while num_running:
+            piece = await queue.get()
+            if piece is not None:
+                yield piece
+                continue
+            num_running -= 1
+            for task in tasks:
+                if task.done():
+                    task.result()
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,109 @@
+"""Extractive question answering: where in the context the answer stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from app.engine.protocol import Encoded, EncodeRequest
+from app.errors import InvalidRequest
+from app.tasks.base import Task, Usage, to_array
+from app.tasks.qa_windows import Span, Window, best_spans, context_bounds, cut_windows
+from model.config import TransformerConfig
+from model.tokenization import Encoding
+
+MAX_WINDOW = 384
+"""Tokens of a window; what span models are trained on."""
+DEFAULT_DOC_STRIDE = 128
+DEFAULT_MAX_ANSWER_TOKENS = 30
+_SCORING_COST = 100
+"""Scoring a window token takes about as long as tokenizing so many characters divided by ten; see `Task.offload`."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question and the text that may answer it."""
+
+    question: str
+    context: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`context[start:end] == answer`; all three empty where the context holds no answer."""
+
+    answer: str
+    score: float
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class QAOptions:
+    """How answers are looked for; `doc_stride` tokens are shared by neighbouring windows of a long context."""
+
+    top_k: int = 1
+    max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
+    doc_stride: int = DEFAULT_DOC_STRIDE
+    allow_no_answer: bool = False
+
+
+class QA(Task):
+    """One encode per window of a context; the spans of all windows are ranked together."""
+
+    name: ClassVar[str] = "qa"
+
+    @classmethod
+    def fits(cls, config: TransformerConfig) -> bool:
+        """A span head."""
+        return config.kind == "encoder" and config.head == "span"
+
+    async def run(
+        self, questions: Sequence[Question], options: QAOptions, usage: Usage
+    ) -> list[list[Answer]]:
+        """The best answers to each question. Raises InvalidRequest for one that leaves no room for its context."""
+        pairs = await self.tokenize([(item.question, item.context) for item in questions])
+        size = sum(len(pair.ids) for pair in pairs)
+        windows = await self.offload(size, lambda: [self._cut(pair, options) for pair in pairs])
+        requests = [
+            EncodeRequest(model=self.model.name, ids=window.ids, type_ids=window.type_ids, output="span")
+            for group in windows
+            for window in group
+        ]
+        answers = iter(await self.engine.encode_many(requests))
+        usage.prompt_tokens = sum(len(request.ids) for request in requests)
+        results = []
+        for item, pair, group in zip(questions, pairs, windows, strict=True):
+            scores = [next(answers) for _ in group]
+            for answer in scores:
+                usage.add_wait(answer)
+            spans = await self._rank(pair, group, scores, options)
+            results.append([Answer(item.context[s.start : s.end], s.score, s.start, s.end) for s in spans])
+        return results
+
+    def _cut(self, pair: Encoding, options: QAOptions) -> list[Window]:
+        first, last = context_bounds(pair)
+        room = min(MAX_WINDOW, self.model.max_length) - (len(pair.ids) - (last - first))
+        if room < 1:
+            raise InvalidRequest("the question leaves no room for its context", "question", "too_long")
+        if room <= options.doc_stride and last - first > room:
+            if options.doc_stride != DEFAULT_DOC_STRIDE:
+                raise InvalidRequest(f"must be below {room} beside this question", "doc_stride")
+            return cut_windows(pair, room, room // 2)
+        return cut_windows(pair, room, min(options.doc_stride, room - 1))
+
+    async def _rank(
+        self, pair: Encoding, windows: list[Window], answers: list[Encoded], options: QAOptions
+    ) -> list[Span]:
+        first, last = context_bounds(pair)
+        size = sum(window.count for window in windows)
+        return await self.offload(
+            size * options.max_answer_tokens // _SCORING_COST,
+            lambda: best_spans(
+                [to_array(answer) for answer in answers],
+                windows,
+                pair.offsets[first:last],
+                top_k=options.top_k,
+                max_answer_tokens=options.max_answer_tokens,
+                allow_no_answer=options.allow_no_answer,
+            ),
+        )

@@ -1,0 +1,76 @@
+"""What a request says about generation, filled up from the checkpoint and our defaults, and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from app.engine.sampling_params import ParameterError, SamplingParams
+from app.errors import InvalidRequest
+
+_PUBLISHED_ALWAYS = ("repetition_penalty",)
+_PUBLISHED_WHEN_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+_OURS = frozenset(SamplingParams.__struct_fields__) - {"max_tokens"}
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """`params` go to the engine; stop strings and the number of texts per prompt are ours.
+
+    `max_tokens` None takes the default, cut to the room there is; a number that does not fit is refused.
+    """
+
+    params: SamplingParams
+    max_tokens: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    priority: int = 0
+
+
+def make_options(
+    values: Mapping[str, Any], published: Mapping[str, Any], *, temperature: float, vocab_size: int
+) -> GenerateOptions:
+    """Options out of a request's `values` (None: left out) over the checkpoint's generation config over ours.
+
+    `temperature` is the route's default. Raises InvalidRequest that names the field.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    n = given.get("n", 1)
+    if given.get("best_of", n) != n:
+        raise InvalidRequest("best_of other than n is not served yet", "best_of", "unsupported_parameter")
+    fields = (
+        {"temperature": temperature} | _published(published) | {k: given[k] for k in _OURS & given.keys()}
+    )
+    if "logit_bias" in fields:
+        fields["logit_bias"] = {_token_id(key): float(bias) for key, bias in fields["logit_bias"].items()}
+    if "stop_token_ids" in fields:
+        fields["stop_token_ids"] = tuple(fields["stop_token_ids"])
+    max_tokens = given.get("max_tokens")
+    try:
+        # The limit is filled in when the prompt's length is known; until then it only bounds min_tokens.
+        limit = max_tokens or max(1, fields.get("min_tokens", 0))
+        params = SamplingParams(**fields, max_tokens=limit)
+        params.check_vocabulary(vocab_size)
+    except ParameterError as error:
+        raise InvalidRequest(str(error), error.param) from None
+    return GenerateOptions(params, max_tokens, n, tuple(given.get("stop", ())), given.get("priority", 0))
+
+
+def with_limit(params: SamplingParams, max_tokens: int) -> SamplingParams:
+    """The same with another limit. Raises InvalidRequest where it is below `min_tokens`."""
+    try:
+        return msgspec.structs.replace(params, max_tokens=max_tokens)
+    except ParameterError as error:
+        raise InvalidRequest(str(error), error.param) from None
+
+
+def _published(config: Mapping[str, Any]) -> dict[str, Any]:
+    names = _PUBLISHED_ALWAYS + (_PUBLISHED_WHEN_SAMPLING if config.get("do_sample") is True else ())
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+def _token_id(key: str) -> int:
+    if not key.isdecimal() or len(key) > 10:
+        raise InvalidRequest(f"{key[:20]!r} is not a token id", "logit_bias")
+    return int(key)

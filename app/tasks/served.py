@@ -1,0 +1,82 @@
+"""Served models as their folders describe them, and which tasks each can do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.engine.protocol import ModelInfo
+from app.errors import ConfigError
+from app.tasks.base import Task, TaskModel
+from app.tasks.classify import Classify
+from app.tasks.embed import Embed
+from app.tasks.fill_mask import FillMask
+from app.tasks.generate import Generate
+from app.tasks.qa import QA
+from app.tasks.translate import Translate
+from model.config import TransformerConfig
+from model.families import read_config, read_json
+from model.tokenization import Tokenizer
+
+TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Embed)
+"""Every task; a model that can do several is made for the first of them."""
+
+WANTED_CHECKPOINT = {
+    "translate": "an encoder-decoder that names its language pairs in config.json",
+    "generate": "a decoder, or an encoder-decoder",
+    "classify": "an encoder with a sequence classification head",
+    "qa": "an encoder with a span head",
+    "fill-mask": "an encoder with a masked-LM head",
+    "embed": "an encoder without a head",
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """One served model; an adapter has a `base`, whose tokenizer it may share."""
+
+    name: str
+    base: str | None
+    config: TransformerConfig
+    tokenizer: Tokenizer
+    tasks: tuple[type[Task], ...]
+    generation: dict[str, Any]
+
+    def task_model(self, info: ModelInfo) -> TaskModel:
+        """As the tasks see it, with the limits that the engine told."""
+        return TaskModel(
+            name=self.name,
+            config=self.config,
+            tokenizer=self.tokenizer,
+            max_length=info.max_model_len,
+            vocab_size=info.vocab_size,
+            special_ids=self.tokenizer.special_ids,
+            generation=self.generation,
+        )
+
+
+def read_served(
+    name: str, folder: Path, base: "Served | None" = None, only: Sequence[str] | None = None
+) -> Served:
+    """Reads a checkpoint's or an adapter's folder, no weights.
+
+    Raises CheckpointError for a folder that cannot be served, ConfigError for tasks in `only` that it cannot do.
+    """
+    config = read_config(folder)
+    if base is not None and not (folder / "tokenizer.json").is_file():
+        tokenizer = base.tokenizer
+    else:
+        tokenizer = Tokenizer.from_folder(folder)
+    able = [task for task in TASKS if task.fits(config)]
+    if not able:
+        raise ConfigError(
+            f"model {name!r}: no task is served yet for a {config.kind} with head {config.head!r}"
+        )
+    for wanted in only or ():
+        if wanted not in [task.name for task in able]:
+            can = ", ".join(task.name for task in able)
+            raise ConfigError(f"model {name!r} cannot {wanted}, only {can}")
+    tasks = tuple(task for task in able if only is None or task.name in only)
+    file = folder / "generation_config.json"
+    generation = read_json(file) if file.is_file() else {}
+    return Served(name, base.name if base else None, config, tokenizer, tasks, generation)

@@ -1,0 +1,188 @@
+"""Translation: sentence by sentence through an encoder-decoder, joined with the original spacing."""
+
+import math
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import msgspec
+
+from app.engine.protocol import GenerateRequest
+from app.errors import InvalidRequest
+from app.tasks.base import Usage
+from app.tasks.generate import Completion, Generate, Piece
+from app.tasks.sampling import GenerateOptions
+from app.tasks.sentences import has_letters, split_sentences
+from model.config import TransformerConfig
+
+_PAIR = re.compile(r"^translation_([A-Za-z]{2,3}(?:-\w+)?)_to_([A-Za-z]{2,3}(?:-\w+)?)$")
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One translation; `score` is the geometric mean of its tokens' probabilities, 1 for text that came back as is."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class TranslateOptions:
+    """Language codes, and how the text is generated. `source` None takes the only one that fits."""
+
+    generate: GenerateOptions
+    target: str
+    source: str | None = None
+    split_sentences: bool = True
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A text as pieces; `slots[i]` is the number of piece i's first request, None for what stays as it is."""
+
+    pieces: list[str]
+    slots: list[int | None]
+
+
+def language_pairs(config: TransformerConfig) -> dict[tuple[str, str], str]:
+    """(source, target) → the prefix that asks for it, as the checkpoint's `task_specific_params` say."""
+    published = config.extra.get("task_specific_params")
+    pairs: dict[tuple[str, str], str] = {}
+    for key, values in published.items() if isinstance(published, Mapping) else ():
+        match = _PAIR.match(str(key))
+        prefix = values.get("prefix", "") if isinstance(values, Mapping) else ""
+        if match and isinstance(prefix, str):
+            pairs[match[1].lower(), match[2].lower()] = prefix
+    return pairs
+
+
+class Translate(Generate):
+    """Many sentences are one batch: all sequences of a request are handed to the engine at once."""
+
+    name: ClassVar[str] = "translate"
+    param: ClassVar[str] = "text"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.pairs = language_pairs(self.model.config)
+
+    @classmethod
+    def fits(cls, config: TransformerConfig) -> bool:
+        """An encoder-decoder that names its language pairs."""
+        return config.kind == "encoder-decoder" and config.head == "lm" and bool(language_pairs(config))
+
+    def prefix(self, source: str | None, target: str) -> str:
+        """What stands before the text. Raises InvalidRequest for a pair that the model does not translate."""
+        target = target.lower()
+        known = sorted({pair[1] for pair in self.pairs})
+        fits = [pair for pair in self.pairs if pair[1] == target and source in (None, pair[0])]
+        if source is not None and not fits:
+            fits = [pair for pair in self.pairs if pair == (source.lower(), target)]
+        if not fits:
+            if target not in known:
+                raise InvalidRequest(f"{self.model.name!r} translates to {', '.join(known)}", "target")
+            sources = sorted({pair[0] for pair in self.pairs if pair[1] == target})
+            raise InvalidRequest(
+                f"{self.model.name!r} translates to {target} from {', '.join(sources)}", "source"
+            )
+        if len(fits) > 1:
+            sources = sorted(pair[0] for pair in fits)
+            raise InvalidRequest(f"say which language the text is in: {', '.join(sources)}", "source")
+        return self.pairs[fits[0]]
+
+    async def translate(
+        self, texts: Sequence[str], options: TranslateOptions, usage: Usage
+    ) -> list[list[Alternative]]:
+        """`n` alternatives of each text, best first. Raises InvalidRequest for what the model cannot do or hold."""
+        plans, requests = await self.prepare(texts, options)
+        done = await self.run(requests, options.generate, usage) if requests else []
+        return [_ranked([_joined(plan, done, k) for k in range(options.generate.n)]) for plan in plans]
+
+    async def stream_translation(
+        self, text: str, options: TranslateOptions, usage: Usage
+    ) -> AsyncGenerator[Piece]:
+        """One text's pieces in reading order, the spacing between sentences among them; sentences still run at once."""
+        plans, requests = await self.prepare([text], options)
+        async with aclosing(self._ordered(plans[0], requests, options, usage)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def prepare(
+        self, texts: Sequence[str], options: TranslateOptions
+    ) -> tuple[list[_Plan], list[GenerateRequest]]:
+        """The pieces of each text, and the sequences that translate them, `n` for each piece."""
+        prefix = self.prefix(options.source, options.target)
+        size = sum(map(len, texts))
+        cut = await self.offload(
+            size, lambda: [split_sentences(text) if options.split_sentences else [text] for text in texts]
+        )
+        wanted = [[piece for piece in pieces if has_letters(piece)] for pieces in cut]
+        sentences = [prefix + piece for pieces in wanted for piece in pieces]
+        rows = await self.prompt_ids(sentences) if sentences else []
+        requests = self.plan(rows, _scored(options.generate))
+        plans, slot = [], 0
+        for pieces in cut:
+            slots: list[int | None] = []
+            for piece in pieces:
+                slots.append(slot if has_letters(piece) else None)
+                slot += options.generate.n if slots[-1] is not None else 0
+            plans.append(_Plan(pieces, slots))
+        return plans, requests
+
+    def max_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
+        """Left out, the limit grows with the sentence: no translation is thrice as long as its source."""
+        limit = super().max_tokens(prompt_tokens, wanted)
+        return limit if wanted is not None else min(limit, 3 * prompt_tokens + 32)
+
+    async def _ordered(
+        self, plan: _Plan, requests: list[GenerateRequest], options: TranslateOptions, usage: Usage
+    ) -> AsyncGenerator[Piece]:
+        """Holds back what later sentences say until those before them are done."""
+        early: dict[int, list[Piece]] = {}
+        finished: set[int] = set()
+        news = self.stream(requests, _scored(options.generate), usage) if requests else None
+        reason: Any = "stop"
+        for piece, slot in zip(plan.pieces, plan.slots, strict=True):
+            if slot is None:
+                yield Piece(0, piece, [])
+                continue
+            for held in early.pop(slot, ()):
+                yield replace(held, index=0, finish_reason=None)
+            while slot not in finished and news is not None:
+                got = await anext(news)
+                if got.finish_reason is not None:
+                    finished.add(got.index)
+                    reason = got.finish_reason if got.finish_reason != "stop" else reason
+                if got.index == slot:
+                    yield replace(got, index=0, finish_reason=None)
+                else:
+                    early.setdefault(got.index, []).append(got)
+        if news is not None:
+            await news.aclose()
+        yield Piece(0, "", [], finish_reason=reason)
+
+
+def _scored(options: GenerateOptions) -> GenerateOptions:
+    """The same, with the log-probabilities that the score needs."""
+    if options.params.logprobs is not None:
+        return options
+    return replace(options, params=msgspec.structs.replace(options.params, logprobs=0))
+
+
+def _joined(plan: _Plan, done: Sequence[Completion], alternative: int) -> Alternative:
+    """The text of one alternative, its spacing kept, and the mean over all its tokens."""
+    text, logprobs = "", []
+    for piece, slot in zip(plan.pieces, plan.slots, strict=True):
+        if slot is None:
+            text += piece
+            continue
+        completion = done[slot + alternative]
+        text += completion.text
+        logprobs += [entry.logprob for entry in completion.logprobs or ()]
+    return Alternative(text, math.exp(sum(logprobs) / len(logprobs)) if logprobs else 1.0)
+
+
+def _ranked(alternatives: list[Alternative]) -> list[Alternative]:
+    return sorted(alternatives, key=lambda alternative: -alternative.score)

@@ -1,0 +1,93 @@
+"""A real server on a real socket over a fake engine."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import uvicorn
+
+from app.api.gate import Limits
+from app.main import create_app
+from app.metrics import Metrics
+from app.registry import Registry
+from app.tasks.served import Served, read_served
+from tests.api.fake_engine import FakeEngine
+from tests.api.folders import CONFIGS, write_folder
+
+T = TypeVar("T")
+
+
+class Service:
+    """The server runs in a thread with a loop of its own; `on_loop` runs a function there."""
+
+    def __init__(self, served: list[Served], limits: Limits) -> None:
+        self._limits = limits
+        self._served = served
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        self._started.result(timeout=10)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.engine = FakeEngine(self._served)
+        self.registry = Registry("test", self._served, Metrics("test"))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+            app = create_app(self.registry, self._limits)
+            config = uvicorn.Config(
+                app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
+            )
+            self._server = uvicorn.Server(config)
+            await self.registry.start(self.engine)
+            serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+            while not self._server.started:
+                await asyncio.sleep(0.001)
+            self._started.set_result(None)
+            await serving
+            await self.registry.stop()
+
+    def on_loop(self, work: Callable[[], T]) -> T:
+        async def run() -> T:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=10)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Yields to the server's loop until the condition, seen there, holds."""
+
+        async def wait() -> None:
+            async with asyncio.timeout(10):
+                while not condition():
+                    await asyncio.sleep(0.001)
+
+        asyncio.run_coroutine_threadsafe(wait(), self._loop).result(timeout=15)
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return self.client.post(path, json=body, **options)
+
+    def close(self) -> None:
+        self.client.close()
+        self.on_loop(self.engine.gate.set)
+        self._server.should_exit = True
+        self._thread.join(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> list[Served]:
+    root: Path = tmp_path_factory.mktemp("models")
+    return [read_served(name, write_folder(root / name, config)) for name, config in CONFIGS.items()]
+
+
+@pytest.fixture
+def service(served: list[Served]) -> Iterator[Service]:
+    running = Service(served, Limits(max_body_bytes=1 << 20, body_timeout=0.5, max_timeout=600.0))
+    yield running
+    running.close()

@@ -1,0 +1,148 @@
+"""An engine client that computes nothing: scripted texts and scores, with hooks to stall, refuse and fail."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import numpy as np
+
+from app.engine.protocol import (
+    Encoded,
+    EncodeRequest,
+    GenerateRequest,
+    ModelInfo,
+    Ready,
+    TokenLogprobs,
+    Tokens,
+)
+from app.tasks.served import Served
+
+TEXT = "Grüße, 世界! Stop here. "
+
+
+class FakeEngine:
+    """`text` is what every sequence says, a byte a token, repeated; `gate` closed stalls it after `free_tokens`."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self.served = {one.name: one for one in served}
+        self.is_ready = True
+        self.text = TEXT
+        self.delay = 0.0
+        self.free_tokens = 0
+        self.failure: Exception | None = None
+        self.fail_after = 0
+        self.requests: list[GenerateRequest | EncodeRequest] = []
+        self.num_running = 0
+        self.num_aborted = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.changed = asyncio.Event()
+
+    async def start(self) -> Ready:
+        infos = [
+            ModelInfo(
+                name=one.name,
+                kind=one.config.kind,
+                max_model_len=one.config.max_positions,
+                vocab_size=one.config.vocab_size,
+                parameters=1000,
+                bytes=4000,
+                load_seconds=0.5,
+                dtype="float32",
+                device="cpu",
+                base=one.base,
+            )
+            for one in self.served.values()
+        ]
+        return Ready(models=infos, device="cpu")
+
+    async def stop(self, drain_timeout: float) -> None:
+        self.is_ready = False
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
+        self._admit([request])
+        self.num_running += 1
+        finished = False
+        try:
+            for i, token_id in enumerate(self._ids(request)):
+                if i >= self.free_tokens:
+                    await self.gate.wait()
+                if self.failure is not None and i >= self.fail_after:
+                    raise self.failure
+                await asyncio.sleep(self.delay)
+                is_last = i + 1 == request.params.max_tokens
+                yield Tokens(
+                    id=1,
+                    token_ids=[token_id],
+                    logprobs=self._logprobs(request, token_id),
+                    finish_reason="length" if is_last else None,
+                    queue_duration=0.001 if i == 0 else None,
+                )
+            finished = True
+        finally:
+            self.num_running -= 1
+            self.num_aborted += not finished
+
+    async def generate_many(self, requests: Sequence[GenerateRequest]) -> list[Tokens]:
+        self._admit(requests)
+        return [await self._whole(request) for request in requests]
+
+    async def encode_many(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
+        self._admit(requests)
+        self.num_running += len(requests)
+        finished = False
+        try:
+            await self.gate.wait()
+            finished = True
+            return [self._encoded(request) for request in requests]
+        finally:
+            self.num_running -= len(requests)
+            self.num_aborted += 0 if finished else len(requests)
+
+    def _admit(self, requests: Sequence[GenerateRequest] | Sequence[EncodeRequest]) -> None:
+        if self.failure is not None and not self.fail_after:
+            raise self.failure
+        self.requests += requests
+
+    async def _whole(self, request: GenerateRequest) -> Tokens:
+        ids: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        async with aclosing(self.generate(request)) as stream:
+            self.requests.pop()
+            async for tokens in stream:
+                ids += tokens.token_ids
+                logprobs += tokens.logprobs or []
+        told = logprobs if request.params.logprobs is not None else None
+        return Tokens(id=1, token_ids=ids, logprobs=told, finish_reason="length", queue_duration=0.001)
+
+    def _ids(self, request: GenerateRequest) -> list[int]:
+        ids = self.served[request.model].tokenizer.encode(self.text, add_special_tokens=False).ids
+        count = request.params.max_tokens
+        return (ids * (count // len(ids) + 1))[:count]
+
+    @staticmethod
+    def _logprobs(request: GenerateRequest, token_id: int) -> list[TokenLogprobs] | None:
+        if request.params.logprobs is None:
+            return None
+        return [TokenLogprobs(-0.5, [(token_id, -0.5)][: request.params.logprobs])]
+
+    def _encoded(self, request: EncodeRequest) -> Encoded:
+        values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+        ids: list[int] = []
+        if request.output == "class":
+            values = np.arange(len(self.served[request.model].config.labels), dtype="<f4")
+        elif request.output == "embedding":
+            values = np.arange(1, 9, dtype="<f4")
+        elif request.output == "span":
+            decode = self.served[request.model].tokenizer.decode
+            digits = [decode([token_id]).isdigit() for token_id in request.ids]
+            values = np.full((len(digits), 2), -5.0, dtype="<f4")
+            for i, is_digit in enumerate(digits):  # every run of digits is a good answer
+                values[i, 0] += 10.0 * (is_digit and not digits[i - 1])
+                values[i, 1] += 10.0 * (is_digit and not digits[i + 1])
+        else:
+            ids = list(range(97, 97 + request.top_k))
+            values = np.linspace(0.5, 0.1, request.top_k, dtype="<f4").reshape(1, -1)
+        return Encoded(
+            id=1, shape=list(values.shape), data=values.astype("<f4").tobytes(), ids=ids, queue_duration=0.001
+        )

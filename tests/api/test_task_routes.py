@@ -1,0 +1,126 @@
+"""What each native route answers."""
+
+import json
+
+import pytest
+
+from tests.api.conftest import Service
+from tests.api.fake_engine import TEXT
+
+
+def test_generate_answers_one_prompt_or_a_list(service: Service) -> None:
+    answer = service.post("/v1/generate", {"prompt": "Hi", "max_tokens": 6, "model": "writer"}).json()
+    assert answer == {
+        "model": "writer",
+        "results": [{"text": TEXT[:4], "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 2, "completion_tokens": 6, "total_tokens": 8, "cached_tokens": 0},
+    }
+    many = service.post("/v1/generate", {"prompt": ["a", "bc"], "max_tokens": 4, "n": 2, "seed": 7}).json()
+    assert many["model"] == "writer"
+    assert [result["text"] for result in many["results"]] == [TEXT[:3]] * 4
+    assert many["usage"]["prompt_tokens"] == 3
+
+
+def test_generate_stops_before_a_stop_string(service: Service) -> None:
+    body = {"prompt": "Hi", "max_tokens": 60, "stop": ["Stop", "never"]}
+    answer = service.post("/v1/generate", body).json()
+    before = TEXT[: TEXT.index("Stop")]
+    assert answer["results"] == [{"text": before, "finish_reason": "stop"}]
+    assert answer["usage"]["completion_tokens"] == len((before + "Stop").encode())
+    assert service.engine.num_aborted == 1
+
+
+def test_generate_tells_logprobs_when_asked(service: Service) -> None:
+    body = {"prompt": "Hi", "max_tokens": 2, "logprobs": 1}
+    (first, second) = service.post("/v1/generate", body).json()["results"][0]["logprobs"]
+    assert (first["token"], second["token"], first["logprob"]) == ("G", "r", -0.5)
+    assert first["top"] == [{"token": "G", "id": first["id"], "logprob": -0.5}]
+
+
+def test_translate_keeps_spacing_and_leaves_what_has_no_letters(service: Service) -> None:
+    service.on_loop(lambda: setattr(service.engine, "text", "X."))
+    body = {"text": ["One thing.  Two things.\n\n42\n", "7 %"], "target": "de", "max_tokens": 2}
+    answer = service.post("/v1/translate", body).json()
+    assert [t["text"] for t in answer["translations"]] == ["X.  X.\n\n42\n", "7 %"]
+    assert answer["translations"][0]["score"] == pytest.approx(0.6065, abs=1e-4)
+    assert answer["translations"][1]["score"] == 1.0
+    decode = service.engine.served["translator"].tokenizer.decode
+    assert [decode(r.prompt_ids) for r in service.engine.requests] == [
+        "<2de> One thing.",
+        "<2de> Two things.",
+    ]  # type: ignore[union-attr]
+
+
+def test_translate_gives_alternatives_and_whole_texts(service: Service) -> None:
+    body = {
+        "text": "One. Two.",
+        "target": "fr",
+        "source": "en",
+        "n": 3,
+        "split_sentences": False,
+        "max_tokens": 3,
+    }
+    translation = service.post("/v1/translate", body).json()["translations"][0]
+    assert len(translation["alternatives"]) == 2
+    assert len(service.engine.requests) == 3
+
+
+def test_classify_ranks_labels(service: Service) -> None:
+    body = {"model": "mood", "text": ["fine", "so so"], "top_k": 2}
+    answer = service.post("/v1/classify", body).json()
+    assert [label["label"] for label in answer["results"][0]] == ["good", "fair"]
+    whole = service.post("/v1/classify", {"model": "mood", "text": "fine"}).json()
+    assert sum(label["score"] for label in whole["results"][0]) == pytest.approx(1.0)
+    several = service.post("/v1/classify", {"model": "topics", "text": "fine"}).json()
+    assert [label["score"] for label in several["results"][0]] == pytest.approx([0.7310586, 0.5])
+
+
+def test_classify_cuts_only_when_told(service: Service) -> None:
+    body = {"model": "mood", "text": "x" * 100}
+    refused = service.post("/v1/classify", body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_long")
+    assert service.post("/v1/classify", body | {"truncate": True}).json()["usage"]["prompt_tokens"] == 64
+
+
+def test_qa_offsets_are_characters_of_the_context(service: Service) -> None:
+    context = "Ünïcode 世界 " * 20 + "in 1843 it was done. " + "nothing more " * 20
+    body = {"question": "When?", "context": context, "doc_stride": 16}
+    answer = service.post("/v1/qa", body).json()["answers"][0][0]
+    assert answer["answer"] == "1843"
+    assert context[answer["start"] : answer["end"]] == "1843"
+    assert 0 < answer["score"] <= 1
+    several = {
+        "inputs": [{"question": "When?", "context": "in 12 or 13"}],
+        "top_k": 2,
+        "allow_no_answer": True,
+    }
+    assert [a["answer"] for a in service.post("/v1/qa", several).json()["answers"][0]] == ["12", "13"]
+
+
+def test_qa_says_that_there_is_no_answer(service: Service) -> None:
+    body = {"question": "When?", "context": "", "allow_no_answer": True}
+    assert service.post("/v1/qa", body).json()["answers"] == [
+        [{"answer": "", "score": 1.0, "start": 0, "end": 0}]
+    ]
+    assert service.post("/v1/qa", {"question": "When?", "context": ""}).json()["answers"] == [[]]
+
+
+def test_fill_mask_puts_the_token_in_place(service: Service) -> None:
+    answer = service.post("/v1/fill-mask", {"text": "a [MASK] b", "top_k": 2}).json()
+    first = answer["results"][0][0]
+    assert len(answer["results"][0]) == 2
+    assert first["text"] == f"a {first['token']} b"
+    assert service.post("/v1/fill-mask", {"text": "no mask"}).json()["error"]["param"] == "text"
+    assert service.post("/v1/fill-mask", {"text": "[MASK] [MASK]"}).status_code == 400
+
+
+def test_a_list_of_results_comes_in_the_order_of_the_texts(service: Service) -> None:
+    body = {"inputs": [{"question": "q", "context": f"so {i} it is"} for i in range(20)]}
+    answers = service.post("/v1/qa", body).json()["answers"]
+    assert [a[0]["answer"] for a in answers] == [str(i) for i in range(20)]
+
+
+def test_answers_are_utf8_json(service: Service) -> None:
+    response = service.post("/v1/generate", {"prompt": "Hi", "max_tokens": 15})
+    assert response.headers["content-type"] == "application/json"
+    assert json.loads(response.content.decode("utf-8"))["results"][0]["text"] == "Grüße, 世界"
