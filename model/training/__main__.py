@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("pretrain", "finetune"):
         command = commands.add_parser(name)
-        command.add_argument("--recipe", required=True, choices=[r.name for r in RECIPES.values() if r.command == name])
+        command.add_argument(
+            "--recipe", required=True, choices=[r.name for r in RECIPES.values() if r.command == name]
+        )
         _common(command)
         command.add_argument("--init-from", type=Path)
         command.add_argument("--max-minutes", type=float)
@@ -60,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--threads", type=int, default=1)
     export.set_defaults(run=_export)
-    zoo = commands.add_parser("zoo", help="run every stage of the embedded models, then export and score them")
+    zoo = commands.add_parser(
+        "zoo", help="run every stage of the embedded models, then export and score them"
+    )
     _common(zoo)
     zoo.add_argument("--zoo", type=Path, default=Path("model/zoo"))
     zoo.set_defaults(run=_zoo)
@@ -83,7 +87,12 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     scores = evaluate(
-        RECIPES[options.recipe], options.data, options.model, options.base, only=options.only, limit=options.limit
+        RECIPES[options.recipe],
+        options.data,
+        options.model,
+        options.base,
+        only=options.only,
+        limit=options.limit,
     )
     print(json.dumps(scores, indent=2))
     if options.out is not None:

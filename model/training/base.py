@@ -42,7 +42,9 @@ def import_base(source: Path, target: Path) -> None:
     if found != WEIGHTS_SHA256:
         raise CheckpointError(f"{weights}: SHA-256 {found}, expected {WEIGHTS_SHA256}")
     tensors = {
-        name: value.to(torch.float16) for name, value in load_file(weights).items() if value.is_floating_point()
+        name: value.to(torch.float16)
+        for name, value in load_file(weights).items()
+        if value.is_floating_point()
     }
     with AtomicFolder(target) as folder:
         for name in _COPIED:

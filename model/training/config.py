@@ -32,6 +32,7 @@ class Schedule:
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-8
     embedding_rate: float = 1.0
+    query_rate: float = 1.0
     average: float = 0.0
     precision: Precision = "bfloat16"
     seed: int = 17
@@ -91,9 +92,7 @@ _TRANSLATOR = {
     "task_specific_params": {
         f"translation_en_to_{language}": {"prefix": f"<2{language}> "} for language in TARGET_LANGUAGES
     },
-    "quartet": {
-        "languages": {"source": ["en"], "target": list(TARGET_LANGUAGES), "prefix": "<2{target}> "}
-    },
+    "quartet": {"languages": {"source": ["en"], "target": list(TARGET_LANGUAGES), "prefix": "<2{target}> "}},
 }
 
 _WRITER = {
@@ -145,13 +144,14 @@ _RECIPES = (
         architecture=_TRANSLATOR,
         max_length=64,
         schedule=Schedule(
-            learning_rate=2e-3,
-            embedding_rate=8.0,
+            learning_rate=2.5e-3,
+            embedding_rate=6.0,
+            query_rate=0.125,
             max_epochs=3,
-            max_minutes=6.0,
-            warmup_steps=100,
-            final_fraction=0.3,
-            batch_tokens=2400,
+            max_minutes=4.0,
+            warmup_steps=80,
+            final_fraction=0.4,
+            batch_tokens=1800,
         ),
     ),
     Recipe(
@@ -164,13 +164,14 @@ _RECIPES = (
         label_smoothing=0.1,
         max_length=128,
         schedule=Schedule(
-            learning_rate=2e-3,
-            embedding_rate=8.0,
+            learning_rate=2.5e-3,
+            embedding_rate=6.0,
+            query_rate=0.125,
             max_epochs=6,
-            max_minutes=50.0,
-            warmup_steps=200,
-            final_fraction=0.5,
-            batch_tokens=2400,
+            max_minutes=55.0,
+            warmup_steps=100,
+            final_fraction=0.3,
+            batch_tokens=1800,
             average=0.998,
         ),
     ),
@@ -184,11 +185,12 @@ _RECIPES = (
         label_smoothing=0.1,
         max_length=128,
         schedule=Schedule(
-            learning_rate=1.2e-3,
-            embedding_rate=8.0,
+            learning_rate=8e-4,
+            embedding_rate=6.0,
+            query_rate=0.125,
             max_epochs=6,
-            max_minutes=42.0,
-            warmup_steps=50,
+            max_minutes=20.0,
+            warmup_steps=30,
             final_fraction=0.02,
             batch_tokens=2400,
             average=0.998,
@@ -282,6 +284,7 @@ _RECIPES = (
         start="minilm",
         lora=Lora(rank=32, alpha=64, dropout=0.0),
         dropout=0.0,
+        options={"negatives": 0.08},
         max_length=256,
         schedule=Schedule(
             learning_rate=1e-3, max_epochs=2, max_minutes=46.0, warmup_steps=100, batch_tokens=3072
@@ -297,7 +300,12 @@ _RECIPES = (
         label_smoothing=0.1,
         max_length=256,
         schedule=Schedule(
-            learning_rate=1e-3, embedding_rate=8.0, max_epochs=10, max_minutes=30.0, batch_tokens=3072
+            learning_rate=1e-3,
+            embedding_rate=8.0,
+            query_rate=0.125,
+            max_epochs=10,
+            max_minutes=30.0,
+            batch_tokens=3072,
         ),
     ),
 )

@@ -153,6 +153,7 @@ class ExtractiveAnswers:
         *,
         max_length: int,
         stride: int = 128,
+        negatives: float = 0.0,
         cls: int,
         sep: int,
         pad_id: int = 0,
@@ -160,16 +161,22 @@ class ExtractiveAnswers:
         adapter: str | None = None,
         seed: int = 0,
     ) -> None:
-        """Training takes one window a question, cut at random around its answer; answering takes as many
-        as the text needs, `stride` tokens shared between neighbours."""
+        """Training takes one window a question, cut at random around its answer, or for a share of
+        `negatives` one that lacks it, so that windows of a long text can be compared; answering takes as
+        many as the text needs, `stride` tokens shared between neighbours."""
         self._tokenizer, self._cls, self._sep, self._pad = tokenizer, cls, sep, pad_id
         self._max_length, self._stride = max_length, stride
         self._head, self._adapter = head, adapter
         self._validation = validation
         self._texts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         draw = random.Random(seed)
-        windows = (self._training_window(question, draw) for question in questions)
-        self._windows = [window for window in windows if window is not None]
+        self._windows: list[Window] = []
+        for question in questions:
+            window = self._training_window(question, draw)
+            if draw.random() < negatives:
+                window = self._unanswerable(question, draw.choice(questions).context, draw)
+            if window is not None:
+                self._windows.append(window)
         self.lengths = [(len(window.ids),) for window in self._windows]
 
     def collate(self, indices: list[int], seed: int) -> Batch:
@@ -195,14 +202,19 @@ class ExtractiveAnswers:
 
     @torch.no_grad()
     def answer(
-        self, model: Transformer, questions: Sequence[Question], *, max_length: int = 384, batch_tokens: int = 6144
+        self,
+        model: Transformer,
+        questions: Sequence[Question],
+        *,
+        max_length: int = 384,
+        batch_tokens: int = 6144,
     ) -> list[str]:
         """The best answer to each question: the span of at most 30 tokens with the highest sum of start and
         end score over all windows, each measured against its window's score for having no answer."""
         windows = [
             (number, window)
             for number, question in enumerate(questions)
-            for window in self._all_windows(question, max_length)
+            for window in self._all_windows(question, min(max_length, model.config.max_positions))
         ]
         windows.sort(key=lambda pair: len(pair[1].ids))
         best = [(float("-inf"), "")] * len(questions)
@@ -269,6 +281,20 @@ class ExtractiveAnswers:
         shift = len(asked) + 2 - first
         return Window(window.ids, window.types, window.offsets, tokens[0] + shift, tokens[-1] + shift)
 
+    def _unanswerable(self, question: Question, other: str, draw: random.Random) -> Window | None:
+        """A window of the question's own text that lacks the answer where there is room for one, else of
+        another text; the first token is the right choice there."""
+        asked = self._encode(question.question)[0][:64]
+        room = self._max_length - len(asked) - 3
+        _, offsets = self._encode(question.context)
+        answer = [i for i, (left, _) in enumerate(offsets) if left >= question.spans[0][0]]
+        if answer and answer[0] > 40:
+            first = draw.randint(0, answer[0] - 40)
+            return self._window(asked, question.context, first, min(room, answer[0] - first))
+        if any(accepted in other for accepted in question.answers):
+            return None
+        return self._window(asked, other, 0, room)
+
     def _all_windows(self, question: Question, max_length: int) -> list[Window]:
         asked = self._encode(question.question)[0][:64]
         size = len(self._encode(question.context)[0])
@@ -291,4 +317,3 @@ def best_span(scores: Tensor, window: Window, max_tokens: int = 30) -> tuple[flo
     if first is None or last is None:
         return float("-inf"), 0, 0
     return float(joint.flatten()[index] - start[0] - end[0]), first[0], last[1]
-

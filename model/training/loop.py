@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -87,12 +87,11 @@ def train(
     at = load_checkpoint(run, parameters, optimizer, average) or Counters()
     num_batches = len(_batches(objective, schedule, 0))
     total = max(1, schedule.max_epochs * num_batches // schedule.accumulation)
-    log = _Log(run / "log.jsonl", at.step)
     started = time.monotonic() - at.elapsed_s
     saved = time.monotonic()
     progress = _progress(at, schedule, total)
     model.train()
-    with tqdm(total=100.0, unit="%", desc=run.name, mininterval=5.0, bar_format=_BAR) as bar:
+    with _Log(run / "log.jsonl", at.step) as log, tqdm(total=100.0, desc=run.name, bar_format=_BAR) as bar:
         for group in _groups(objective, schedule, at):
             rate = learning_rate(schedule, at.step, progress)
             set_learning_rate(optimizer, rate)
@@ -110,10 +109,11 @@ def train(
                 step=at.step, loss=loss, rate=rate, norm=norm, tokens=at.num_tokens,
                 predictions=num_predictions, seconds=round(at.elapsed_s, 2),
             )  # fmt: skip
-            bar.set_postfix_str(f"loss {loss:.3f}, {at.num_tokens / at.elapsed_s:.0f} tokens/s", refresh=False)
+            bar.set_postfix_str(
+                f"loss {loss:.3f}, {at.num_tokens / at.elapsed_s:.0f} tokens/s", refresh=False
+            )
             bar.update(min(100.0, 100.0 * progress) - bar.n)
             if stop_after is not None and at.step >= stop_after:
-                log.close()
                 return {}
             if progress >= 1.0:
                 break
@@ -121,12 +121,11 @@ def train(
                 log.flush()
                 save_checkpoint(run, at, parameters, optimizer, average)
                 saved = time.monotonic()
-    if average is not None:
-        average.swap(parameters)
-    model.eval()
-    scores = objective.validate(model)
-    log.write(step=at.step, **{f"dev_{name}": value for name, value in scores.items()})
-    log.close()
+        if average is not None:
+            average.swap(parameters)
+        model.eval()
+        scores = objective.validate(model)
+        log.write(step=at.step, **{f"dev_{name}": value for name, value in scores.items()})
     return scores
 
 
@@ -185,11 +184,14 @@ class _Log:
         path.write_text("".join(kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
 
+    def __enter__(self) -> Self:
+        return self
+
     def write(self, **values: float) -> None:
         self._file.write(json.dumps(values) + "\n")
 
     def flush(self) -> None:
         self._file.flush()
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()

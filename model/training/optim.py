@@ -17,13 +17,19 @@ def trainable(model: nn.Module) -> NamedParameters:
 
 
 def build_optimizer(parameters: NamedParameters, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019). Matrices decay, vectors do not; the input table, whose entries
-    are of size one in T5, learns `embedding_rate` times as fast."""
+    """AdamW (Loshchilov and Hutter 2019). Matrices decay, vectors do not.
+
+    Adam moves every entry alike, whatever its size. In T5 the input table's entries are of size one, and
+    the queries hold the 1/√d_k by which others divide their scores; so these learn `embedding_rate` and
+    `query_rate` times as fast, which makes a step what it is for a Transformer in the usual scale.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         is_table = name.endswith("words.weight")
         decay = schedule.weight_decay if parameter.ndim > 1 and not is_table else 0.0
         scale = schedule.embedding_rate if is_table else 1.0
+        if name.endswith(".query.weight"):
+            scale = schedule.query_rate
         groups.setdefault((decay, scale), []).append(parameter)
     return torch.optim.AdamW(
         [

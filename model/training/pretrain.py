@@ -107,7 +107,9 @@ class SpanCorruption:
     def corrupt(self, ids: Sequence[int], draw: random.Random) -> tuple[list[int], list[int]]:
         """(source, target) of one text: each span of the source is one sentinel, the target spells them."""
         num_noise = max(1, min(len(ids) - 1, round(len(ids) * self._noise)))
-        num_spans = max(1, min(round(num_noise / self._mean_span), len(self._sentinels), len(ids) - num_noise))
+        num_spans = max(
+            1, min(round(num_noise / self._mean_span), len(self._sentinels), len(ids) - num_noise)
+        )
         noise = _composition(num_noise, num_spans, draw)
         keep = _composition(len(ids) - num_noise + 1, num_spans + 1, draw)
         keep[-1] -= 1  # text may end in a span; it never starts with one, so each gap is at least one
@@ -143,7 +145,9 @@ def _composition(total: int, parts: int, draw: random.Random) -> list[int]:
     return [after - before for before, after in zip(cuts, cuts[1:], strict=False)]
 
 
-def text_to_text_batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], start: int, pad_id: int) -> Batch:
+def text_to_text_batch(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], start: int, pad_id: int
+) -> Batch:
     """Sources, targets shifted right behind `start`, and targets, padded; targets end in their end token."""
     sources = [source for source, _ in pairs]
     targets = [target for _, target in pairs]

@@ -116,7 +116,9 @@ def _prepare_fresh(recipe: Recipe, data: Path, out: Path) -> None:
 def _head_config(recipe: Recipe, config: TransformerConfig, data: Path) -> TransformerConfig:
     """The config of the model with the recipe's head."""
     if recipe.objective == "classification":
-        labels = sorted({label for name in recipe.datasets for _, label in files.labelled_texts(data, name, "train")})
+        labels = sorted(
+            {label for name in recipe.datasets for _, label in files.labelled_texts(data, name, "train")}
+        )
         return replace(config, head="sequence-class", labels=tuple(labels))
     if recipe.objective == "extractive-qa":
         return replace(config, head="span", labels=())
@@ -192,7 +194,9 @@ def _translation_texts(data: Path) -> list[str]:
     return texts
 
 
-def _span_corruption(recipe: Recipe, tokenizer: Tokenizer, config: TransformerConfig, data: Path) -> Objective:
+def _span_corruption(
+    recipe: Recipe, tokenizer: Tokenizer, config: TransformerConfig, data: Path
+) -> Objective:
     texts = list(dict.fromkeys(_translation_texts(data)))
     texts += [s for article in files.wikitext_articles(data, "train") for s in sentences(article)]
     ids = [list(e.ids[: recipe.max_length]) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -212,7 +216,11 @@ def sentences(paragraphs: Iterable[str]) -> list[str]:
     for paragraph in paragraphs:
         at = 0
         for index in range(2, len(paragraph) - 2):
-            if paragraph[index] in ".!?" and paragraph[index + 1] == " " and paragraph[index - 2 : index].isalpha():
+            if (
+                paragraph[index] in ".!?"
+                and paragraph[index + 1] == " "
+                and paragraph[index - 2 : index].isalpha()
+            ):
                 out.append(paragraph[at : index + 1])
                 at = index + 2
         out.append(paragraph[at:])
@@ -301,7 +309,12 @@ def masked_language_model(
 
 
 def classification(
-    recipe: Recipe, tokenizer: Tokenizer, config: TransformerConfig, data: Path, head: str, adapter: str | None
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    config: TransformerConfig,
+    data: Path,
+    head: str,
+    adapter: str | None,
 ) -> Classification:
     """The recipe's labelled texts, each set as often as its `repeat` option says."""
     repeat = recipe.options.get("repeat", {})
@@ -313,7 +326,9 @@ def classification(
             some = files.labelled_texts(data, name, split)
             rows += some * int(repeat.get(name, 1) if split == "train" else 1)
         encoded = tokenizer.encode_batch([text for text, _ in rows])
-        return [(list(e.ids[: recipe.max_length]), numbers[row[1]]) for e, row in zip(encoded, rows, strict=True)]
+        return [
+            (list(e.ids[: recipe.max_length]), numbers[row[1]]) for e, row in zip(encoded, rows, strict=True)
+        ]
 
     return Classification(
         examples("train"),
@@ -325,7 +340,9 @@ def classification(
     )
 
 
-def _extractive(recipe: Recipe, tokenizer: Tokenizer, data: Path, head: str, adapter: str | None) -> Objective:
+def _extractive(
+    recipe: Recipe, tokenizer: Tokenizer, data: Path, head: str, adapter: str | None
+) -> Objective:
     train_questions, dev_questions = [], []
     for number, paragraph in enumerate(files.read_jsonl(data / "qa" / "extractive-train.jsonl.gz")):
         for qa in paragraph["qas"]:
@@ -350,6 +367,7 @@ def extractive_answers(
         dev_questions,
         tokenizer,
         max_length=recipe.max_length,
+        negatives=float(recipe.options.get("negatives", 0.0)),
         cls=tokenizer.token_id("[CLS]") or 0,
         sep=tokenizer.token_id("[SEP]") or 0,
         head=head,

@@ -94,7 +94,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, is_decoder: bool, max_
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     if is_decoder:
-        names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT, "unk_token": UNK}
+        names = {
+            "bos_token": END_OF_TEXT,
+            "eos_token": END_OF_TEXT,
+            "pad_token": END_OF_TEXT,
+            "unk_token": UNK,
+        }
     else:
         names = {"eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
     config = {

@@ -1,0 +1,59 @@
+"""Makes the embedded default models: every stage in order, then the export in float16, then the scores."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.training.base import import_base, published_folder
+from model.training.checkpoint import AtomicFolder, write_json
+from model.training.config import RECIPES, ZOO_FOLDERS, ZOO_ORDER
+from model.training.evaluate import evaluate
+from model.training.stages import read_result, result_folder, run_stage
+
+BASE = "minilm"
+
+
+def build_zoo(data: Path, runs: Path, zoo: Path) -> None:
+    """Run what is not done yet, in order. Stages keep their folders under `runs`; a stage that was killed
+    goes on from its last checkpoint, one that has its `result.json` is not run again."""
+    if not (zoo / BASE / "model.safetensors").exists():
+        import_base(published_folder(), zoo / BASE)
+    for name in ZOO_ORDER:
+        recipe = RECIPES[name]
+        if read_result(runs / name):
+            continue
+        init = None
+        if recipe.start is not None:
+            init = zoo / BASE if recipe.start == BASE else result_folder(runs / recipe.start)
+        run_stage(recipe, data, runs / name, init)
+    for name, folder in ZOO_FOLDERS.items():
+        export(runs / name, zoo / folder)
+        base = zoo / BASE if RECIPES[name].lora is not None else None
+        write_json(runs / name / "test.json", evaluate(RECIPES[name], data, zoo / folder, base))
+
+
+def export(run: Path, target: Path) -> None:
+    """The finished stage in `run` as a folder to serve, its weights in float16.
+
+    Cards (`README.md`) that are in the target stay.
+    """
+    source = result_folder(run)
+    card = target / "README.md"
+    with AtomicFolder(target) as folder:
+        for path in sorted(source.iterdir()):
+            if path.suffix == ".safetensors":
+                tensors = {name: value.to(torch.float16) for name, value in load_file(path).items()}
+                save_file(tensors, folder / path.name, metadata={"format": "pt"})
+                (folder / path.name).chmod(0o644)
+            elif path.name == "config.json" and (source / "model.safetensors").exists():
+                config = json.loads(path.read_text(encoding="utf-8"))
+                write_json(folder / path.name, config | {"dtype": "float16"})
+            else:
+                shutil.copyfile(path, folder / path.name)
+        if (run / "loss.png").exists():
+            shutil.copyfile(run / "loss.png", folder / "loss.png")
+        if card.exists():
+            shutil.copyfile(card, folder / card.name)
