@@ -140,28 +140,26 @@ class Gate:
     async def _read_body(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
         """The whole body. Raises PayloadTooLarge, BodyTimeout, ClientClosed."""
         limit = self.limits.max_body_bytes
-        too_large = PayloadTooLarge(f"the body is over the limit of {limit} bytes")
         announced = headers.get(b"content-length", b"0")
         chunks: list[bytes] = []
-        size = int(announced) if announced.isdigit() else 0
+        is_too_large = announced.isdigit() and int(announced) > limit
+        size, more = 0, True
         try:
             async with asyncio.timeout(self.limits.body_timeout):
-                if size > limit:
-                    await _discard(receive, size)
-                    raise too_large
-                size, more = 0, True
-                while more:
+                while more and not is_too_large:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientClosed("the client left while it sent the body")
                     chunks.append(message.get("body", b""))
                     size += len(chunks[-1])
                     more = message.get("more_body", False)
-                    if size > limit:
-                        await _discard(receive, 4 * limit)
-                        raise too_large
+                    is_too_large = size > limit
         except TimeoutError:
             raise BodyTimeout(f"the body took longer than {self.limits.body_timeout:g} s") from None
+        if is_too_large:
+            if more:
+                await _discard(receive, 4 * limit)
+            raise PayloadTooLarge(f"the body is over the limit of {limit} bytes")
         return b"".join(chunks)
 
     @staticmethod

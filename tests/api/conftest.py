@@ -21,6 +21,19 @@ from tests.api.fake_engine import FakeEngine
 from tests.api.folders import CONFIGS, write_folder
 
 T = TypeVar("T")
+LIMITS = Limits(max_body_bytes=1 << 20, body_timeout=0.5, max_timeout=600.0)
+
+
+class _Server(uvicorn.Server):
+    """Says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
 
 
 class Service:
@@ -45,13 +58,9 @@ class Service:
             config = uvicorn.Config(
                 app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
             )
-            self._server = uvicorn.Server(config)
+            self._server = _Server(config, lambda: self._started.set_result(None))
             await self.registry.start(self.engine)
-            serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-            while not self._server.started:
-                await asyncio.sleep(0.001)
-            self._started.set_result(None)
-            await serving
+            await self._server.serve(sockets=[listener])
             await self.registry.stop()
 
     def on_loop(self, work: Callable[[], T]) -> T:
@@ -65,7 +74,7 @@ class Service:
 
         async def wait() -> None:
             async with asyncio.timeout(10):
-                while not condition():
+                while not condition():  # noqa: ASYNC110 - whatever the test asks about has no event
                     await asyncio.sleep(0.001)
 
         asyncio.run_coroutine_threadsafe(wait(), self._loop).result(timeout=15)
@@ -86,8 +95,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> list[Served]:
     return [read_served(name, write_folder(root / name, config)) for name, config in CONFIGS.items()]
 
 
+@pytest.fixture(scope="session")
+def shared(served: list[Served]) -> Iterator[Service]:
+    """One for all tests that only ask, and change nothing about the engine."""
+    running = Service(served, LIMITS)
+    yield running
+    running.close()
+
+
 @pytest.fixture
 def service(served: list[Served]) -> Iterator[Service]:
-    running = Service(served, Limits(max_body_bytes=1 << 20, body_timeout=0.5, max_timeout=600.0))
+    running = Service(served, LIMITS)
     yield running
     running.close()

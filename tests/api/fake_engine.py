@@ -38,6 +38,10 @@ class FakeEngine:
         self.gate.set()
         self.changed = asyncio.Event()
 
+    def prompts(self) -> list[list[int]]:
+        """The token ids of the generate requests that came."""
+        return [request.prompt_ids for request in self.requests if isinstance(request, GenerateRequest)]
+
     async def start(self) -> Ready:
         infos = [
             ModelInfo(

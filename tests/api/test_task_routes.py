@@ -8,14 +8,14 @@ from tests.api.conftest import Service
 from tests.api.fake_engine import TEXT
 
 
-def test_generate_answers_one_prompt_or_a_list(service: Service) -> None:
-    answer = service.post("/v1/generate", {"prompt": "Hi", "max_tokens": 6, "model": "writer"}).json()
+def test_generate_answers_one_prompt_or_a_list(shared: Service) -> None:
+    answer = shared.post("/v1/generate", {"prompt": "Hi", "max_tokens": 6, "model": "writer"}).json()
     assert answer == {
         "model": "writer",
         "results": [{"text": TEXT[:4], "finish_reason": "length"}],
         "usage": {"prompt_tokens": 2, "completion_tokens": 6, "total_tokens": 8, "cached_tokens": 0},
     }
-    many = service.post("/v1/generate", {"prompt": ["a", "bc"], "max_tokens": 4, "n": 2, "seed": 7}).json()
+    many = shared.post("/v1/generate", {"prompt": ["a", "bc"], "max_tokens": 4, "n": 2, "seed": 7}).json()
     assert many["model"] == "writer"
     assert [result["text"] for result in many["results"]] == [TEXT[:3]] * 4
     assert many["usage"]["prompt_tokens"] == 3
@@ -30,9 +30,9 @@ def test_generate_stops_before_a_stop_string(service: Service) -> None:
     assert service.engine.num_aborted == 1
 
 
-def test_generate_tells_logprobs_when_asked(service: Service) -> None:
+def test_generate_tells_logprobs_when_asked(shared: Service) -> None:
     body = {"prompt": "Hi", "max_tokens": 2, "logprobs": 1}
-    (first, second) = service.post("/v1/generate", body).json()["results"][0]["logprobs"]
+    (first, second) = shared.post("/v1/generate", body).json()["results"][0]["logprobs"]
     assert (first["token"], second["token"], first["logprob"]) == ("G", "r", -0.5)
     assert first["top"] == [{"token": "G", "id": first["id"], "logprob": -0.5}]
 
@@ -45,10 +45,7 @@ def test_translate_keeps_spacing_and_leaves_what_has_no_letters(service: Service
     assert answer["translations"][0]["score"] == pytest.approx(0.6065, abs=1e-4)
     assert answer["translations"][1]["score"] == 1.0
     decode = service.engine.served["translator"].tokenizer.decode
-    assert [decode(r.prompt_ids) for r in service.engine.requests] == [
-        "<2de> One thing.",
-        "<2de> Two things.",
-    ]  # type: ignore[union-attr]
+    assert [decode(row) for row in service.engine.prompts()] == ["<2de> One thing.", "<2de> Two things."]
 
 
 def test_translate_gives_alternatives_and_whole_texts(service: Service) -> None:
@@ -65,27 +62,27 @@ def test_translate_gives_alternatives_and_whole_texts(service: Service) -> None:
     assert len(service.engine.requests) == 3
 
 
-def test_classify_ranks_labels(service: Service) -> None:
+def test_classify_ranks_labels(shared: Service) -> None:
     body = {"model": "mood", "text": ["fine", "so so"], "top_k": 2}
-    answer = service.post("/v1/classify", body).json()
+    answer = shared.post("/v1/classify", body).json()
     assert [label["label"] for label in answer["results"][0]] == ["good", "fair"]
-    whole = service.post("/v1/classify", {"model": "mood", "text": "fine"}).json()
+    whole = shared.post("/v1/classify", {"model": "mood", "text": "fine"}).json()
     assert sum(label["score"] for label in whole["results"][0]) == pytest.approx(1.0)
-    several = service.post("/v1/classify", {"model": "topics", "text": "fine"}).json()
+    several = shared.post("/v1/classify", {"model": "topics", "text": "fine"}).json()
     assert [label["score"] for label in several["results"][0]] == pytest.approx([0.7310586, 0.5])
 
 
-def test_classify_cuts_only_when_told(service: Service) -> None:
+def test_classify_cuts_only_when_told(shared: Service) -> None:
     body = {"model": "mood", "text": "x" * 100}
-    refused = service.post("/v1/classify", body)
+    refused = shared.post("/v1/classify", body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_long")
-    assert service.post("/v1/classify", body | {"truncate": True}).json()["usage"]["prompt_tokens"] == 64
+    assert shared.post("/v1/classify", body | {"truncate": True}).json()["usage"]["prompt_tokens"] == 64
 
 
-def test_qa_offsets_are_characters_of_the_context(service: Service) -> None:
+def test_qa_offsets_are_characters_of_the_context(shared: Service) -> None:
     context = "Ünïcode 世界 " * 20 + "in 1843 it was done. " + "nothing more " * 20
     body = {"question": "When?", "context": context, "doc_stride": 16}
-    answer = service.post("/v1/qa", body).json()["answers"][0][0]
+    answer = shared.post("/v1/qa", body).json()["answers"][0][0]
     assert answer["answer"] == "1843"
     assert context[answer["start"] : answer["end"]] == "1843"
     assert 0 < answer["score"] <= 1
@@ -94,33 +91,33 @@ def test_qa_offsets_are_characters_of_the_context(service: Service) -> None:
         "top_k": 2,
         "allow_no_answer": True,
     }
-    assert [a["answer"] for a in service.post("/v1/qa", several).json()["answers"][0]] == ["12", "13"]
+    assert [a["answer"] for a in shared.post("/v1/qa", several).json()["answers"][0]] == ["12", "13"]
 
 
-def test_qa_says_that_there_is_no_answer(service: Service) -> None:
+def test_qa_says_that_there_is_no_answer(shared: Service) -> None:
     body = {"question": "When?", "context": "", "allow_no_answer": True}
-    assert service.post("/v1/qa", body).json()["answers"] == [
+    assert shared.post("/v1/qa", body).json()["answers"] == [
         [{"answer": "", "score": 1.0, "start": 0, "end": 0}]
     ]
-    assert service.post("/v1/qa", {"question": "When?", "context": ""}).json()["answers"] == [[]]
+    assert shared.post("/v1/qa", {"question": "When?", "context": ""}).json()["answers"] == [[]]
 
 
-def test_fill_mask_puts_the_token_in_place(service: Service) -> None:
-    answer = service.post("/v1/fill-mask", {"text": "a [MASK] b", "top_k": 2}).json()
+def test_fill_mask_puts_the_token_in_place(shared: Service) -> None:
+    answer = shared.post("/v1/fill-mask", {"text": "a [MASK] b", "top_k": 2}).json()
     first = answer["results"][0][0]
     assert len(answer["results"][0]) == 2
     assert first["text"] == f"a {first['token']} b"
-    assert service.post("/v1/fill-mask", {"text": "no mask"}).json()["error"]["param"] == "text"
-    assert service.post("/v1/fill-mask", {"text": "[MASK] [MASK]"}).status_code == 400
+    assert shared.post("/v1/fill-mask", {"text": "no mask"}).json()["error"]["param"] == "text"
+    assert shared.post("/v1/fill-mask", {"text": "[MASK] [MASK]"}).status_code == 400
 
 
-def test_a_list_of_results_comes_in_the_order_of_the_texts(service: Service) -> None:
+def test_a_list_of_results_comes_in_the_order_of_the_texts(shared: Service) -> None:
     body = {"inputs": [{"question": "q", "context": f"so {i} it is"} for i in range(20)]}
-    answers = service.post("/v1/qa", body).json()["answers"]
+    answers = shared.post("/v1/qa", body).json()["answers"]
     assert [a[0]["answer"] for a in answers] == [str(i) for i in range(20)]
 
 
-def test_answers_are_utf8_json(service: Service) -> None:
-    response = service.post("/v1/generate", {"prompt": "Hi", "max_tokens": 15})
+def test_answers_are_utf8_json(shared: Service) -> None:
+    response = shared.post("/v1/generate", {"prompt": "Hi", "max_tokens": 15})
     assert response.headers["content-type"] == "application/json"
     assert json.loads(response.content.decode("utf-8"))["results"][0]["text"] == "Grüße, 世界"
