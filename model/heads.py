@@ -90,7 +90,6 @@ class MaskedLMHead(nn.Module):
         self.projection: nn.Parameter | None = None
         if not config.tie_embeddings:
             self.projection = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-            nn.init.normal_(self.projection, std=config.initializer_range)
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
         """[n, hidden_size] and the [vocab_size, hidden_size] input table to [n, vocab_size]."""

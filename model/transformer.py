@@ -37,7 +37,8 @@ class Transformer(nn.Module):
         self.heads = nn.ModuleDict()
         if config.head in HEADS:
             self.heads[OWN] = HEADS[config.head](config)
-        self._initialise()
+        if not self.embeddings.words.weight.is_meta:
+            self._initialise()
 
     def encode(self, ids: Tensor, context: AttentionContext, type_ids: Tensor | None = None) -> Tensor:
         """[num_tokens] flat ids to hidden states [num_tokens, hidden_size]."""
@@ -142,6 +143,8 @@ class Transformer(nn.Module):
                 if config.family == "t5":
                     std = 1.0 if module is self.embeddings.words else config.hidden_size**-0.5
                 nn.init.normal_(module.weight, std=std)
+            elif isinstance(module, MaskedLMHead) and module.projection is not None:
+                nn.init.normal_(module.projection, std=config.initializer_range)
 
 
 def parameter_bytes(model: nn.Module) -> int:

@@ -171,7 +171,8 @@ class PackedStore:
         """See `KeyValueStore`."""
         if self._fresh is None:
             raise ValueError("read before write")
-        return self._fresh[0][keys], self._fresh[1][keys]
+        key, value = self._fresh
+        return _pick(key, keys), _pick(value, keys)
 
 
 @dataclass(frozen=True)
@@ -233,11 +234,15 @@ def _attend_groups(
     results = []
     for group, mask in zip(groups, masks, strict=True):
         keys, values = store.read(layer, group.keys)
-        grouped = (
-            query.view(group.rows.shape[0], -1, *query.shape[1:]) if order is None else query[group.rows]
-        )
+        b = group.rows.shape[0]
+        grouped = query.view(b, -1, *query.shape[1:]) if order is None else _pick(query, group.rows)
         out = dense_attention(grouped, keys, values, mask, scale)
         results.append(out.reshape(-1, *query.shape[1:]))
     if order is None:
         return results[0]
-    return torch.cat(results)[order]
+    return torch.index_select(results[0] if len(results) == 1 else torch.cat(results), 0, order)
+
+
+def _pick(flat: Tensor, rows: Tensor) -> Tensor:
+    """[num_tokens, ...] and [b, t] rows to [b, t, ...], copying whole rows."""
+    return torch.index_select(flat, 0, rows.flatten()).view(*rows.shape, *flat.shape[1:])

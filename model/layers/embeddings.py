@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from model.config import TransformerConfig
 from model.layers.norms import build_norm
 from model.layers.positions import sinusoids
+from model.layers.table import Table
 
 
 class Embeddings(nn.Module):
@@ -14,13 +15,13 @@ class Embeddings(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         size = config.hidden_size
-        self.words = nn.Embedding(config.vocab_size, size)
-        self.positions: nn.Embedding | None = None
+        self.words = Table(config.vocab_size, size)
+        self.positions: Table | None = None
         if config.position in ("learned", "sinusoidal"):
-            self.positions = nn.Embedding(config.max_positions, size)
+            self.positions = Table(config.max_positions, size)
         if self.positions is not None and config.position == "sinusoidal":
             self.positions.weight = nn.Parameter(sinusoids(config.max_positions, size), requires_grad=False)
-        self.types = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
+        self.types = Table(config.type_vocab_size, size) if config.type_vocab_size else None
         self.norm = build_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
 

@@ -29,7 +29,10 @@ class LowRank(nn.Module):
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose rows may each belong to an adapter."""
+    """`nn.Linear` whose rows may each belong to an adapter. Its weights are drawn by whoever builds the model."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: drawing numbers here would only be overwritten, and on the meta device costs seconds."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model.layers.table import Table
+
 
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated against each other."""
@@ -37,7 +39,7 @@ class RelativeBias(nn.Module):
         super().__init__()
         self.num_buckets, self.max_distance = num_buckets, max_distance
         self.bidirectional = bidirectional
-        self.table = nn.Embedding(num_buckets, num_heads)
+        self.table = Table(num_buckets, num_heads)
 
     def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """[b, t] query and [k] key positions to an additive bias [b, num_heads, t, k]."""
