@@ -32,7 +32,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.tasks": ("app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.engine.sampling_params": ("app.errors",),
     "app.engine.protocol": ("app.engine.sampling_params",),
-    "app.engine.client": (*BORDER, *LEAVES),
+    "app.engine.journal": (*BORDER, "app.errors"),
+    "app.engine.process": BORDER,
+    "app.engine.client": ("app.engine.journal", "app.engine.process", *BORDER, *LEAVES),
     "app.engine.sequence": BORDER,
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
     "app.engine.scheduler": ("app.engine.sequence", "app.engine.block_manager", *BORDER),
@@ -57,6 +59,8 @@ TORCH_FREE = (
         "app.api",
         "app.tasks",
         "app.engine.client",
+        "app.engine.journal",
+        "app.engine.process",
     ),
     *(*BORDER, "app.engine.sequence", "app.engine.block_manager", "app.engine.scheduler", *MODEL_FACTS),
 )
@@ -67,7 +71,7 @@ FORBIDDEN_PACKAGES = (
     (("app.tasks",), ("fastapi", "starlette")),
     (("model",), ("asyncio",)),
 )
-ASYNCIO_IN_ENGINE = "app.engine.client"
+ASYNCIO_IN_ENGINE = ("app.engine.client", "app.engine.process")
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def forbidden_packages(tree: Tree) -> list[str]:
                     f"{module} imports {name}" for name in tree.imports[module] if is_under(name, *packages)
                 ]
     for module in tree.sources:
-        if is_under(module, "app.engine") and module != ASYNCIO_IN_ENGINE:
+        if is_under(module, "app.engine") and module not in ASYNCIO_IN_ENGINE:
             found += [
                 f"{module} imports asyncio" for name in tree.imports[module] if is_under(name, "asyncio")
             ]

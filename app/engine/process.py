@@ -1,0 +1,130 @@
+"""The client's handle on one engine process: starts it, talks to it over a socket pair, ends it.
+
+Restarting is the client's business; here a process lives once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from app.engine.protocol import (
+    Fatal,
+    ProtocolError,
+    Ready,
+    WorkerConfig,
+    WorkerMessage,
+    encode_frame,
+    worker_messages,
+)
+
+EXIT_SECONDS = 5.0
+
+_log = logging.getLogger("quartet.client")
+
+
+class StartError(Exception):
+    """The engine process did not get ready; `kind` as in `Fatal`."""
+
+    def __init__(self, kind: Literal["checkpoint", "internal"], message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class WorkerProcess(asyncio.Protocol):
+    """One engine process and our end of the socket to it; made by `launch`.
+
+    Writes are buffered without bound: what may be in flight is bounded by the client's journal.
+    """
+
+    def __init__(self, receive: Callable[[WorkerMessage], None]) -> None:
+        self.closed = asyncio.Event()
+        self.last_heard = time.monotonic()
+        self._receive = receive
+        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._frames = worker_messages()
+        self._transport: asyncio.Transport
+        self._process: asyncio.subprocess.Process
+
+    @classmethod
+    async def launch(
+        cls, command: Sequence[str], config: WorkerConfig, receive: Callable[[WorkerMessage], None]
+    ) -> tuple["WorkerProcess", Ready]:
+        """Returns once the engine is ready. Raises StartError; leaves no process behind when it fails."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            _, worker = await asyncio.get_running_loop().create_unix_connection(
+                lambda: cls(receive), sock=ours
+            )
+            fd = theirs.fileno()
+            try:
+                worker._process = await asyncio.create_subprocess_exec(
+                    *command, "--fd", str(fd), pass_fds=(fd,), stdin=asyncio.subprocess.DEVNULL
+                )
+            except BaseException as error:
+                worker._transport.abort()
+                worker._ready.cancel()
+                if isinstance(error, OSError):
+                    raise StartError("internal", f"{command[0]}: {error.strerror or error}") from error
+                raise
+        try:
+            worker.send(encode_frame(config))
+            return worker, await worker._ready
+        except BaseException:
+            await worker.end(0.0)
+            raise
+
+    def send(self, frames: bytes | bytearray) -> None:
+        """Lost where the process is ending."""
+        if not self._transport.is_closing():
+            self._transport.write(frames)
+
+    async def end(self, patience: float = EXIT_SECONDS) -> int:
+        """Closes the socket, on which the process ends by itself or after `patience` seconds by force.
+
+        The exit code, negative for a signal.
+        """
+        self._transport.close()
+        try:
+            async with asyncio.timeout(patience):
+                return await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            return await self._process.wait()
+        finally:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self.last_heard = time.monotonic()
+        try:
+            for message in self._frames.feed(data):
+                self._handle(message)
+        except ProtocolError as error:
+            _log.error("the engine process is cut off: %s", error)
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called by the event loop."""
+        self.closed.set()
+        if not self._ready.done():
+            self._ready.set_exception(StartError("internal", "the engine process ended while it started"))
+
+    def _handle(self, message: WorkerMessage) -> None:
+        if self._ready.done():
+            self._receive(message)
+        elif isinstance(message, Ready):
+            self._ready.set_result(message)
+        elif isinstance(message, Fatal):
+            self._ready.set_exception(StartError(message.kind, message.message))
+        else:
+            raise ProtocolError("the engine process spoke before it was ready")
