@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ class _Evaluation:
     def translation(self) -> Mapping[str, Callable[[], Scores]]:
         """BLEU and chrF of greedy translations."""
         return {
-            f"{name} en-{language}": lambda name=name, language=language: self._translate(name, language)
+            f"{name} en-{language}": partial(self._translate, name, language)
             for language in TARGET_LANGUAGES
             for name in TRANSLATION_TESTS[language]
         }
@@ -94,7 +95,7 @@ class _Evaluation:
 
     def classes(self) -> Mapping[str, Callable[[], Scores]]:
         """Accuracy and macro-F1 of each data set; of CLINC150 also the out-of-scope recall."""
-        return {f"{name} test": lambda name=name: self._classify(name) for name in self.recipe.datasets}
+        return {f"{name} test": partial(self._classify, name) for name in self.recipe.datasets}
 
     def _classify(self, name: str) -> Scores:
         rows = files.labelled_texts(self.data, name, "test")[: self.limit]

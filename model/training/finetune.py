@@ -36,7 +36,7 @@ class TextToText:
         self._pairs, self._start, self._pad = pairs, start, pad_id
         self._label_smoothing = label_smoothing
         self._validate = validate
-        self.lengths = [(len(source), len(target)) for source, target in pairs]
+        self.lengths: list[tuple[int, ...]] = [(len(source), len(target)) for source, target in pairs]
 
     def collate(self, indices: list[int], seed: int) -> Batch:
         """See `Objective`."""
@@ -80,7 +80,7 @@ class Classification:
         """Examples are (ids with special tokens, label number)."""
         self._examples, self._validation, self._pad = examples, validation, pad_id
         self._label_smoothing, self._head, self._adapter = label_smoothing, head, adapter
-        self.lengths = [(len(ids),) for ids, _ in examples]
+        self.lengths: list[tuple[int, ...]] = [(len(ids),) for ids, _ in examples]
 
     def collate(self, indices: list[int], seed: int) -> Batch:
         """See `Objective`."""
@@ -177,7 +177,7 @@ class ExtractiveAnswers:
                 window = self._unanswerable(question, draw.choice(questions).context, draw)
             if window is not None:
                 self._windows.append(window)
-        self.lengths = [(len(window.ids),) for window in self._windows]
+        self.lengths: list[tuple[int, ...]] = [(len(window.ids),) for window in self._windows]
 
     def collate(self, indices: list[int], seed: int) -> Batch:
         """See `Objective`."""

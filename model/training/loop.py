@@ -20,7 +20,6 @@ from model.training.checkpoint import Counters, load_checkpoint, save_checkpoint
 from model.training.config import Precision, Schedule
 from model.training.data import bucketed_batches
 from model.training.optim import (
-    NamedParameters,
     WeightAverage,
     build_optimizer,
     clip_gradients,

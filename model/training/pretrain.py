@@ -1,5 +1,6 @@
 """Self-supervised objectives: masked LM with next sentence prediction, span corruption, next token."""
 
+import itertools
 import random
 from collections.abc import Iterable, Sequence
 
@@ -42,7 +43,7 @@ class NextToken:
         self._blocks = _blocks(documents, block, separator)
         self._validation = _blocks(validation, block, separator)
         self._unlearned = torch.tensor(sorted(unlearned), dtype=torch.long)
-        self.lengths = [(len(ids),) for ids in self._blocks]
+        self.lengths: list[tuple[int, ...]] = [(len(ids),) for ids in self._blocks]
 
     def collate(self, indices: list[int], seed: int) -> Batch:
         """See `Objective`."""
@@ -102,7 +103,7 @@ class SpanCorruption:
         self._texts = [ids for ids in texts if len(ids) >= 4]
         self._sentinels, self._end, self._start, self._pad = list(sentinels), end, start, pad_id
         self._noise, self._mean_span = noise, mean_span
-        self.lengths = [(len(ids) + 1, max(3, len(ids) // 3)) for ids in self._texts]
+        self.lengths: list[tuple[int, ...]] = [(len(ids) + 1, max(3, len(ids) // 3)) for ids in self._texts]
 
     def corrupt(self, ids: Sequence[int], draw: random.Random) -> tuple[list[int], list[int]]:
         """(source, target) of one text: each span of the source is one sentinel, the target spells them."""
@@ -142,7 +143,7 @@ class SpanCorruption:
 def _composition(total: int, parts: int, draw: random.Random) -> list[int]:
     """`total` as a sum of `parts` numbers of at least one."""
     cuts = [0, *sorted(draw.sample(range(1, total), parts - 1)), total]
-    return [after - before for before, after in zip(cuts, cuts[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(cuts)]
 
 
 def text_to_text_batch(
@@ -198,7 +199,7 @@ class MaskedLanguageModel:
         self._head, self._adapter = head, adapter
         self._pairs = _sentence_pairs(documents, block - 3, random.Random(seed))
         self._validation = _sentence_pairs(validation, block - 3, random.Random(seed))
-        self.lengths = [(len(a) + len(b) + 3,) for a, b, _ in self._pairs]
+        self.lengths: list[tuple[int, ...]] = [(len(a) + len(b) + 3,) for a, b, _ in self._pairs]
 
     def collate(self, indices: list[int], seed: int) -> Batch:
         """See `Objective`."""

@@ -343,7 +343,8 @@ def classification(
 def _extractive(
     recipe: Recipe, tokenizer: Tokenizer, data: Path, head: str, adapter: str | None
 ) -> Objective:
-    train_questions, dev_questions = [], []
+    train_questions: list[Question] = []
+    dev_questions: list[Question] = []
     for number, paragraph in enumerate(files.read_jsonl(data / "qa" / "extractive-train.jsonl.gz")):
         for qa in paragraph["qas"]:
             spans = tuple((a["start"], a["start"] + len(a["text"])) for a in qa["answers"])
