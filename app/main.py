@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
+from app.api.openapi import describe, docs_page
 from app.api.routes import openai, operations, tasks
 from app.registry import Registry
 
@@ -16,10 +17,14 @@ DESCRIPTION = "Every Transformer task from one engine. Interface: docs/api.md."
 
 def create_app(registry: Registry, limits: Limits) -> FastAPI:
     """The ASGI application over a registry, which whoever runs it starts and stops."""
-    app = FastAPI(title="Quartet", version=registry.version, description=DESCRIPTION, redoc_url=None)
+    app = FastAPI(
+        title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
+    )
     app.state.registry = registry
     for router in (tasks.router, openai.router, operations.router):
         app.include_router(router)
+    app.add_api_route("/docs", docs_page, include_in_schema=False)
+    app.openapi = describe(app)  # type: ignore[method-assign]
     install_handlers(app)
     app.add_middleware(Gate, registry=registry, limits=limits)
     return app

@@ -41,6 +41,13 @@ class Call:
         """Seconds since the request came."""
         return time.monotonic() - self.started
 
+    def told(self) -> dict[str, object]:
+        """What a log line says of it; a request that reached no task has nothing to say."""
+        if self.task == NONE:
+            return {}
+        counts = {name: count for name, count in self.usage.as_dict().items() if count}
+        return {"model": self.model, "task": self.task, **counts}
+
     def observe(self, metrics: Metrics, status: int, seconds: float) -> None:
         """Puts the ended request into the metrics."""
         metrics.requests.labels(self.model, self.task, outcome(status)).inc()

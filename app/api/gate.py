@@ -233,10 +233,5 @@ def _finish(scope: Scope, reply: _Reply, call: Call, metrics: Metrics) -> None:
             scope["method"],
             scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200],
             status,
-            extra={
-                "seconds": round(seconds, 6),
-                "model": call.model,
-                "task": call.task,
-                **call.usage.as_dict(),
-            },
+            extra={"seconds": round(seconds, 6), **call.told()},
         )

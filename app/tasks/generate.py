@@ -1,23 +1,23 @@
 """Text generation, whole or piece by piece: prompts in, continued (decoder) or answered (encoder-decoder) texts out."""
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from app.engine.protocol import FinishReason, GenerateRequest, TokenLogprobs
+import msgspec
+
+from app.engine.protocol import FinishReason, GenerateRequest, TokenLogprobs, Tokens
 from app.errors import InvalidRequest
 from app.tasks.base import Task, Usage
+from app.tasks.concurrency import gather_or_cancel, merge
 from app.tasks.detokenizer import CONTEXT_TOKENS, Detokenizer
 from app.tasks.sampling import GenerateOptions, make_options, with_limit
 from model.config import TransformerConfig
 
 DEFAULT_MAX_TOKENS = 256
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class Generate(Task):
         usage.prompt_tokens += count_prompt_tokens(requests, options)
         if options.stop:
             return await gather_or_cancel([self._collect(request, options, usage) for request in requests])
-        answers = await self.engine.generate_many(requests)
+        answers = await self._all_tokens(requests, usage)
         completions = []
         for request, answer in zip(requests, answers, strict=True):
             usage.add_tokens(answer)
@@ -127,6 +127,26 @@ class Generate(Task):
             text = await self.offload(8 * len(ids), partial(_read_all, reader, ids))
             completions.append(Completion(text, ids, answer.finish_reason or "stop", answer.logprobs))
         return completions
+
+    async def _all_tokens(self, requests: Sequence[GenerateRequest], usage: Usage) -> list[Tokens]:
+        """Everything that each sequence says; a single one is timed token by token."""
+        if len(requests) != 1:
+            return await self.engine.generate_many(requests)
+        ids: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        clock = _Clock(usage)
+        whole: Tokens | None = None
+        async with aclosing(self.engine.generate(requests[0])) as answers:
+            async for answer in answers:
+                clock.tick(len(answer.token_ids))
+                usage.add_wait(answer)
+                ids += answer.token_ids
+                logprobs += answer.logprobs or ()
+                whole = answer
+        clock.stop()
+        assert whole is not None
+        told = logprobs if requests[0].params.logprobs is not None else None
+        return [msgspec.structs.replace(whole, token_ids=ids, logprobs=told, queue_duration=None)]
 
     async def stream(
         self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
@@ -145,15 +165,13 @@ class Generate(Task):
         """One sequence's pieces; ends it at the first stop string."""
         reader = self._reader(request, options)
         piece = Piece(index, "", [])
-        first_at = last_at = 0.0
+        clock = _Clock(usage)
         async with aclosing(self.engine.generate(request)) as answers:
             async for answer in answers:
-                last_at = time.monotonic()
-                first_at = first_at or last_at
-                usage.first_token_at = usage.first_token_at or last_at
                 before = reader.num_tokens
                 piece.text += reader.add(answer.token_ids)
                 num_read = reader.num_tokens - before
+                clock.tick(num_read)
                 usage.add_tokens(answer, num_read)
                 piece.token_ids += answer.token_ids[:num_read]
                 if answer.logprobs is not None:
@@ -165,8 +183,7 @@ class Generate(Task):
                 if piece.text:
                     yield piece
                     piece = Piece(index, "", [])
-        if reader.num_tokens > 1:
-            usage.token_gaps.append((last_at - first_at) / (reader.num_tokens - 1))
+        clock.stop()
         yield piece
 
     async def _collect(self, request: GenerateRequest, options: GenerateOptions, usage: Usage) -> Completion:
@@ -204,6 +221,28 @@ class Generate(Task):
         return Detokenizer(self.model.tokenizer, options.stop, options.params.min_tokens, before)
 
 
+class _Clock:
+    """When one sequence's tokens came: the first one's time, and the mean gap between them."""
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
+        self._first = self._last = 0.0
+        self._count = 0
+
+    def tick(self, num_tokens: int) -> None:
+        """So many tokens are here now."""
+        self._last = time.monotonic()
+        if not self._count:
+            self._first = self._last
+            self._usage.first_token_at = self._usage.first_token_at or self._last
+        self._count += num_tokens
+
+    def stop(self) -> None:
+        """The sequence ended."""
+        if self._count > 1:
+            self._usage.token_gaps.append((self._last - self._first) / (self._count - 1))
+
+
 def count_prompt_tokens(requests: Sequence[GenerateRequest], options: GenerateOptions) -> int:
     """Each prompt once, however many texts were asked for."""
     return sum(len(request.prompt_ids) for request in requests[:: options.n])
@@ -211,45 +250,3 @@ def count_prompt_tokens(requests: Sequence[GenerateRequest], options: GenerateOp
 
 def _read_all(reader: Detokenizer, ids: Sequence[int]) -> str:
     return reader.add(ids) + reader.finish()
-
-
-async def gather_or_cancel(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; when one fails, or the caller is cancelled, the others are cancelled and awaited."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def merge(streams: Sequence[AsyncGenerator[Piece]]) -> AsyncGenerator[Piece]:
-    """Pieces of several streams as they come; the first failure ends all."""
-    queue: asyncio.Queue[Piece | None] = asyncio.Queue()
-
-    async def forward(stream: AsyncGenerator[Piece]) -> None:
-        try:
-            async with aclosing(stream):
-                async for piece in stream:
-                    queue.put_nowait(piece)
-        finally:
-            queue.put_nowait(None)
-
-    tasks = [asyncio.create_task(forward(stream)) for stream in streams]
-    try:
-        num_running = len(tasks)
-        while num_running:
-            piece = await queue.get()
-            if piece is not None:
-                yield piece
-                continue
-            num_running -= 1
-            for task in tasks:
-                if task.done():
-                    task.result()
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

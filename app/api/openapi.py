@@ -1,0 +1,71 @@
+"""The OpenAPI description, and the page at /docs that shows it and sends its examples, with no part from elsewhere."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.openapi.utils import get_openapi
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_STATUSES = {
+    "400": "The request cannot be served as it is",
+    "404": "Unknown model",
+    "413": "The body is over the limit",
+    "415": "The body is not JSON",
+    "429": "The queue is full; Retry-After says when to come back",
+    "500": "Our fault",
+    "503": "Loading, draining, or the engine is being started again",
+    "504": "The request's deadline passed",
+}
+
+
+def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """FastAPI's description with our error shape in place of its own; made once, when first asked for."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            schemas["Error"] = _ERROR
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    _set_errors(operation)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    return openapi
+
+
+def _set_errors(operation: dict[str, Any]) -> None:
+    operation["responses"].pop("422", None)
+    if "requestBody" not in operation:
+        return
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for status, text in _STATUSES.items():
+        operation["responses"][status] = {"description": text, "content": body}
+
+
+def docs_page() -> Response:
+    """The page of /docs."""
+    page = files("app.api").joinpath("ui/docs.html").read_text(encoding="utf-8")
+    return Response(page, media_type="text/html; charset=utf-8")
