@@ -228,7 +228,7 @@ class FrameBuffer(Generic[Incoming]):
         self._decode_body = decode
         self._bytes = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Incoming]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Incoming]:
         """The messages that `data` completes. Raises `ProtocolError`; the stream is useless after that."""
         self._bytes += data
         start = 0

@@ -1,0 +1,140 @@
+"""An engine process without an engine: the name of the model says what happens to a request."""
+
+import argparse
+import os
+import socket
+from collections.abc import Iterator
+
+from app.engine.protocol import (
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    Abort,
+    ClientMessage,
+    Encoded,
+    EncodeRequest,
+    Failed,
+    Fatal,
+    GenerateRequest,
+    Heartbeat,
+    Ready,
+    Report,
+    Shutdown,
+    StepOutputs,
+    TokenLogprobs,
+    Tokens,
+    WorkerConfig,
+    WorkerMessage,
+    client_messages,
+    encode_frame,
+)
+
+
+class FakeWorker:
+    """Answers at once, or as the name says: hold, release, aborted, die, garbage, oversize, invalid, internal."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._aborted: list[int] = []
+        self._held: list[GenerateRequest | EncodeRequest] = []
+
+    def run(self) -> int:
+        messages = self._messages()
+        config = next(messages)
+        assert isinstance(config, WorkerConfig)
+        match config.device:
+            case "no-checkpoint":
+                self._send(Fatal("checkpoint", "no such folder"))
+                return 2
+            case "broken":
+                return 1
+            case "never-ready":
+                next(messages, None)
+                return 0
+        self._send(Ready(models=[], device="fake"))
+        if config.device == "short-lived":
+            return 1
+        self._send(Heartbeat())
+        for message in messages:
+            match message:
+                case Shutdown():
+                    return 0
+                case Abort(ids):
+                    self._aborted += ids
+                    for held in self._held:
+                        if held.model == "hold-until-abort" and held.id not in ids:
+                            self._compute(held)
+                case GenerateRequest() | EncodeRequest():
+                    self._answer(message)
+                case WorkerConfig():
+                    return 1
+        return 0
+
+    def _answer(self, request: GenerateRequest | EncodeRequest) -> None:
+        match request.model:
+            case "hold" | "hold-until-abort":
+                self._held.append(request)
+            case "release":
+                for held in self._held:
+                    self._compute(held)
+                self._compute(request)
+            case "die":
+                os._exit(9)
+            case "garbage":
+                self._sock.sendall((3).to_bytes(HEADER_BYTES, "little") + b"\xff\xff\xff")
+            case "oversize":
+                self._sock.sendall((MAX_FRAME_BYTES + 1).to_bytes(HEADER_BYTES, "little"))
+            case "invalid":
+                self._send(StepOutputs([Failed(request.id, "invalid", "too long for the cache")]))
+            case "internal":
+                self._send(StepOutputs([Failed(request.id, "internal", "it broke")]))
+            case "aborted":
+                self._send(
+                    StepOutputs([Tokens(id=request.id, token_ids=self._aborted, finish_reason="stop")])
+                )
+            case _:
+                self._compute(request)
+
+    def _compute(self, request: GenerateRequest | EncodeRequest) -> None:
+        """Generation counts from 0, one token a step, and reports the seed; an encoding is its ids."""
+        if isinstance(request, EncodeRequest):
+            data = b"".join(token_id.to_bytes(4, "little") for token_id in request.ids)
+            self._send(StepOutputs([Encoded(id=request.id, shape=[len(request.ids)], data=data)]))
+            return
+        last = request.params.max_tokens - 1
+        for token_id in range(last + 1):
+            tokens = Tokens(
+                id=request.id,
+                token_ids=[token_id],
+                logprobs=[TokenLogprobs(-1.0)] if request.params.logprobs is not None else None,
+                finish_reason="length" if token_id == last else None,
+                queue_duration=0.5 if token_id == 0 else None,
+            )
+            report = Report(
+                model=request.model,
+                phase="decode",
+                duration_s=0.001,
+                batch_size=1,
+                batch_tokens=1,
+                waiting={"seed": request.params.seed or 0},
+            )
+            self._send(StepOutputs([tokens], report))
+
+    def _messages(self) -> Iterator[ClientMessage]:
+        frames = client_messages()
+        while data := self._sock.recv(65536):
+            yield from frames.feed(data)
+
+    def _send(self, message: WorkerMessage) -> None:
+        self._sock.sendall(encode_frame(message))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    with socket.socket(fileno=parser.parse_args().fd) as sock:
+        code = FakeWorker(sock).run()
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
