@@ -126,10 +126,15 @@ class Metrics:
             for kind in ("prompt", "cached", "generated", "padding"):
                 self.tokens.labels(name, kind)
             self.preemptions.labels(name)
-            for gauge in (self.requests_running, self.requests_waiting, self.kv_usage):
-                gauge.labels(name).set(0)
             for task in tasks:
                 self.requests.labels(name, task, "ok")
+            self.set_idle([name])
+
+    def set_idle(self, models: Iterable[str]) -> None:
+        """Nothing of these models runs, waits or holds a block."""
+        for name in models:
+            for gauge in (self.requests_running, self.requests_waiting, self.kv_usage):
+                gauge.labels(name).set(0)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

@@ -32,6 +32,9 @@ class EngineProcess(Engine, Protocol):
     @property
     def is_ready(self) -> bool: ...
 
+    @property
+    def num_requests(self) -> int: ...
+
     async def start(self) -> Ready: ...
 
     async def stop(self, drain_timeout: float) -> None: ...
@@ -158,6 +161,8 @@ class Registry:
         """The metrics, with the engine's state as it is now."""
         is_up = self._engine is not None and self.ready is not None and self._engine.is_ready
         self.metrics.engine_up.set(1 if is_up else 0)
+        if self._engine is not None and not self._engine.num_requests:
+            self.metrics.set_idle(self.served)  # the engine reports with its steps, and an abort is none
         return self.metrics.exposition()
 
     def model_card(self, name: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class FakeEngine:
         self.fail_after = 0
         self.requests: list[GenerateRequest | EncodeRequest] = []
         self.num_running = 0
+        self.num_requests = 0
         self.num_aborted = 0
         self.gate = asyncio.Event()
         self.gate.set()
