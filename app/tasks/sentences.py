@@ -16,7 +16,7 @@ _ABBREVIATIONS = frozenset(
 _BEFORE_NUMBER = frozenset(
     re.findall(r"\S+", "no nos fig vol ch sec p pp art jan feb mar apr jun jul aug sep sept oct nov dec nr")
 )
-_NEXT = re.compile(r"\s*(\S)")
+_NEXT = re.compile(r"\s{0,16}(\S)")
 _LOOK_BACK = 48  # characters; longer than any abbreviation, and a bound on the work per mark
 _LAST_WORD = re.compile(r"([\w.]+)\.[\"'”’»)\]]*$")
 
@@ -44,8 +44,10 @@ def has_letters(text: str) -> bool:
 
 def _goes_on(text: str, start: int, at: int) -> bool:
     """Whether the mark before `at` is not the end of its sentence."""
+    if at == len(text) or text[at] in "\r\n":
+        return False
     following = _NEXT.match(text, at)
-    if following is None or text[at] in "\r\n":
+    if following is None:
         return False
     if following[1].islower():
         return True

@@ -1,0 +1,92 @@
+"""Small rules of the tasks that no route shows at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import numpy as np
+import pytest
+
+from app.engine.sampling_params import SamplingParams
+from app.errors import InvalidRequest
+from app.tasks.base import cut_ids, softmax
+from app.tasks.concurrency import gather_or_cancel, merge
+from app.tasks.sampling import make_options, with_limit
+
+
+def test_defaults_come_from_the_request_then_the_checkpoint_then_us() -> None:
+    published = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 40,
+        "repetition_penalty": 1.2,
+        "max_length": 9,
+    }
+    options = make_options({"top_k": 5, "top_p": None}, published, temperature=0.0, vocab_size=10)
+    params = options.params
+    assert (params.temperature, params.top_k, params.top_p, params.repetition_penalty) == (0.7, 5, 1.0, 1.2)
+    greedy = make_options({}, published | {"do_sample": False}, temperature=0.0, vocab_size=10).params
+    assert (greedy.temperature, greedy.top_k, greedy.repetition_penalty) == (0.0, 0, 1.2)
+    assert make_options({}, {}, temperature=1.0, vocab_size=10).params.temperature == 1.0
+
+
+def test_a_limit_below_min_tokens_is_the_client_s_mistake() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        with_limit(SamplingParams(max_tokens=10, min_tokens=10), 5)
+    assert refused.value.param == "min_tokens"
+
+
+@pytest.mark.parametrize("key", ["-1", "1.5", "x", "٣ ", "9" * 40, ""])
+def test_biases_go_by_token_ids(key: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        make_options({"logit_bias": {key: 1.0}}, {}, temperature=0.0, vocab_size=10)
+    assert refused.value.param == "logit_bias"
+
+
+def test_cutting_keeps_the_special_tokens_at_the_end() -> None:
+    special = frozenset({2, 3})
+    assert cut_ids([2, 5, 6, 7, 3], special, 4) == [2, 5, 6, 3]
+    assert cut_ids([2, 5, 3], special, 4) == [2, 5, 3]
+    assert cut_ids([5, 6, 7], frozenset(), 2) == [5, 6]
+
+
+def test_softmax_of_large_logits_is_finite() -> None:
+    assert softmax(np.array([1e4, 0.0], dtype=np.float32)).tolist() == [1.0, 0.0]
+
+
+async def count(stop: int, log: list[str], fail_at: int | None = None) -> AsyncGenerator[int]:
+    try:
+        for i in range(stop):
+            if i == fail_at:
+                raise ValueError("no")
+            await asyncio.sleep(0)
+            yield i
+    finally:
+        log.append("closed")
+
+
+def test_merged_streams_give_everything_and_close_when_one_fails() -> None:
+    async def collect(*streams: AsyncGenerator[int]) -> list[int]:
+        return [item async for item in merge(streams)]
+
+    log: list[str] = []
+    assert sorted(asyncio.run(collect(count(3, log), count(2, log)))) == [0, 0, 1, 1, 2]
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(collect(count(10**9, log), count(5, log, fail_at=3)))
+    assert log == ["closed"] * 4
+
+
+def test_one_failure_cancels_the_others() -> None:
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(gather_or_cancel([wait(), fail(), wait()]))
+    assert ended == ["cancelled"] * 2
