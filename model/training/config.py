@@ -33,6 +33,7 @@ class Schedule:
     epsilon: float = 1e-8
     embedding_rate: float = 1.0
     query_rate: float = 1.0
+    up_rate: float = 1.0
     average: float = 0.0
     precision: Precision = "bfloat16"
     seed: int = 17
@@ -155,44 +156,43 @@ _RECIPES = (
         ),
     ),
     Recipe(
-        name="translator",
+        name="translator-words",
         command="finetune",
         objective="text-to-text",
         datasets=("tatoeba",),
         start="translator-pretrain",
         dropout=0.0,
-        label_smoothing=0.1,
         max_length=128,
+        options={"lexical": 1.0},
         schedule=Schedule(
-            learning_rate=2.5e-3,
-            embedding_rate=6.0,
+            learning_rate=1.3e-3,
+            embedding_rate=8.0,
             query_rate=0.125,
-            max_epochs=6,
-            max_minutes=55.0,
-            warmup_steps=100,
-            final_fraction=0.3,
+            max_epochs=2,
+            max_minutes=9.0,
+            warmup_steps=40,
+            final_fraction=0.8,
             batch_tokens=1800,
-            average=0.998,
         ),
     ),
     Recipe(
-        name="translator-end",
+        name="translator",
         command="finetune",
         objective="text-to-text",
         datasets=("tatoeba",),
-        start="translator",
+        start="translator-words",
         dropout=0.0,
         label_smoothing=0.1,
         max_length=128,
         schedule=Schedule(
-            learning_rate=8e-4,
+            learning_rate=1.3e-3,
             embedding_rate=6.0,
             query_rate=0.125,
             max_epochs=6,
-            max_minutes=20.0,
-            warmup_steps=30,
+            max_minutes=50.0,
+            warmup_steps=40,
             final_fraction=0.02,
-            batch_tokens=2400,
+            batch_tokens=1800,
             average=0.998,
         ),
     ),
@@ -207,10 +207,10 @@ _RECIPES = (
         schedule=Schedule(
             learning_rate=2e-3,
             max_epochs=4,
-            max_minutes=30.0,
-            warmup_steps=150,
+            max_minutes=12.0,
+            warmup_steps=60,
             final_fraction=0.05,
-            batch_tokens=4096,
+            batch_tokens=3072,
             weight_decay=0.05,
             betas=(0.9, 0.95),
         ),
@@ -224,7 +224,7 @@ _RECIPES = (
         lora=Lora(rank=16, alpha=32, dropout=0.0),
         max_length=128,
         schedule=Schedule(
-            learning_rate=1e-3, max_epochs=3, max_minutes=9.0, warmup_steps=100, batch_tokens=2048
+            learning_rate=1e-3, max_epochs=3, max_minutes=5.0, warmup_steps=100, batch_tokens=2048
         ),
     ),
     Recipe(
@@ -260,7 +260,7 @@ _RECIPES = (
         lora=Lora(rank=16, alpha=32, dropout=0.0),
         dropout=0.0,
         schedule=Schedule(
-            learning_rate=1e-3, max_epochs=14, max_minutes=7.0, warmup_steps=100, batch_tokens=768
+            learning_rate=1e-3, max_epochs=14, max_minutes=5.0, warmup_steps=100, batch_tokens=768
         ),
     ),
     Recipe(
@@ -273,7 +273,7 @@ _RECIPES = (
         dropout=0.0,
         options={"repeat": {"sentiment-sentences": 4}},
         schedule=Schedule(
-            learning_rate=7e-4, max_epochs=3, max_minutes=6.0, warmup_steps=100, batch_tokens=1024
+            learning_rate=7e-4, max_epochs=3, max_minutes=4.0, warmup_steps=100, batch_tokens=1024
         ),
     ),
     Recipe(
@@ -285,9 +285,9 @@ _RECIPES = (
         lora=Lora(rank=32, alpha=64, dropout=0.0),
         dropout=0.0,
         options={"negatives": 0.08},
-        max_length=256,
+        max_length=192,
         schedule=Schedule(
-            learning_rate=1e-3, max_epochs=2, max_minutes=46.0, warmup_steps=100, batch_tokens=3072
+            learning_rate=1e-3, max_epochs=2, max_minutes=42.0, warmup_steps=100, batch_tokens=3072
         ),
     ),
     Recipe(
@@ -319,8 +319,8 @@ ZOO_ORDER = (
     "qa",
     "fill-mask",
     "translator-pretrain",
+    "translator-words",
     "translator",
-    "translator-end",
     "writer",
 )
 """The stages that make the embedded default models, in an order in which each finds what it starts from."""
@@ -331,7 +331,7 @@ ZOO_FOLDERS: Mapping[str, str] = {
     "sentiment": "sentiment",
     "qa": "qa",
     "fill-mask": "fill-mask",
-    "translator-end": "translator",
+    "translator": "translator",
     "writer": "writer",
 }
 """Which stage's weights are served, and from which folder of the zoo."""

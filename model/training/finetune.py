@@ -30,11 +30,13 @@ class TextToText:
         start: int,
         pad_id: int = 0,
         label_smoothing: float = 0.0,
+        lexical: float = 0.0,
         validate: Validate | None = None,
     ) -> None:
-        """`pairs` are ids with their end tokens; `start` is the decoder's first input."""
+        """`pairs` are ids with their end tokens; `start` is the decoder's first input; `lexical` weighs
+        the loss that teaches the encoder single words."""
         self._pairs, self._start, self._pad = pairs, start, pad_id
-        self._label_smoothing = label_smoothing
+        self._label_smoothing, self._lexical = label_smoothing, lexical
         self._validate = validate
         self.lengths: list[tuple[int, ...]] = [(len(source), len(target)) for source, target in pairs]
 
@@ -44,7 +46,7 @@ class TextToText:
 
     def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
         """See `Objective`."""
-        return text_to_text_loss(model, batch, self._label_smoothing)
+        return text_to_text_loss(model, batch, self._label_smoothing, self._lexical)
 
     def validate(self, model: Transformer) -> dict[str, float]:
         """See `Objective`."""

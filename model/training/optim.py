@@ -21,7 +21,8 @@ def build_optimizer(parameters: NamedParameters, schedule: Schedule) -> torch.op
 
     Adam moves every entry alike, whatever its size. In T5 the input table's entries are of size one, and
     the queries hold the 1/√d_k by which others divide their scores; so these learn `embedding_rate` and
-    `query_rate` times as fast, which makes a step what it is for a Transformer in the usual scale.
+    `query_rate` times as fast, which makes a step what it is for a Transformer in the usual scale. The
+    upper matrix of a low-rank update learns `up_rate` times as fast (Hayou et al. 2024, LoRA+).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -30,6 +31,8 @@ def build_optimizer(parameters: NamedParameters, schedule: Schedule) -> torch.op
         scale = schedule.embedding_rate if is_table else 1.0
         if name.endswith(".query.weight"):
             scale = schedule.query_rate
+        elif name.endswith(".up"):
+            scale = schedule.up_rate
         groups.setdefault((decay, scale), []).append(parameter)
     return torch.optim.AdamW(
         [

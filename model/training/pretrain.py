@@ -161,14 +161,35 @@ def text_to_text_batch(
     }
 
 
-def text_to_text_loss(model: Transformer, batch: Batch, label_smoothing: float) -> tuple[Tensor, int]:
-    """Cross entropy over the real target tokens only."""
+def text_to_text_loss(
+    model: Transformer, batch: Batch, label_smoothing: float, lexical: float = 0.0
+) -> tuple[Tensor, int]:
+    """Cross entropy over the real target tokens only, plus `lexical` times `lexical_loss`."""
     memory = model.encode_padded(batch["source"], batch["source_mask"])
     hidden = model.decode_padded(batch["inputs"], batch["target_mask"], memory, batch["source_mask"])
     is_real = batch["target_mask"]
     targets = batch["targets"][is_real]
     logits = model.logits(hidden[is_real]).float()
-    return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing), len(targets)
+    loss = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    if lexical:
+        loss = loss + lexical * lexical_loss(model, memory, batch)
+    return loss, len(targets)
+
+
+def lexical_loss(model: Transformer, memory: Tensor, batch: Batch) -> Tensor:
+    """How badly the source's tokens, each on its own, tell the words of the target.
+
+    A target word's probability is the mean over the source tokens of what each one's encoder state
+    predicts through the output table: Brown et al.'s Model 1 (1993) on top of the encoder. It teaches
+    the encoder what words mean in the other language before the decoder knows where to look.
+    """
+    targets = batch["targets"].clamp(min=0)  # [b, t]
+    logits = model.logits(memory).float()  # [b, s, vocab_size]
+    scores = logits.gather(2, targets[:, None].expand(-1, logits.shape[1], -1))  # [b, s, t]
+    scores = scores - logits.logsumexp(-1, keepdim=True)
+    scores = scores.masked_fill(~batch["source_mask"][..., None], float("-inf"))
+    sizes = batch["source_mask"].sum(1, keepdim=True).log()
+    return -(scores.logsumexp(1) - sizes)[batch["target_mask"]].mean()
 
 
 class MaskedLanguageModel:

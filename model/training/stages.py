@@ -263,6 +263,7 @@ def _text_to_text(recipe: Recipe, tokenizer: Tokenizer, config: TransformerConfi
         start=start,
         pad_id=config.pad_token_id,
         label_smoothing=recipe.label_smoothing,
+        lexical=float(recipe.options.get("lexical", 0.0)),
         validate=validate,
     )
 
