@@ -6,11 +6,12 @@ step without penalties pays for one argmax and nothing else.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import or_
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from app.engine.protocol import TokenLogprobs
@@ -21,6 +22,7 @@ _GOLDEN = 0x9E3779B97F4A7C15  # increment and multipliers of SplitMix64
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _FIRST_CANDIDATES = 128  # what top-p looks at first; nearly always enough
+_GROUP = 64  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,14 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
     Token ids in the parameters must be below V (`SamplingParams.check_vocabulary`).
     """
     adjusted = _adjust(logits, rows)
-    chosen = adjusted.argmax(dim=-1)  # [B]
     drawn = [i for i, row in enumerate(rows) if not row.params.is_greedy]
-    if drawn:
+    if len(drawn) == len(rows) > 0:
+        chosen = _draw(adjusted, rows)  # [B]
+    else:
+        chosen = adjusted.argmax(dim=-1)
+    if 0 < len(drawn) < len(rows):
         where = torch.tensor(drawn, device=logits.device)
-        chosen[where] = _draw(adjusted[where], [rows[i] for i in drawn])
+        chosen[where] = _draw(adjusted.index_select(0, where), [rows[i] for i in drawn])
     token_ids: list[int] = chosen.tolist()
     return Samples(token_ids, _logprobs(logits, rows, token_ids))
 
@@ -75,8 +80,7 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     if not (penalised or biased or too_short):
         return logits
     logits = logits.clone()
-    for i in penalised:
-        _penalise(logits[i], rows[i])
+    _penalise(logits, rows, penalised)
     for i in biased:
         bias = rows[i].params.logit_bias
         ids = torch.tensor(list(bias), device=logits.device)
@@ -88,77 +92,110 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     return logits
 
 
-def _penalise(logits: Tensor, row: SampleRow) -> None:
-    """Changes `logits` [V]. Repetition counts prompt and output (once each), the other two the output."""
-    params = row.params
-    if params.repetition_penalty != 1.0:
-        seen = torch.tensor(list(set(row.token_ids)), dtype=torch.long, device=logits.device)
-        values = logits[seen]
-        penalty = params.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-        counts = Counter(row.token_ids[row.num_prompt_tokens :])
-        ids = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
-        counted = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
-        logits[ids] -= params.presence_penalty + params.frequency_penalty * counted
+def _penalise(logits: Tensor, rows: Sequence[SampleRow], penalised: Sequence[int]) -> None:
+    """Changes `logits` [B, V]. Repetition counts prompt and output (once each), the other two the output."""
+    repeated, counted = _Entries(), _Entries()
+    for i in penalised:
+        row, params = rows[i], rows[i].params
+        if params.repetition_penalty != 1.0:
+            seen = set(row.token_ids)
+            repeated.add(i, seen, [params.repetition_penalty] * len(seen))
+        if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+            counts = Counter(row.token_ids[row.num_prompt_tokens :])
+            amounts = [params.presence_penalty + params.frequency_penalty * n for n in counts.values()]
+            counted.add(i, counts, amounts)
+    if repeated.values:
+        where, penalty = repeated.tensors(logits)
+        values = logits[where]
+        logits[where] = torch.where(values > 0, values / penalty, values * penalty)
+    if counted.values:
+        where, penalty = counted.tensors(logits)
+        logits[where] -= penalty
+
+
+class _Entries:
+    """Single entries of the logits, each at most once, and a value for each."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.ids: list[int] = []
+        self.values: list[float] = []
+
+    def add(self, row: int, ids: Collection[int], values: Iterable[float]) -> None:
+        self.rows += [row] * len(ids)
+        self.ids += ids
+        self.values += values
+
+    def tensors(self, logits: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """What indexes the logits, and the values [N]."""
+        device = logits.device
+        where = torch.tensor(self.rows, device=device), torch.tensor(self.ids, device=device)
+        return where, torch.tensor(self.values, dtype=logits.dtype, device=device)
 
 
 def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """One token [S] of each row of `logits` [S, V], by the exponential race.
+    """One token [S] of each row of `logits` [S, V], by exponential races.
 
-    Among exponential clocks of rates p the first to ring is token i with probability p_i; so the token with
-    the largest p / exponential noise wins, and only tokens that survive the truncation need noise.
+    Among exponential clocks of rates p the first to ring is i with probability p_i; so what has the largest
+    p / exponential noise wins. A first race picks a group of tokens by its mass, a second one a token of
+    that group: the same distribution for a fraction of the noise. Unlike a walk along the cumulated
+    probabilities, a race has another winner after rounding only where it was as good as tied.
     """
     device = logits.device
     scaled = logits / _column([row.params.temperature for row in rows], device)
-    scaled -= scaled.amax(dim=-1, keepdim=True)  # the best token is at 0
-    is_candidate = scaled >= _floors(scaled, rows)  # [S, V]
-    which_row, token_ids = is_candidate.nonzero(as_tuple=True)  # [N]
-    keys = torch.tensor([_key(row) for row in rows], device=device)
-    race = scaled[which_row, token_ids].exp() / _noise(keys[which_row], token_ids)
-    scores = torch.zeros_like(scaled)
-    scores[which_row, token_ids] = race
-    return scores.argmax(dim=-1)
+    scaled -= scaled.amax(dim=-1, keepdim=True)
+    weights = _truncate(scaled.exp_(), rows)  # [S, V], the best token's is 1
+    num_rows, vocab_size = weights.shape
+    num_groups = -(-vocab_size // _GROUP)
+    groups = F.pad(weights, (0, num_groups * _GROUP - vocab_size)).view(num_rows, num_groups, _GROUP)
+    keys = torch.tensor([_key(row) for row in rows], device=device)[:, None]
+    # Numbers below zero are the groups' and never a token's, so no noise is used twice.
+    group_numbers = torch.arange(-num_groups, 0, device=device)
+    winners = (groups.sum(dim=-1) / _noise(keys, group_numbers)).argmax(dim=-1, keepdim=True)  # [S, 1]
+    members = groups.gather(1, winners[:, :, None].expand(-1, 1, _GROUP)).squeeze(1)  # [S, _GROUP]
+    token_ids = winners * _GROUP + torch.arange(_GROUP, device=device)
+    best = (members / _noise(keys, token_ids)).argmax(dim=-1, keepdim=True)
+    return token_ids.gather(1, best).squeeze(1)
 
 
-def _floors(scaled: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """The lowest scaled logit [S, 1] that survives truncation: top-k, then top-p of what is left, then min-p.
+def _truncate(weights: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """Zeroes what top-k, then top-p of what is left, then min-p cut off `weights` [S, V], which it may change.
 
     Tokens that tie with the lowest survivor survive too. At least the best token always does.
     """
-    vocab_size = scaled.shape[-1]
-    floors = torch.full((len(rows), 1), -torch.inf, device=scaled.device)
+    vocab_size = weights.shape[-1]
+    floors = _column([row.params.min_p for row in rows], weights.device)
     cut = [i for i, row in enumerate(rows) if 0 < row.params.top_k < vocab_size or row.params.top_p < 1.0]
     if cut:
-        where = torch.tensor(cut, device=scaled.device)
-        top_k = [rows[i].params.top_k for i in cut]
-        limits = [k if 0 < k < vocab_size else vocab_size for k in top_k]
-        floors[where] = _top_floors(scaled[where], limits, [rows[i].params.top_p for i in cut])
-    if any(row.params.min_p > 0.0 for row in rows):
-        floors = floors.maximum(_column([row.params.min_p for row in rows], scaled.device).log())
-    return floors
+        where = torch.tensor(cut, device=weights.device)
+        limits = [k if 0 < k < vocab_size else vocab_size for k in (rows[i].params.top_k for i in cut)]
+        of_cut = weights if len(cut) == len(rows) else weights.index_select(0, where)
+        cut_floors = _top_floors(of_cut, limits, [rows[i].params.top_p for i in cut])
+        floors[where] = floors[where].maximum(cut_floors)
+    elif all(row.params.min_p == 0.0 for row in rows):
+        return weights
+    return weights.masked_fill_(weights < floors, 0.0)
 
 
-def _top_floors(scaled: Tensor, limits: Sequence[int], top_p: Sequence[float]) -> Tensor:
-    """The floors [C, 1] of top-k (`limits`) and top-p: the fewest tokens whose share of the top-k reaches p.
+def _top_floors(weights: Tensor, limits: Sequence[int], top_p: Sequence[float]) -> Tensor:
+    """The lowest weight [C, 1] within top-k (`limits`) and top-p: the fewest tokens whose share reaches p.
 
     Looks at the best few tokens first and at more only where their mass does not reach p, as a sort of the
     whole vocabulary costs more than a step of a small model. Sums in double, so that the width does not show.
     """
-    vocab_size = scaled.shape[-1]
+    device, vocab_size = weights.device, weights.shape[-1]
     is_limited = [limit < vocab_size for limit in limits]
     width = max([_FIRST_CANDIDATES, *(limit for limit in limits if limit < vocab_size)])
-    limit = torch.tensor(limits, device=scaled.device)[:, None]
-    share = _column(top_p, scaled.device, torch.float64)
-    whole = scaled.double().exp().sum(dim=-1, keepdim=True)  # [C, 1]
+    limit = torch.tensor(limits, device=device)[:, None]
+    share = _column(top_p, device, torch.float64)
+    whole = weights.sum(dim=-1, keepdim=True, dtype=torch.float64)  # [C, 1]
     while True:
         width = min(width, vocab_size)
-        best = scaled.topk(width, dim=-1).values  # [C, width], descending
-        in_top_k = torch.arange(width, device=scaled.device) < limit
-        mass = best.double().exp() * in_top_k
+        best = weights.topk(width, dim=-1).values  # [C, width], descending
+        in_top_k = torch.arange(width, device=device) < limit
+        mass = best.double() * in_top_k
         summed = mass.cumsum(dim=-1)
-        total = torch.where(limit < vocab_size, summed[:, -1:], whole)
-        wanted = share * total
+        wanted = share * torch.where(limit < vocab_size, summed[:, -1:], whole)
         is_enough = (summed[:, -1:] >= wanted).squeeze(1).tolist()
         if width == vocab_size or all(map(or_, is_limited, is_enough)):
             break
@@ -192,9 +229,9 @@ def _signed(value: int) -> int:
     return value - _BITS if value >= _BITS // 2 else value
 
 
-def _noise(keys: Tensor, token_ids: Tensor) -> Tensor:
-    """Exponential noise [N] float32 above 0 for pairs of key and token id [N] int64, which wrap around."""
-    bits = token_ids * _signed(_GOLDEN) + keys
+def _noise(keys: Tensor, numbers: Tensor) -> Tensor:
+    """Exponential noise [S, N] float32 above 0 for keys [S, 1] and numbers [N] or [S, N], int64."""
+    bits = numbers * _signed(_GOLDEN) + keys  # wraps around, as all of this
     bits = (bits ^ _shifted(bits, 30)) * _signed(_MIX_1)
     bits = (bits ^ _shifted(bits, 27)) * _signed(_MIX_2)
     bits = bits ^ _shifted(bits, 31)
