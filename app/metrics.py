@@ -6,7 +6,7 @@ names, task names or members of a fixed set; callers pass `none` for anything el
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,6 +49,7 @@ class Metrics:
     """One instance per API process. Plain attributes; observing is the caller's line."""
 
     def __init__(self, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside every series that nobody asked for
         self.registry = CollectorRegistry()
         self._make_request_metrics()
         self._make_engine_metrics()

@@ -13,13 +13,19 @@ from model.loading import load_model, save_model
 from model.transformer import Transformer
 
 TOLERANCE = 1e-4
-BERT: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 40}
+BERT: dict[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 40,
+}
 BERTS = [
     BERT | {"intermediate_size": 48, "num_attention_heads": 4},
     BERT
     | {"intermediate_size": 72, "num_attention_heads": 2, "hidden_act": "gelu_new", "type_vocab_size": 3},
 ]
-T5: dict[str, Any] = {"vocab_size": 100, "d_model": 32, "d_kv": 10, "d_ff": 48, "num_heads": 3, "decoder_start_token_id": 0}
+T5: dict[str, Any] = {"vocab_size": 100, "d_model": 32, "d_kv": 10, "d_ff": 48, "num_heads": 3}
+T5 |= {"decoder_start_token_id": 0}
 T5S = [
     T5 | {"num_layers": 2, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6},
     T5
