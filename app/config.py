@@ -66,7 +66,6 @@ class Settings(_Frozen):
     max_queue_requests: Positive = 4096
     max_queue_tokens: Positive = 2_000_000
     max_body_bytes: Positive = 16 * 1024 * 1024
-    max_texts: Positive = 2048
     max_timeout: Seconds = 600.0
     body_timeout: Seconds = 30.0
     drain_timeout: Seconds = 30.0

@@ -1,0 +1,110 @@
+"""Settings: who wins, what is refused, and what the shipped file says."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from app.cli import _parser
+from app.config import Settings, load_settings, zoo_models
+from app.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "some"
+    path.mkdir()
+    return path
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_flags_win_over_the_environment_over_the_file(tmp_path: Path, folder: Path) -> None:
+    file = write(
+        tmp_path / "models.toml",
+        '[server]\nport = 1\nhost = "a"\nthreads = 1\n[models.one]\npath = "some"\n[defaults]\nclassify = "one"\n',
+    )
+    environ = {"QUARTET_PORT": "2", "QUARTET_HOST": "b", "QUARTET_CONFIG": file, "OTHER": "x"}
+    settings = load_settings({"port": 3, "host": None}, environ)
+    assert (settings.port, settings.host, settings.threads) == (3, "b", 1)
+    assert [(model.name, model.path) for model in settings.models] == [("one", folder)]
+    assert settings.default_models == {"classify": "one"}
+
+
+def test_models_by_flag_replace_those_of_the_file(tmp_path: Path, folder: Path) -> None:
+    file = write(tmp_path / "models.toml", '[models.one]\npath = "some"\n')
+    flags = {"config": file, "model": [f"two={folder}"], "adapter": [f"three=two:{folder}"]}
+    settings = load_settings(flags, {})
+    assert [model.name for model in settings.models] == ["two"]
+    assert [(one.name, one.base) for one in settings.adapters] == [("three", "two")]
+    by_environment = load_settings(
+        {}, {"QUARTET_MODEL": f"x={folder},y={folder}", "QUARTET_ADAPTER": f"z=x:{folder}"}
+    )
+    assert [model.name for model in by_environment.models] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "word"),
+    [
+        ({"model": ["a"]}, {}, "NAME=PATH"),
+        ({"model": ["a=/nowhere/at/all"]}, {}, "not a folder"),
+        ({"model": ["a b=."]}, {}, "name"),
+        ({"model": ["a=.", "a=."]}, {}, "two models"),
+        ({"model": ["a=."], "adapter": ["b=c:."]}, {}, "base"),
+        ({"adapter": ["b=c:."]}, {}, "base"),
+        ({"model": ["a=."], "adapter": ["b=c"]}, {}, "NAME=BASE:PATH"),
+        ({"model": ["a=."], "port": 70000}, {}, "port"),
+        ({"model": ["a=."]}, {"QUARTET_PORT": "many"}, "port"),
+        ({"model": ["a=."]}, {"QUARTET_PROT": "1"}, "QUARTET_PROT"),
+        ({"model": ["a=."], "device": "tpu"}, {}, "device"),
+        ({"config": "/nowhere.toml"}, {}, "/nowhere.toml"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(
+    flags: dict[str, object], environ: dict[str, str], word: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(flags, environ)
+    assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[server]\nprot = 1\n", "[nonsense]\n", "[models.a]\n", "models = 3\n", "[server\n", "[models.a]\npath = 3\n",
+     '[models.a]\npath = "some"\nextra = 1\n'],
+)  # fmt: skip
+def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, folder: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings({"config": write(tmp_path / "models.toml", text)}, {})
+    assert "\n" not in str(refused.value)
+
+
+def test_each_flag_is_a_setting_and_each_setting_has_its_default_in_the_shipped_file() -> None:
+    flags = set(vars(_parser().parse_args(["serve"]))) - {"command", "config", "model", "adapter"}
+    assert flags <= set(Settings.model_fields)
+    shipped = tomllib.loads((ROOT / "deploy/models.toml").read_text(encoding="utf-8"))
+    defaults = json.loads(Settings().model_dump_json())
+    assert {name: defaults[name] for name in shipped["server"]} == shipped["server"]
+
+
+def test_the_zoo_is_what_lies_there_complete(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        zoo_models(tmp_path)
+    for name, files in {
+        "minilm": ["model.safetensors", "config.json"],
+        "qa": ["adapter_model.safetensors", "adapter_config.json"],
+        "writer": ["config.json"],
+    }.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    found = zoo_models(tmp_path)
+    assert [model["name"] for model in found["models"]] == ["minilm"]
+    assert [(one["name"], one["base"]) for one in found["adapters"]] == [("qa", "minilm")]
