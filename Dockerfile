@@ -1,5 +1,6 @@
-# Quartet on a CPU:   docker build -t quartet .
-# CPU-only torch:     docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t quartet .
+# docker build -t quartet .
+# With TORCH_INDEX_URL set to torch's index of CPU wheels (its install page names it) the image is a fraction
+# of the size; without, pip takes the package index's build, which carries CUDA and serves on a CPU too.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build

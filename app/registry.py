@@ -247,6 +247,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_num_seqs=settings.max_sequences,
         max_model_len=settings.max_model_len,
         threads=settings.threads,
+        log_format=settings.log_format,
     )
     return EngineClient(
         config,

@@ -56,7 +56,6 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     max_num_seqs: int = 256
     max_model_len: int | None = None
     threads: int | None = None
-    deterministic: bool = False
     log_format: Literal["text", "json"] = "text"
 
 
