@@ -120,7 +120,7 @@ class _Evaluation:
 
     def _squad(self) -> Scores:
         questions = [
-            Question(qa["id"], qa["question"], paragraph["context"], tuple(a["text"] for a in qa["answers"]))
+            Question(qa["id"], qa["question"], paragraph["context"], tuple(qa["answers"]))
             for paragraph in files.read_jsonl(self.data / "qa" / "squad-v1.1-dev.jsonl.gz")
             for qa in paragraph["qas"]
         ][: self.limit]
