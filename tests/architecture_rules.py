@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-MAX_LINES = 320  # about 300
+MAX_LINES = 330  # about 300
 MAX_TEST_LINES = 400
 
 # path: why it is one piece
-LONGER_FILES = {"model/training/config.py": "the recipes are one table"}
+LONGER_FILES = {
+    "model/training/config.py": "the recipes are one table",
+    "model/training/stages.py": "from each kind of recipe to its objective, one function each",
+}
 BANNED_FILE_NAMES = {"utils", "util", "helpers", "common", "misc"}
 
 LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security")
