@@ -180,28 +180,26 @@ def counts(running: Process) -> dict[str, float]:
 
 
 def test_clients_that_leave_free_their_blocks(running: Process) -> None:
-    """One goes on, so that the engine goes on reporting; those that leave take their blocks with them."""
+    """One goes on, so that the engine goes on reporting; those that leave give their blocks back."""
 
     def usage() -> float:
         return running.metric("quartet_kv_cache_usage_ratio", model="writer")
 
-    def is_running(count: int) -> bool:
-        return running.metric("quartet_requests_running", model="writer") == count
+    def num_running() -> float:
+        return running.metric("quartet_requests_running", model="writer")
 
     with running.client.stream("POST", "/v1/generate", json=LONG | {"stream": True}) as stays:
         lines = stays.iter_lines()  # kept: httpx hangs up when it is dropped
         next(lines)
         with running.client.stream("POST", "/v1/generate", json=LARGE | {"stream": True}) as leaves:
             next(leaves.iter_lines())
-            running.wait_until(lambda: is_running(2))
+            running.wait_until(lambda: num_running() == 2)
             peak = usage()
-        running.wait_until(lambda: is_running(1))
-        assert usage() < peak / 2
+        running.wait_until(lambda: num_running() <= 1 and usage() < peak)
         with pytest.raises(httpx.ReadTimeout):
             running.client.post("/v1/generate", json=LARGE, timeout=0.3)
-        running.wait_until(lambda: is_running(1))
-        assert usage() < peak / 2
-    running.wait_until(lambda: is_running(0))
+        running.wait_until(lambda: num_running() <= 1)
+    running.wait_until(lambda: num_running() == 0 and usage() == 0)
 
 
 def test_a_deadline_passes(running: Process) -> None:
