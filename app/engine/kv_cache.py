@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +45,11 @@ class Arena:
     def __init__(self, num_pages: int, page_bytes: int, device: torch.device) -> None:
         self.num_pages, self.page_bytes = num_pages, page_bytes
         # Zeros, not garbage: masked positions are multiplied by a weight of nought, and NaN times nought is NaN.
-        self._bytes = torch.zeros(num_pages, page_bytes, dtype=torch.uint8, device=device)
+        # numpy leaves zeroed pages to the kernel, which gives them out when first written; torch writes all now.
+        if device.type == "cpu":
+            self._bytes = torch.from_numpy(np.zeros((num_pages, page_bytes), dtype=np.uint8))
+        else:
+            self._bytes = torch.zeros(num_pages, page_bytes, dtype=torch.uint8, device=device)
 
     def clear(self, pages: list[int]) -> None:
         """Zeroes pages that another model wrote."""
