@@ -17,9 +17,8 @@ import psutil
 import uvicorn
 
 from app import logs
-from app.config import Settings, load_settings
+from app.config import Settings, load_settings, read_version
 from app.errors import ConfigError, QuartetError
-from app.main import Limits, create_app, read_version
 from app.metrics import Metrics
 from app.registry import Registry, build_engine, build_registry
 from model.config import CheckpointError
@@ -101,10 +100,11 @@ async def serve(settings: Settings) -> int:
     registry = build_registry(settings, metrics, read_version())
     engine = build_engine(settings, metrics)
     with _listen(settings.host, settings.port) as listener:
-        server = _Server(_server_config(registry, settings))
         first, second = _signals()
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
         loading = asyncio.create_task(registry.start(engine))
+        await asyncio.sleep(0)  # the engine process starts, beside what is imported and built here
+        server = _Server(_server_config(registry, settings))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await _first_of(loading, first, serving)
             if not loading.done():
@@ -130,6 +130,8 @@ async def serve(settings: Settings) -> int:
 
 
 def _server_config(registry: Registry, settings: Settings) -> uvicorn.Config:
+    from app.main import Limits, create_app  # half a second that the engine process need not wait for
+
     limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     return uvicorn.Config(
         create_app(registry, limits),

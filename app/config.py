@@ -7,6 +7,7 @@ frozen object; components get the few fields they use, nobody stores the whole.
 import os
 import tomllib
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,6 +102,14 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
         raise ConfigError(_one_line(error)) from None
     _check_names(settings)
     return settings
+
+
+def read_version() -> str:
+    """The installed package's version."""
+    try:
+        return version("quartet")
+    except PackageNotFoundError:
+        return "0.0.0"
 
 
 def zoo_models(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,5 @@
 """create_app(): routes, the gate, the error handlers, the OpenAPI description. No logic."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import FastAPI
 
 from app.api.errors import install_handlers
@@ -10,7 +8,7 @@ from app.api.openapi import describe, docs_page
 from app.api.routes import openai, operations, tasks
 from app.registry import Registry
 
-__all__ = ["Limits", "create_app", "read_version"]
+__all__ = ["Limits", "create_app"]
 
 DESCRIPTION = "Every Transformer task from one engine. Interface: docs/api.md."
 
@@ -28,11 +26,3 @@ def create_app(registry: Registry, limits: Limits) -> FastAPI:
     install_handlers(app)
     app.add_middleware(Gate, registry=registry, limits=limits)
     return app
-
-
-def read_version() -> str:
-    """The installed package's version."""
-    try:
-        return version("quartet")
-    except PackageNotFoundError:
-        return "0.0.0"

@@ -64,7 +64,7 @@ class Metrics:
         )
         self.request_duration = self._histogram(
             "request_duration_seconds",
-            "From the whole request read to the last byte handed over.",
+            "From the head of the request to the last byte handed over.",
             _DURATION,
             *by_task,
         )
@@ -76,7 +76,7 @@ class Metrics:
         )
         self.first_token = self._histogram(
             "time_to_first_token_seconds",
-            "From the whole request read to its first token.",
+            "From the head of the request to its first token.",
             _FIRST_TOKEN,
             *by_task,
         )
