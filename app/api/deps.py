@@ -13,7 +13,10 @@ from app.tasks.base import Task
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
-def get_registry(request: Request) -> Registry:
+# Both are coroutines since FastAPI sends plain functions to a thread, which costs more than all else in a route.
+
+
+async def get_registry(request: Request) -> Registry:
     """The one registry of the application."""
     registry: Registry = request.app.state.registry
     return registry
@@ -22,9 +25,9 @@ def get_registry(request: Request) -> Registry:
 class Desk:
     """One request at work: finds its task, sets its deadline, shapes its answer."""
 
-    def __init__(self, request: Request) -> None:
-        self.call: Call = request.state.call
-        self.registry = get_registry(request)
+    def __init__(self, call: Call, registry: Registry) -> None:
+        self.call = call
+        self.registry = registry
 
     def task(self, kind: type[AnyTask], model: str | None, timeout: float | None = None) -> AnyTask:
         """The task of the named model, or of the default one. Raises ModelNotFound, UnsupportedTask, Unavailable."""
@@ -44,5 +47,12 @@ class Desk:
         return Response(encode_json(body), media_type=JSON)
 
 
-DeskDep = Annotated[Desk, Depends(Desk)]
 RegistryDep = Annotated[Registry, Depends(get_registry)]
+
+
+async def get_desk(request: Request, registry: RegistryDep) -> Desk:
+    """A desk for this request."""
+    return Desk(request.state.call, registry)
+
+
+DeskDep = Annotated[Desk, Depends(get_desk)]
