@@ -54,6 +54,7 @@ class Service:
         self.registry = Registry("test", self._served, Metrics("test"))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             app = create_app(self.registry, self._limits)
             config = uvicorn.Config(
                 app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
