@@ -1,6 +1,7 @@
 """What all tasks share: the model they work on, the engine they ask, what they count, the pool for long texts."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class Usage:
             self.queue_durations.append(answer.queue_duration)
 
 
-class Task:
+class Task(ABC):
     """One thing that one served model can do; made by the registry once the engine is up."""
 
     name: ClassVar[str]
@@ -88,9 +89,9 @@ class Task:
         self.pool = pool
 
     @classmethod
+    @abstractmethod
     def fits(cls, config: TransformerConfig) -> bool:
         """Whether a checkpoint of this shape can do it."""
-        raise NotImplementedError
 
     async def tokenize(self, texts: Sequence[TextOrPair]) -> list[Encoding]:
         """Encodes all, in the same order; long input off the event loop."""
