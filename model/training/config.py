@@ -210,7 +210,7 @@ _RECIPES = (
             max_minutes=12.0,
             warmup_steps=60,
             final_fraction=0.05,
-            batch_tokens=3072,
+            batch_tokens=1024,
             weight_decay=0.05,
             betas=(0.9, 0.95),
         ),
