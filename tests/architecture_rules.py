@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-MAX_LINES = 330  # about 300
+MAX_LINES = 320  # about 300
 MAX_TEST_LINES = 400
 
 # path: why it is one piece

@@ -314,8 +314,7 @@ def best_span(scores: Tensor, window: Window, max_tokens: int = 30) -> tuple[flo
     joint = start[:, None] + end[None]  # [start, end]
     allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(max_tokens - 1)
     joint = joint.masked_fill(~(allowed & inside[:, None] & inside[None]), float("-inf"))
-    index = int(joint.argmax())
-    first, last = window.offsets[index // length], window.offsets[index % length]
+    first, last = (window.offsets[place] for place in divmod(int(joint.argmax()), length))
     if first is None or last is None:
         return float("-inf"), 0, 0
-    return float(joint.flatten()[index] - start[0] - end[0]), first[0], last[1]
+    return float(joint.max() - start[0] - end[0]), first[0], last[1]
