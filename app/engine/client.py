@@ -43,6 +43,9 @@ _BACKOFF_SECONDS = (0.0, 0.1, 0.3, 1.0, 3.0)
 _log = logging.getLogger("quartet.client")
 
 
+Arrivals = asyncio.Queue[tuple[int, Answer] | QuartetError]
+
+
 class EngineClient:
     """Submits requests to the engine process, and keeps that process alive between `start` and `stop`.
 
@@ -168,21 +171,16 @@ class EngineClient:
         """Answers as they come, each with its request's place; what is open when it is left is aborted."""
         if self._is_stopping or not self._is_connected:
             raise self._unavailable()
-        answers: asyncio.Queue[tuple[int, Answer] | QuartetError] = asyncio.Queue()
+        answers: Arrivals = asyncio.Queue()
         admitted = self._journal.admit(requests, answers.put_nowait)
         self._count_call(1)
         try:
             self._send(*admitted)
             num_open = len(admitted)
             while num_open:
-                item = await answers.get()
-                if isinstance(item, QuartetError):
-                    raise item
-                place, answer = item
-                if isinstance(answer, Failed):
-                    raise (InvalidRequest if answer.kind == "invalid" else EngineFailed)(answer.message)
-                num_open -= is_end(answer)
-                yield place, answer
+                for place, answer in await _arrived(answers):
+                    num_open -= is_end(answer)
+                    yield place, answer
         finally:
             left = [request.id for request in admitted if self._journal.release(request.id)]
             if left and self._is_connected:
@@ -260,3 +258,25 @@ class EngineClient:
         worker, self.info = await WorkerProcess.launch(self._command, self._config, self._receive)
         self._start_seconds = time.monotonic() - started
         return worker
+
+
+async def _arrived(answers: Arrivals) -> list[tuple[int, Tokens | Encoded]]:
+    """What has come so far, one answer at least. Tokens of a sequence that came one after the other are one
+    answer, so that a reader who is slower than the engine has less to do the further behind it is."""
+    items = [await answers.get()]
+    while not answers.empty():
+        items.append(answers.get_nowait())
+    arrived: list[tuple[int, Tokens | Encoded]] = []
+    for item in items:
+        if isinstance(item, QuartetError):
+            raise item
+        place, answer = item
+        if isinstance(answer, Failed):
+            raise (InvalidRequest if answer.kind == "invalid" else EngineFailed)(answer.message)
+        if isinstance(answer, Tokens) and arrived and arrived[-1][0] == place:
+            before = arrived[-1][1]
+            assert isinstance(before, Tokens)
+            arrived[-1] = place, joined(before, answer)
+        else:
+            arrived.append((place, answer))
+    return arrived

@@ -323,6 +323,24 @@ def test_messages_of_a_stream_end_with_a_finish_reason() -> None:
     async def scene() -> None:
         async with started() as client:
             answers: list[Tokens] = [answer async for answer in client.generate(request())]
-            assert [answer.finish_reason for answer in answers] == [None, None, "length"]
+            assert [answer.finish_reason for answer in answers[:-1]] == [None] * (len(answers) - 1)
+            assert answers[-1].finish_reason == "length"
+
+    run(scene())
+
+
+def test_what_came_while_the_reader_was_away_is_one_message() -> None:
+    async def scene() -> None:
+        async with started() as client:
+            async with aclosing(client.generate(request(max_tokens=50, logprobs=0))) as answers:
+                first = await anext(answers)
+                await until(lambda: client.num_requests == 0)
+                rest = [answer async for answer in answers]
+            assert len(rest) <= 1
+            whole = [first, *rest]
+            assert [token for answer in whole for token in answer.token_ids] == list(range(50))
+            assert sum(len(answer.logprobs or ()) for answer in whole) == 50
+            assert whole[-1].finish_reason == "length"
+            assert first.queue_duration == 0.5
 
     run(scene())
