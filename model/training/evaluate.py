@@ -15,13 +15,13 @@ from model.training import data as files
 from model.training.config import TARGET_LANGUAGES, Recipe
 from model.training.finetune import Classification, Question
 from model.training.metrics import accuracy, macro_f1, recall, squad_scores, translation_scores
-from model.training.pretrain import NextToken
-from model.training.stages import (
+from model.training.objectives import (
     extractive_answers,
     masked_language_model,
     translate_texts,
     unknown_ids,
 )
+from model.training.pretrain import NextToken
 from model.transformer import OWN, Transformer
 
 Scores = dict[str, float | int | str]
