@@ -14,9 +14,11 @@ from model.heads import (
     SpanHead,
     TokenClassHead,
 )
+from model.layers.attention import CrossAttention, SelfAttention
 from model.layers.context import AttentionContext, PaddedContext
 from model.layers.embeddings import Embeddings
-from model.layers.linear import Linear
+from model.layers.linear import Linear, can_pack, pack_weight, packed_linear
+from model.layers.mlp import FeedForward
 
 OWN = "own"
 """The name of the head that came with the checkpoint; adapters add heads under their names."""
@@ -34,6 +36,7 @@ class Transformer(nn.Module):
         self.lm_head: Linear | None = None
         if self.decoder is not None and not config.tie_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._packed_words: Tensor | None = None
         self.heads = nn.ModuleDict()
         if config.head in HEADS:
             self.heads[OWN] = HEADS[config.head](config)
@@ -60,6 +63,8 @@ class Transformer(nn.Module):
             return self.lm_head(hidden)
         if self.config.logit_scale != 1.0:
             hidden = hidden * self.config.logit_scale
+        if self._packed_words is not None:
+            return packed_linear(hidden, self._packed_words, None)
         return functional.linear(hidden, self.embeddings.words.weight)
 
     def classify(self, first: Tensor, head: str = OWN) -> Tensor:
@@ -119,6 +124,20 @@ class Transformer(nn.Module):
         memory_spans = ((adapter, 0, len(flat_memory)),) if adapter and flat_memory is not None else ()
         context = PaddedContext(mask, True, flat_memory, memory_mask, spans, memory_spans)
         return self.decode(ids.flatten(), context).view(*ids.shape, -1)
+
+    def pack(self) -> None:
+        """Gives the stacks' weights and the output table to oneDNN, for serving on a CPU; there is no way back.
+
+        The input table is still looked up as it was, so a tied one is held twice. Changes nothing on other
+        devices, or for dtypes that oneDNN does not pack.
+        """
+        for module in self.modules():
+            if isinstance(module, SelfAttention | CrossAttention | FeedForward):
+                module.pack()
+        if self.lm_head is not None:
+            self.lm_head.pack()
+        elif self.decoder is not None and can_pack(self.embeddings.words.weight):
+            self._packed_words = pack_weight(self.embeddings.words.weight)
 
     @property
     def num_parameters(self) -> int:

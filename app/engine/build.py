@@ -1,6 +1,5 @@
 """From a worker's configuration to an engine: devices, dtypes, weights, adapters, the arena."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from app.engine.engine import Engine, Served
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
+from app.engine.memory import available_bytes
 from app.engine.protocol import ModelInfo, WorkerConfig
 from app.engine.runner import Runner
 from model.adapters import load_adapter
@@ -41,6 +41,7 @@ def build_engine(config: WorkerConfig) -> Engine:
     for spec in config.models:
         started, folder = time.perf_counter(), Path(spec.path)
         model = load_model(folder, choose_dtype(config.dtype, device, stored_dtype(folder)), device)
+        model.pack()
         loaded[spec.name] = _Loaded(model, folder, time.perf_counter() - started)
     served = {name: _served(name, None, one.model, config.max_model_len) for name, one in loaded.items()}
     infos = [_info(name, served[name], one, device) for name, one in loaded.items()]
@@ -110,8 +111,7 @@ def _default_cache_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(0.9 * free)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(CPU_CACHE_BYTES, free // 4)
+    return min(CPU_CACHE_BYTES, available_bytes() // 4)
 
 
 def _info(name: str, served: Served, one: _Loaded, device: torch.device) -> ModelInfo:

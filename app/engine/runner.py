@@ -27,7 +27,7 @@ class Runner:
 
     def __init__(self, model: Transformer, cache: Tensor | None, block_size: int, pooling: Pooling) -> None:
         self.model, self.block_size, self.pooling = model, block_size, pooling
-        self.device = model.embeddings.words.weight.device
+        self.device, self._dtype = model.embeddings.words.weight.device, model.embeddings.words.weight.dtype
         self._cache = cache
 
     @torch.inference_mode()
@@ -39,7 +39,12 @@ class Runner:
         if batch.encode is not None:
             part = batch.encode
             context = GroupedContext(
-                part.positions, part.groups, part.order, PackedStore(), adapter_spans=part.adapter_spans
+                positions=part.positions,
+                groups=part.groups,
+                order=part.order,
+                store=PackedStore(),
+                dtype=self._dtype,
+                adapter_spans=part.adapter_spans,
             )
             memory = self.model.encode(part.ids, context, batch.type_ids)
             if batch.decode is None:
@@ -52,6 +57,7 @@ class Runner:
             groups=part.groups,
             order=part.order,
             store=PagedStore(self._cache, batch.slots.blocks, batch.slots.offsets),
+            dtype=self._dtype,
             memory=memory,
             cross_groups=batch.cross_groups,
             cross_order=batch.cross_order,

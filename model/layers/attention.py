@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from model.config import TransformerConfig
 from model.layers.context import AttentionContext
-from model.layers.linear import Linear
+from model.layers.linear import Linear, Together
 from model.layers.positions import rotate
 
 
@@ -19,6 +19,7 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = config.head_dim
         self.scale = config.attention_scale
         wide, narrow = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -28,11 +29,20 @@ class Attention(nn.Module):
         self.output = Linear(wide, config.hidden_size, config.output_bias)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], -1, self.head_dim)  # [num_tokens, heads, head_dim]
+        return x.unflatten(-1, (-1, self.head_dim))  # [num_tokens, heads, head_dim]
 
 
 class SelfAttention(Attention):
     """Tokens of a sequence look at each other."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self._inputs = Together(self.query, self.key, self.value)
+
+    def pack(self) -> None:
+        """See `Transformer.pack`."""
+        self._inputs.pack()
+        self.output.pack()
 
     def forward(
         self,
@@ -43,10 +53,13 @@ class SelfAttention(Attention):
     ) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         spans = context.adapter_spans
-        query, key = self._heads(self.query(x, spans)), self._heads(self.key(x, spans))
-        value = self._heads(self.value(x, spans))
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+        if rotation is None:
+            query, key, value = (self._heads(part) for part in self._inputs(x, spans))
+        else:
+            heads = self._heads(self._inputs.joined(x, spans))
+            num_turned = self.num_heads + self.num_kv_heads
+            turned, value = rotate(heads[:, :num_turned], rotation), heads[:, num_turned:]
+            query, key = turned[:, : self.num_heads], turned[:, self.num_heads :]
         out = context.attend(self.layer, query, (key, value), self.scale, bias)
         return self.output(out.reshape(x.shape[0], -1), spans)
 
@@ -54,11 +67,22 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Decoder tokens look at the encoder's output, whose keys are computed once and then kept."""
 
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self._memory = Together(self.key, self.value)
+
+    def pack(self) -> None:
+        """See `Transformer.pack`."""
+        self.query.pack()
+        self._memory.pack()
+        self.output.pack()
+
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         query = self._heads(self.query(x, context.adapter_spans))
         fresh, memory, spans = None, context.memory, context.memory_spans
         if memory is not None:
-            fresh = self._heads(self.key(memory, spans)), self._heads(self.value(memory, spans))
+            key, value = (self._heads(part) for part in self._memory(memory, spans))
+            fresh = key, value
         out = context.attend_memory(self.layer, query, fresh, self.scale)
         return self.output(out.reshape(x.shape[0], -1), context.adapter_spans)

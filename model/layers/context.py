@@ -144,6 +144,14 @@ class AttentionGroup:
     query_positions: Tensor
     key_positions: Tensor
 
+    def additive_mask(self, dtype: torch.dtype) -> Tensor | None:
+        """0 where a query may look and minus infinity where not; what every layer would make of `mask`."""
+        if self.mask is None:
+            return None
+        return torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device).masked_fill_(
+            ~self.mask, float("-inf")
+        )
+
 
 class KeyValueStore(Protocol):
     """Where a layer's keys and values lie: in the batch itself, or in the paged cache."""
@@ -180,13 +188,14 @@ class GroupedContext:
     """A padding-free batch of sequences of any lengths, attended in groups.
 
     `order` [num_tokens] undoes the grouping: it picks each flat row from the groups' results
-    laid end to end. None where the one group's rows are the flat rows already.
+    laid end to end. None where the one group's rows are the flat rows already. `dtype` is the model's.
     """
 
     positions: Tensor
     groups: Sequence[AttentionGroup]
     order: Tensor | None
     store: KeyValueStore
+    dtype: torch.dtype
     memory: Tensor | None = None
     cross_groups: Sequence[AttentionGroup] = ()
     cross_order: Tensor | None = None
@@ -195,14 +204,23 @@ class GroupedContext:
     memory_spans: AdapterSpans = ()
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
-        dtype = relative.table.weight.dtype
-        return [bias_mask(g.mask, relative(g.query_positions, g.key_positions), dtype) for g in self.groups]
+        return [
+            bias_mask(g.mask, relative(g.query_positions, g.key_positions), self.dtype) for g in self.groups
+        ]
+
+    @cached_property
+    def _masks(self) -> Sequence[Tensor | None]:
+        return [group.additive_mask(self.dtype) for group in self.groups]
+
+    @cached_property
+    def _cross_masks(self) -> Sequence[Tensor | None]:
+        return [group.additive_mask(self.dtype) for group in self.cross_groups]
 
     def attend(
         self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
     ) -> Tensor:
         self.store.write(layer, fresh)
-        masks: Sequence[Tensor | None] = [g.mask for g in self.groups] if bias is None else bias
+        masks = self._masks if bias is None else bias
         return _attend_groups(layer, query, self.store, self.groups, masks, self.order, scale)
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
@@ -210,9 +228,9 @@ class GroupedContext:
             raise ValueError("this batch has no encoder output to look at")
         if fresh is not None:
             self.cross_store.write(layer, fresh)
-        groups = self.cross_groups
-        masks = [g.mask for g in groups]
-        return _attend_groups(layer, query, self.cross_store, groups, masks, self.cross_order, scale)
+        return _attend_groups(
+            layer, query, self.cross_store, self.cross_groups, self._cross_masks, self.cross_order, scale
+        )
 
 
 def bias_mask(mask: Tensor | None, bias: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import CheckpointError, TransformerConfig
-from model.layers.linear import AdapterSpans, Linear
+from model.layers.linear import AdapterSpans, Linear, Together
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -32,12 +32,15 @@ class FeedForward(nn.Module):
         self.up = Linear(config.hidden_size, wide, config.mlp_bias)
         self.down = Linear(wide, config.hidden_size, config.mlp_bias)
         self.dropout = nn.Dropout(config.dropout)
+        self._inputs = Together(self.up) if self.gate is None else Together(self.up, self.gate)
+
+    def pack(self) -> None:
+        """See `Transformer.pack`."""
+        self._inputs.pack()
+        self.down.pack()
 
     def forward(self, x: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
-        wide = self.up(x, adapter_spans)
-        if self.gate is None:
-            wide = self.activation(wide)
-        else:
-            wide = self.activation(self.gate(x, adapter_spans)) * wide
+        wide, *gate = self._inputs(x, adapter_spans)
+        wide = self.activation(gate[0]) * wide if gate else self.activation(wide)
         return self.down(self.dropout(wide), adapter_spans)

@@ -16,20 +16,20 @@ class Rotary(nn.Module):
         self.head_dim, self.theta = head_dim, theta
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """[num_tokens] positions to cosines and sines, each [num_tokens, 1, head_dim]."""
+        """[num_tokens] positions to cosines and sines, each [num_tokens, 1, head_dim], for `rotate`."""
         precise = torch.float64 if dtype == torch.float64 else torch.float32
         steps = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=precise)
         frequencies = self.theta ** (-steps / self.head_dim)
         angles = positions.to(precise)[:, None] * frequencies  # [num_tokens, head_dim / 2]
-        angles = torch.cat((angles, angles), dim=-1)[:, None, :]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cosine, sine = angles.cos(), angles.sin()
+        cosine, sine = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+        return cosine[:, None].to(dtype), sine[:, None].to(dtype)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns [num_tokens, num_heads, head_dim] by the angles of `Rotary`."""
+    """Turns [num_tokens, num_heads, head_dim] by the angles of `Rotary`, whose sines carry the signs."""
     cosine, sine = rotation
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+    return x * cosine + x.roll(x.shape[-1] // 2, dims=-1) * sine
 
 
 class RelativeBias(nn.Module):

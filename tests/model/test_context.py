@@ -19,5 +19,5 @@ def test_a_packed_encode_equals_the_padded_one(config: TransformerConfig) -> Non
     steps = torch.arange(6)
     group = AttentionGroup(rows, rows, mask[:, None, None, :], steps[None], steps)
     positions = torch.tensor([0, 1, 2, 3, 4, 5, 0, 1, 2, 3])
-    context = GroupedContext(positions, [group], torch.arange(10), PackedStore())
+    context = GroupedContext(positions, [group], torch.arange(10), PackedStore(), torch.float64)
     torch.testing.assert_close(model.encode(ids[mask], context), padded)
