@@ -56,13 +56,16 @@ class TextToText:
 def translate(
     model: Transformer, sources: Sequence[list[int]], *, batch_tokens: int = 2048
 ) -> list[list[int]]:
-    """The greedy answer to each source, both as ids; likes are batched with likes."""
+    """The greedy answer to each source, both as ids; likes are batched with likes.
+
+    An answer ends after three times its source and 32 tokens more, where the service ends it too.
+    """
     answers: list[list[int]] = [[] for _ in sources]
     for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
         rows = [sources[index] for index in batch]
-        longest = max(map(len, rows))
-        for index, ids in zip(batch, generate_greedy(model, rows, 2 * longest + 16), strict=True):
-            answers[index] = ids
+        limit = max(3 * len(row) + 32 for row in rows)
+        for index, row, ids in zip(batch, rows, generate_greedy(model, rows, limit), strict=True):
+            answers[index] = ids[: 3 * len(row) + 32]
     return answers
 
 
