@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from model.config import TransformerConfig
 from model.layers.context import AttentionContext
+from model.layers.disentangled import PositionScores, RelativeStates
 from model.layers.linear import Linear
 from model.layers.positions import rotate
 
@@ -34,12 +35,17 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Tokens of a sequence look at each other."""
 
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.positions = PositionScores(config) if config.disentangled else None
+
     def forward(
         self,
         x: Tensor,
         context: AttentionContext,
         rotation: tuple[Tensor, Tensor] | None,
         bias: Sequence[Tensor] | None,
+        relative: RelativeStates | None = None,
     ) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         spans = context.adapter_spans
@@ -47,6 +53,9 @@ class SelfAttention(Attention):
         value = self._heads(self.value(x, spans))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
+        if self.positions is not None and relative is not None:
+            scores = self.positions(relative.states, (query, self.query), (key, self.key), spans)
+            bias = context.pair_bias(relative.rows, *scores)
         out = context.attend(self.layer, query, (key, value), self.scale, bias)
         return self.output(out.reshape(x.shape[0], -1), spans)
 
