@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model.config import TransformerConfig
 from model.layers.attention import CrossAttention, SelfAttention
 from model.layers.context import AttentionContext
+from model.layers.disentangled import RelativePositions, RelativeStates
 from model.layers.mlp import FeedForward
 from model.layers.norms import build_norm
 from model.layers.positions import RelativeBias, Rotary
@@ -35,21 +36,22 @@ class Block(nn.Module):
         context: AttentionContext,
         rotation: tuple[Tensor, Tensor] | None,
         bias: Sequence[Tensor] | None,
+        relative: RelativeStates | None,
     ) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         if self.pre_norm:
-            x = x + self.dropout(self.self_attention(self.self_norm(x), context, rotation, bias))
+            x = x + self.dropout(self.self_attention(self.self_norm(x), context, rotation, bias, relative))
             if self.cross_attention is not None and self.cross_norm is not None:
                 x = x + self.dropout(self.cross_attention(self.cross_norm(x), context))
             return x + self.dropout(self.mlp(self.mlp_norm(x), context.adapter_spans))
-        x = self.self_norm(x + self.dropout(self.self_attention(x, context, rotation, bias)))
+        x = self.self_norm(x + self.dropout(self.self_attention(x, context, rotation, bias, relative)))
         if self.cross_attention is not None and self.cross_norm is not None:
             x = self.cross_norm(x + self.dropout(self.cross_attention(x, context)))
         return self.mlp_norm(x + self.dropout(self.mlp(x, context.adapter_spans)))
 
 
 class Stack(nn.Module):
-    """Layers one above the other, with what they share: rotary angles, relative bias, last norm."""
+    """Layers one above the other, with what they share: angles, biases or states of positions, last norm."""
 
     def __init__(self, config: TransformerConfig, is_decoder: bool) -> None:
         super().__init__()
@@ -64,13 +66,15 @@ class Stack(nn.Module):
             self.relative = RelativeBias(
                 config.relative_buckets, config.relative_max_distance, config.num_heads, not is_decoder
             )
+        self.positions = RelativePositions(config) if config.disentangled else None
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """[num_tokens, hidden_size] embedded tokens to hidden states of the same shape."""
         rotation = None if self.rotary is None else self.rotary(context.positions, x.dtype)
         bias = None if self.relative is None else context.position_bias(self.relative)
+        relative = None if self.positions is None else self.positions(context.pairs())
         for layer in self.layers:
-            x = layer(x, context, rotation, bias)
+            x = layer(x, context, rotation, bias, relative)
         if self.final_norm is not None:
             x = self.dropout(self.final_norm(x))
         return x

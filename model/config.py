@@ -38,10 +38,21 @@ class TransformerConfig:
     head_dim: int
     max_positions: int
 
-    position: Literal["learned", "relative", "rotary", "sinusoidal"]
+    position: Literal["none", "learned", "relative", "rotary", "sinusoidal"]
+    """How tokens learn where they stand; "none" leaves it to `disentangled`."""
     rope_theta: float = 10000.0
     relative_buckets: int = 32
     relative_max_distance: int = 128
+    position_offset: int = 0
+    """Row of the position table that position 0 reads (BART 2, RoBERTa pad+1); the table has as many rows more."""
+    disentangled: tuple[Literal["c2p", "p2c"], ...] = ()
+    """DeBERTa: which scores between contents and relative positions are added to every layer's own.
+
+    `relative_max_distance` positions are told apart, or `relative_buckets` where it is not 0."""
+    shared_position_projections: bool = True
+    """Whether the contents' query and key projections are the relative positions' too."""
+    relative_norm: bool = False
+    """Whether the table of relative positions goes through a norm."""
     norm: Literal["layernorm", "rmsnorm"]
     norm_eps: float
     pre_norm: bool
@@ -55,6 +66,8 @@ class TransformerConfig:
     embedding_norm: bool = False
     tie_embeddings: bool = True
     logit_scale: float = 1.0
+    pooler_activation: str = "tanh"
+    """Between the two layers of a sequence-class head; BERT has tanh, DistilBERT relu, DeBERTa gelu."""
 
     dropout: float = 0.0
     initializer_range: float = 0.02
@@ -72,5 +85,7 @@ class TransformerConfig:
             raise CheckpointError(
                 f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key-value heads"
             )
+        if self.disentangled and self.kind != "encoder":
+            raise CheckpointError("disentangled attention is served in encoders only")
         if self.position == "rotary" and self.head_dim % 2:
             raise CheckpointError(f"rotary positions need an even head size, not {self.head_dim}")

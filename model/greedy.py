@@ -36,8 +36,18 @@ class GrowingContext:
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
         """See `AttentionContext`."""
+        return (relative(*self.pairs()[0]),)
+
+    def pairs(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """See `AttentionContext`."""
         steps = torch.arange(self.mask.shape[1], device=self.mask.device)
-        return (relative(steps[None, -self.num_new :], steps),)
+        return ((steps[None, -self.num_new :], steps),)
+
+    def pair_bias(
+        self, rows: Sequence[Tensor], by_query: Tensor | None, by_key: Tensor | None
+    ) -> Sequence[Tensor]:
+        """See `AttentionContext`."""
+        raise ValueError("a decoder keeps no scores of the keys of earlier passes")
 
     def attend(
         self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None

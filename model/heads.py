@@ -7,20 +7,21 @@ from torch import Tensor, nn
 
 from model.config import Head, TransformerConfig
 from model.layers.linear import Linear
-from model.layers.mlp import ACTIVATIONS
+from model.layers.mlp import find_activation
 from model.layers.norms import build_norm
 
 
 class Pooler(nn.Module):
-    """BERT's summary of a sequence: a dense layer and tanh over the first token."""
+    """The summary of a sequence: a dense layer and an activation over the first token."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.activation = find_activation(config.pooler_activation)
         self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, first: Tensor) -> Tensor:
         """[b, hidden_size] hidden states of the first tokens to the same shape."""
-        return torch.tanh(self.dense(first))
+        return self.activation(self.dense(first))
 
 
 class SequenceClassHead(nn.Module):
@@ -84,7 +85,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = find_activation(config.activation)
         self.norm = build_norm(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.projection: nn.Parameter | None = None

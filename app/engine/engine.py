@@ -32,6 +32,15 @@ logger = logging.getLogger(__name__)
 REPORT_INTERVAL = 0.1
 """Seconds between reports of the gauges, which cost a walk over all sequences."""
 
+HEADS_FOR: Mapping[str, tuple[str, ...]] = {
+    "class": ("sequence-class",),
+    "token-class": ("token-class",),
+    "span": ("span",),
+    "mask": ("masked-lm", "pretraining"),
+    "next-sentence": ("next-sentence", "pretraining"),
+}
+"""Which heads can give an output; what is not listed needs none."""
+
 
 class RequestError(ValueError):
     """A request that this engine can never serve; the message is for the client."""
@@ -164,14 +173,8 @@ class Engine:
         )
 
     def _encoder_sequence(self, request: EncodeRequest, served: Served) -> Sequence:
-        head = {"class": "sequence-class", "span": "span"}.get(request.output)
-        heads = {
-            "mask": ("masked-lm", "pretraining"),
-            "next-sentence": ("next-sentence", "pretraining"),
-        }.get(request.output, (head,))
-        if served.config.kind != "encoder" or (
-            request.output != "embedding" and served.config.head not in heads
-        ):
+        heads = HEADS_FOR.get(request.output)
+        if served.config.kind != "encoder" or (heads is not None and served.config.head not in heads):
             raise RequestError(f"model {request.model!r} has no output {request.output!r}")
         if not 0 < len(request.ids) <= served.max_model_len:
             raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")

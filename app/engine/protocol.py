@@ -15,7 +15,7 @@ MAX_FRAME_BYTES = 64 * 2**20
 HEADER_BYTES = 4
 
 FinishReason = Literal["stop", "length", "abort", "error"]
-EncodeOutput = Literal["embedding", "class", "span", "mask", "next-sentence"]
+EncodeOutput = Literal["embedding", "class", "token-class", "span", "mask", "next-sentence"]
 
 
 class ProtocolError(Exception):
@@ -74,7 +74,11 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask")."""
+    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask").
+
+    "class" gives one row of label logits, "token-class" one for each of `ids`, "span" a start and an end
+    logit for each.
+    """
 
     id: int = 0
     model: str

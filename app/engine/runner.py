@@ -93,13 +93,10 @@ class Runner:
             spans = [rows[s.id] for s in sequences]
             if output == "embedding":
                 values = [self._pool(hidden[a:b]) for a, b in spans]
-            elif output == "span":
-                values = list(
-                    torch.split(
-                        self.model.span(torch.cat([hidden[a:b] for a, b in spans]), head),
-                        [b - a for a, b in spans],
-                    )
-                )
+            elif output in ("span", "token-class"):
+                every = self.model.span if output == "span" else self.model.classify_tokens
+                logits = every(torch.cat([hidden[a:b] for a, b in spans]), head)
+                values = list(torch.split(logits, [b - a for a, b in spans]))
             elif output == "mask":
                 results |= self._fill_masks(hidden, head, sequences, rows)
                 continue

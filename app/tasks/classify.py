@@ -20,7 +20,7 @@ class Label:
 
 
 class Classify(Task):
-    """One encode per text; softmax, or a sigmoid where the checkpoint says multi-label."""
+    """One encode per text; softmax, or a sigmoid where the checkpoint says multi-label or has one label."""
 
     name: ClassVar[str] = "classify"
 
@@ -53,6 +53,8 @@ class Classify(Task):
         for answer in answers:
             usage.add_wait(answer)
         is_multi = self.model.config.multi_label if multi_label is None else multi_label
+        # A cross-encoder's one logit says how well a text fits; a softmax would make 1 of any.
+        is_multi = is_multi or len(self.model.config.labels) == 1
         logits = np.stack([to_array(answer).reshape(-1) for answer in answers])  # [num_texts, num_labels]
         scores = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))) if is_multi else softmax(logits)
         return [self._ranked(row.tolist(), top_k) for row in scores]

@@ -12,6 +12,8 @@ from model.tokenization import Encoding
 
 _CONTINUATION = "##"
 """How WordPiece marks a token that goes on with the word before it."""
+_WORD_STARTS = ("▁", "Ġ")
+"""How SentencePiece and byte-level BPE mark a token that begins a word."""
 
 
 @dataclass(frozen=True)
@@ -78,4 +80,8 @@ class FillMask(Task):
         if spelling.startswith(_CONTINUATION):
             return Filling(spelling, score, before.rstrip() + spelling.removeprefix(_CONTINUATION) + after)
         word = self.model.tokenizer.decode([token_id], skip_special_tokens=False)
+        if spelling.startswith(_WORD_STARTS) and len(spelling) > 1:
+            # It brings its own space, which the mask token may have taken with it and the decoder may drop.
+            word = word.removeprefix(" ")
+            before += " " if before and not before[-1].isspace() else ""
         return Filling(word, score, before + word + after)

@@ -7,11 +7,16 @@ from typing import Any
 
 from model.config import CheckpointError, TransformerConfig
 from model.families.bert import BERT
+from model.families.deberta import DEBERTA
+from model.families.distilbert import DISTILBERT
 from model.families.family import Family
 from model.families.llama import LLAMA
+from model.families.roberta import ROBERTA, XLM_ROBERTA
 from model.families.t5 import T5
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (BERT, T5, LLAMA)}
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, DEBERTA, T5, LLAMA)
+}
 """By the `model_type` of `config.json`."""
 
 

@@ -1,4 +1,7 @@
-"""BERT (Devlin et al. 2019, arXiv:1810.04805): a post-norm encoder with learned positions."""
+"""BERT (Devlin et al. 2019, arXiv:1810.04805): a post-norm encoder with learned positions.
+
+RoBERTa and DeBERTa are published with the same keys and nearly the same names, so their tables start from this one.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +22,19 @@ HEADS: Mapping[str, Head] = {
 
 def read(raw: Mapping[str, Any]) -> TransformerConfig:
     """Published to ours."""
+    return read_encoder(raw, "bert", HEADS)
+
+
+def read_encoder(raw: Mapping[str, Any], family: str, heads: Mapping[str, Head]) -> TransformerConfig:
+    """The keys that BERT's descendants kept, with BERT's defaults."""
     if raw.get("is_decoder") or raw.get("add_cross_attention"):
-        raise ValueError("BERT as a decoder is not served")
+        raise ValueError(f"{family} as a decoder is not served")
     if raw.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"position_embedding_type {raw['position_embedding_type']!r} is not served")
-    head = read_head(raw, HEADS)
+    head = read_head(raw, heads)
     size, num_heads = raw["hidden_size"], raw["num_attention_heads"]
     return TransformerConfig(
-        family="bert",
+        family=family,
         kind="encoder",
         head=head,
         labels=read_labels(raw, head),
@@ -60,9 +68,14 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
 
 def write(config: TransformerConfig) -> dict[str, Any]:
     """Ours to published."""
+    return write_encoder(config, HEADS)
+
+
+def write_encoder(config: TransformerConfig, heads: Mapping[str, Head]) -> dict[str, Any]:
+    """What `read_encoder` reads."""
     return write_labels(config) | {
-        "architectures": [architecture(config, HEADS)],
-        "model_type": "bert",
+        "architectures": [architecture(config, heads)],
+        "model_type": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -80,8 +93,33 @@ def write(config: TransformerConfig) -> dict[str, Any]:
     }
 
 
-_LAYER = "bert.encoder.layer.{i}"
-_PREDICTIONS = "cls.predictions"
+def encoder_weights(prefix: str, projection: str = "") -> dict[str, str]:
+    """Names of embeddings and layers; `projection` ends those of query, key and value."""
+    layer = f"{prefix}.encoder.layer.{{i}}"
+    return {
+        "embeddings.words": f"{prefix}.embeddings.word_embeddings",
+        "embeddings.positions": f"{prefix}.embeddings.position_embeddings",
+        "embeddings.types": f"{prefix}.embeddings.token_type_embeddings",
+        "embeddings.norm": f"{prefix}.embeddings.LayerNorm",
+        "encoder.layers.{i}.self_attention.query": f"{layer}.attention.self.query{projection}",
+        "encoder.layers.{i}.self_attention.key": f"{layer}.attention.self.key{projection}",
+        "encoder.layers.{i}.self_attention.value": f"{layer}.attention.self.value{projection}",
+        "encoder.layers.{i}.self_attention.output": f"{layer}.attention.output.dense",
+        "encoder.layers.{i}.self_norm": f"{layer}.attention.output.LayerNorm",
+        "encoder.layers.{i}.mlp.up": f"{layer}.intermediate.dense",
+        "encoder.layers.{i}.mlp.down": f"{layer}.output.dense",
+        "encoder.layers.{i}.mlp_norm": f"{layer}.output.LayerNorm",
+    }
+
+
+PREDICTIONS: Mapping[str, str] = {
+    "head.masked_lm.dense": "cls.predictions.transform.dense",
+    "head.masked_lm.norm": "cls.predictions.transform.LayerNorm",
+    "head.masked_lm.bias": "cls.predictions.bias",
+    # Untied, `transformers` adds the decoder's own bias and leaves the other one out.
+    "head.masked_lm.bias|untied": "cls.predictions.decoder.bias",
+    "head.masked_lm.projection": "cls.predictions.decoder.weight",
+}
 
 BERT = Family(
     model_type="bert",
@@ -90,27 +128,13 @@ BERT = Family(
     write=write,
     base_prefix="bert.",
     harmless=r"(.*\.)?embeddings\.position_ids|(bert\.)?pooler\..*"
-    r"|cls\.predictions\.decoder\.(weight|bias)|cls\.seq_relationship\..*",
+    r"|cls\.predictions\.(bias|decoder\.(weight|bias))|cls\.seq_relationship\..*",
     weights={
-        "embeddings.words": "bert.embeddings.word_embeddings",
-        "embeddings.positions": "bert.embeddings.position_embeddings",
-        "embeddings.types": "bert.embeddings.token_type_embeddings",
-        "embeddings.norm": "bert.embeddings.LayerNorm",
-        "encoder.layers.{i}.self_attention.query": f"{_LAYER}.attention.self.query",
-        "encoder.layers.{i}.self_attention.key": f"{_LAYER}.attention.self.key",
-        "encoder.layers.{i}.self_attention.value": f"{_LAYER}.attention.self.value",
-        "encoder.layers.{i}.self_attention.output": f"{_LAYER}.attention.output.dense",
-        "encoder.layers.{i}.self_norm": f"{_LAYER}.attention.output.LayerNorm",
-        "encoder.layers.{i}.mlp.up": f"{_LAYER}.intermediate.dense",
-        "encoder.layers.{i}.mlp.down": f"{_LAYER}.output.dense",
-        "encoder.layers.{i}.mlp_norm": f"{_LAYER}.output.LayerNorm",
+        **encoder_weights("bert"),
+        **PREDICTIONS,
         "head.pooler.dense": "bert.pooler.dense",
         "head.next_sentence.pooler.dense": "bert.pooler.dense",
         "head.next_sentence.classifier": "cls.seq_relationship",
-        "head.masked_lm.dense": f"{_PREDICTIONS}.transform.dense",
-        "head.masked_lm.norm": f"{_PREDICTIONS}.transform.LayerNorm",
-        "head.masked_lm.bias": f"{_PREDICTIONS}.bias",
-        "head.masked_lm.projection": f"{_PREDICTIONS}.decoder.weight",
         "head.sequence-class.classifier": "classifier",
         "head.token-class.classifier": "classifier",
         "head.span.classifier": "qa_outputs",

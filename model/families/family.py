@@ -15,8 +15,9 @@ WriteConfig = Callable[[TransformerConfig], dict[str, Any]]
 class Family:
     """A table; what computes is the one Transformer.
 
-    `weights` maps our module names to the published ones; `{i}` stands for a layer number, and a
-    name ending in `|gated` is what a module is called where the feed-forward network is gated.
+    `weights` maps our module and parameter names to the published ones; `{i}` stands for a layer
+    number. A name ending in `|gated`, `|untied` or `|modern` goes before the plain one where the
+    feed-forward network is gated, the output table not tied, or `extra` says that it is not legacy.
     `base_prefix` is what a checkpoint with a head puts before the names of the bare model, and a
     bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need.
     """
@@ -32,14 +33,23 @@ class Family:
     def published_name(self, parameter: str, config: TransformerConfig) -> str:
         """The published name, `base_prefix` included, of a parameter of ours; KeyError for an unknown one."""
         generic = _generic_name(parameter, config)
-        if generic in self.weights:
-            return self.weights[generic]
+        if whole := self._entry(generic, config):
+            return whole
         module, _, leaf = generic.rpartition(".")
-        if config.gated_mlp and f"{module}|gated" in self.weights:
-            module = f"{module}|gated"
         layer = re.search(r"\.(\d+)\.", parameter)
-        name = f"{self.weights[module]}.{leaf}"
+        name = f"{self._entry(module, config) or self.weights[module]}.{leaf}"
         return name.replace("{i}", layer[1]) if layer else name
+
+    def _entry(self, name: str, config: TransformerConfig) -> str | None:
+        variants = {
+            "gated": config.gated_mlp,
+            "untied": not config.tie_embeddings,
+            "modern": config.extra.get("legacy") is False,
+        }
+        for variant, holds in variants.items():
+            if holds and f"{name}|{variant}" in self.weights:
+                return self.weights[f"{name}|{variant}"]
+        return self.weights.get(name)
 
 
 def _generic_name(parameter: str, config: TransformerConfig) -> str:

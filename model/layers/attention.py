@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from model.config import TransformerConfig
 from model.layers.context import AttentionContext
+from model.layers.disentangled import PositionScores, RelativeStates
 from model.layers.linear import Linear, Together
 from model.layers.positions import rotate
 
@@ -38,10 +39,15 @@ class SelfAttention(Attention):
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__(config, layer)
         self._inputs = Together(self.query, self.key, self.value)
+        self.positions = PositionScores(config) if config.disentangled else None
 
     def pack(self) -> None:
         """See `Transformer.pack`."""
-        self._inputs.pack()
+        if self.positions is None:
+            self._inputs.pack()
+        else:  # whose queries and keys are projected from positions too
+            for linear in (self.query, self.key, self.value):
+                linear.pack()
         self.output.pack()
 
     def forward(
@@ -50,6 +56,7 @@ class SelfAttention(Attention):
         context: AttentionContext,
         rotation: tuple[Tensor, Tensor] | None,
         bias: Sequence[Tensor] | None,
+        relative: RelativeStates | None = None,
     ) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         spans = context.adapter_spans
@@ -60,6 +67,9 @@ class SelfAttention(Attention):
             num_turned = self.num_heads + self.num_kv_heads
             turned, value = rotate(heads[:, :num_turned], rotation), heads[:, num_turned:]
             query, key = turned[:, : self.num_heads], turned[:, self.num_heads :]
+        if self.positions is not None and relative is not None:
+            scores = self.positions(relative.states, (query, self.query), (key, self.key), spans)
+            bias = context.pair_bias(relative.rows, *scores)
         out = context.attend(self.layer, query, (key, value), self.scale, bias)
         return self.output(out.reshape(x.shape[0], -1), spans)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.layers.attention_ops import dense_attention
+from model.layers.disentangled import pair_scores
 from model.layers.linear import AdapterSpans
 from model.layers.positions import RelativeBias
 
@@ -48,6 +49,20 @@ class AttentionContext(Protocol):
         """The additive biases of one pass, in the form that `attend` takes them back."""
         ...
 
+    def pairs(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """The [b, t] query and [k] key positions between which `pair_bias` wants rows."""
+        ...
+
+    def pair_bias(
+        self, rows: Sequence[Tensor], by_query: Tensor | None, by_key: Tensor | None
+    ) -> Sequence[Tensor]:
+        """Scores of each token against R things, [num_tokens, num_heads, R], as biases for `attend`.
+
+        `rows`, [b or 1, t, k] for each of `pairs`, say which of the R stands between a query and a key.
+        Encoders only, whose keys are the tokens of this pass; a decoder's context raises ValueError.
+        """
+        ...
+
     def attend(
         self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
     ) -> Tensor:
@@ -80,8 +95,19 @@ class PaddedContext:
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
         """See `AttentionContext`."""
+        return (relative(*self.pairs()[0]),)
+
+    def pairs(self) -> Sequence[tuple[Tensor, Tensor]]:
         steps = torch.arange(self.mask.shape[1], device=self.mask.device)
-        return (relative(steps[None], steps),)
+        return ((steps[None], steps),)
+
+    def pair_bias(
+        self, rows: Sequence[Tensor], by_query: Tensor | None, by_key: Tensor | None
+    ) -> Sequence[Tensor]:
+        b, t = self.mask.shape
+        queries = None if by_query is None else by_query.view(b, t, *by_query.shape[1:])
+        keys = None if by_key is None else by_key.view(b, t, *by_key.shape[1:])
+        return (pair_scores(queries, keys, rows[0]),)
 
     def attend(
         self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
@@ -215,6 +241,20 @@ class GroupedContext:
     @cached_property
     def _cross_masks(self) -> Sequence[Tensor | None]:
         return [group.additive_mask(self.dtype) for group in self.cross_groups]
+
+    def pairs(self) -> Sequence[tuple[Tensor, Tensor]]:
+        return [(g.query_positions, g.key_positions) for g in self.groups]
+
+    def pair_bias(
+        self, rows: Sequence[Tensor], by_query: Tensor | None, by_key: Tensor | None
+    ) -> Sequence[Tensor]:
+        biases = []
+        for group, between in zip(self.groups, rows, strict=True):
+            queries = None if by_query is None else _pick(by_query, group.rows)
+            keys = None if by_key is None else _pick(by_key, group.keys)
+            scores = pair_scores(queries, keys, between)
+            biases.append(bias_mask(group.mask, scores, scores.dtype))
+        return biases
 
     def attend(
         self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None

@@ -18,7 +18,8 @@ class Embeddings(nn.Module):
         self.words = Table(config.vocab_size, size)
         self.positions: Table | None = None
         if config.position in ("learned", "sinusoidal"):
-            self.positions = Table(config.max_positions, size)
+            self.positions = Table(config.max_positions + config.position_offset, size)
+        self.position_offset = config.position_offset
         if self.positions is not None and config.position == "sinusoidal":
             self.positions.weight = nn.Parameter(sinusoids(config.max_positions, size), requires_grad=False)
         self.types = Table(config.type_vocab_size, size) if config.type_vocab_size else None
@@ -29,9 +30,12 @@ class Embeddings(nn.Module):
         """[num_tokens] ids, positions and segment ids to [num_tokens, hidden_size]."""
         x: Tensor = self.words(ids)
         if self.types is not None:
-            x = x + self.types(torch.zeros_like(ids) if type_ids is None else type_ids)
+            if type_ids is None or self.types.num_embeddings == 1:
+                # RoBERTa's table has one row, but a tokenizer may number two segments all the same.
+                type_ids = torch.zeros_like(ids)
+            x = x + self.types(type_ids)
         if self.positions is not None:
-            x = x + self.positions(positions)
+            x = x + self.positions(positions + self.position_offset)
         if self.norm is not None:
             x = self.norm(x)
         return self.dropout(x)

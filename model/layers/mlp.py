@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,7 +15,15 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
     "silu": functional.silu,
+    "tanh": torch.tanh,
 }
+
+
+def find_activation(name: str) -> Callable[[Tensor], Tensor]:
+    """By its published name; CheckpointError for one that we do not have."""
+    if name not in ACTIVATIONS:
+        raise CheckpointError(f"unknown activation {name!r}; known: {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name]
 
 
 class FeedForward(nn.Module):
@@ -22,11 +31,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        if config.activation not in ACTIVATIONS:
-            raise CheckpointError(
-                f"unknown activation {config.activation!r}; known: {', '.join(sorted(ACTIVATIONS))}"
-            )
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = find_activation(config.activation)
         wide = config.intermediate_size
         self.gate = Linear(config.hidden_size, wide, config.mlp_bias) if config.gated_mlp else None
         self.up = Linear(config.hidden_size, wide, config.mlp_bias)

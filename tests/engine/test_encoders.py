@@ -1,0 +1,167 @@
+"""Every head of every kind of encoder through the engine: packed in one step, the same as each text alone."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from app.engine.build import build_engine
+from app.engine.engine import Engine, RequestError
+from app.engine.protocol import (
+    AdapterSpec,
+    Encoded,
+    EncodeOutput,
+    EncodeRequest,
+    ModelSpec,
+    WorkerConfig,
+)
+from model.adapters import add_adapter, save_adapter
+from model.config import Head, TransformerConfig
+from model.families import read_config
+from model.loading import load_model, save_model
+from model.transformer import OWN, Transformer
+from tests.tiny import BERT, random_model
+
+ROBERTA = replace(BERT, family="roberta", type_vocab_size=1, position_offset=2, pad_token_id=1)
+DISTILBERT = replace(BERT, family="distilbert", type_vocab_size=0, pooler_activation="relu")
+DEBERTA = replace(
+    BERT,
+    family="deberta-v2",
+    position="none",
+    type_vocab_size=0,
+    disentangled=("c2p", "p2c"),
+    relative_buckets=8,
+    relative_max_distance=64,
+    relative_norm=True,
+    attention_scale=24**-0.5,
+    pooler_activation="gelu",
+)
+UNSHARED = replace(
+    DEBERTA,
+    position="learned",
+    disentangled=("c2p",),
+    relative_buckets=0,
+    relative_max_distance=6,
+    shared_position_projections=False,
+    relative_norm=False,
+    attention_scale=16**-0.5,
+)
+CONFIGS = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "distilbert": DISTILBERT,
+    "deberta": DEBERTA,
+    "unshared": UNSHARED,
+}
+HEADS: dict[EncodeOutput, Head] = {
+    "embedding": "none",
+    "class": "sequence-class",
+    "token-class": "token-class",
+    "span": "span",
+    "mask": "masked-lm",
+}
+
+
+def make_engine(folder: Path, adapters: list[AdapterSpec] | None = None) -> Engine:
+    return build_engine(
+        WorkerConfig(
+            models=[ModelSpec("m", str(folder))],
+            adapters=adapters or [],
+            device="cpu",
+            dtype="float64",
+            kv_cache_memory=100_000,
+        )
+    )
+
+
+def make_requests(output: EncodeOutput, models: tuple[str, ...] = ("m",)) -> list[EncodeRequest]:
+    source = random.Random(5)
+    lengths = [1, 60, 7, 8, 9, 33, 62, 2]
+    texts = [[source.randrange(3, 96) for _ in range(length)] for length in lengths]
+    return [
+        EncodeRequest(
+            id=i,
+            model=models[i % len(models)],
+            ids=ids,
+            type_ids=[k % 2 for k in range(len(ids))],
+            output=output,
+            positions=[len(ids) - 1, 0] if output == "mask" else [],
+            top_k=3,
+        )
+        for i, ids in enumerate(texts)
+    ]
+
+
+def answers(engine: Engine, requests: list[EncodeRequest]) -> dict[int, Tensor]:
+    for request in requests:
+        engine.add(request)
+    outputs = engine.step().outputs
+    assert not engine.has_work, "all in one step"
+    encoded = [output for output in outputs if isinstance(output, Encoded)]
+    assert len(encoded) == len(requests)
+    return {e.id: torch.from_numpy(np.frombuffer(e.data, "<f4").reshape(e.shape).copy()) for e in encoded}
+
+
+def alone(model: Transformer, request: EncodeRequest) -> Tensor:
+    """The slow twin: one text, padded to its own length."""
+    ids, types = torch.tensor([request.ids]), torch.tensor([request.type_ids])
+    adapter = None if request.model == "m" else request.model
+    head = adapter or OWN
+    hidden = model.encode_padded(ids, torch.ones_like(ids, dtype=torch.bool), types, adapter)[0]
+    if request.output == "embedding":
+        return hidden.mean(0)
+    if request.output == "class":
+        return model.classify(hidden[:1], head)[0]
+    if request.output == "token-class":
+        return model.classify_tokens(hidden, head)
+    if request.output == "span":
+        return model.span(hidden, head)
+    return model.masked_lm(hidden[request.positions], head).softmax(-1).topk(request.top_k).values
+
+
+@pytest.mark.parametrize("output", HEADS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_packed_step_gives_what_each_text_gives_alone(
+    name: str, output: EncodeOutput, tmp_path: Path
+) -> None:
+    head = HEADS[output]
+    labels = BERT.labels if head in ("sequence-class", "token-class") else ()
+    model = random_model(CONFIGS[name], head=head, labels=labels)
+    save_model(model, tmp_path)
+    assert read_config(tmp_path) == model.config
+    requests = make_requests(output)
+    got = answers(make_engine(tmp_path), requests)
+    for request in requests:
+        torch.testing.assert_close(got[request.id], alone(model, request).float(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("config", [DEBERTA, UNSHARED], ids=["shared", "unshared"])
+def test_adapters_of_one_step_each_move_the_positions_of_their_own_rows(
+    config: TransformerConfig, tmp_path: Path
+) -> None:
+    save_model(random_model(config), tmp_path / "base")
+    model, specs = load_model(tmp_path / "base"), []
+    for seed, name in enumerate(("first", "second")):
+        torch.manual_seed(seed + 7)
+        for parameter in add_adapter(model, name, config, rank=4, alpha=8):
+            parameter.data.normal_(std=0.3)
+        save_adapter(model, name, config, tmp_path / name, "base")
+        specs.append(AdapterSpec(name, "m", str(tmp_path / name)))
+    requests = make_requests("class", ("m", "first", "second"))
+    got = answers(make_engine(tmp_path / "base", specs), requests)
+    model = model.double().eval()
+    for request in requests:
+        torch.testing.assert_close(got[request.id], alone(model, request).float(), atol=1e-5, rtol=0)
+
+
+def test_an_output_needs_its_head(tmp_path: Path) -> None:
+    save_model(random_model(ROBERTA), tmp_path)
+    engine = make_engine(tmp_path)
+    with pytest.raises(RequestError, match="no output 'token-class'"):
+        engine.add(EncodeRequest(id=1, model="m", ids=[5], output="token-class"))
+    with pytest.raises(RequestError, match="65 tokens"):
+        engine.add(EncodeRequest(id=1, model="m", ids=[5] * 65, output="class"))
