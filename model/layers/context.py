@@ -5,7 +5,7 @@ encode and paged steps (`app.engine.batch` fills a `GroupedContext`). All token 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from model.layers.attention_ops import dense_attention
 from model.layers.linear import AdapterSpans
+from model.layers.masks import window_mask
 from model.layers.positions import RelativeBias
 
 KeyValue = tuple[Tensor, Tensor]
@@ -49,9 +50,18 @@ class AttentionContext(Protocol):
         ...
 
     def attend(
-        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+        self,
+        layer: int,
+        query: Tensor,
+        fresh: KeyValue,
+        scale: float,
+        bias: Sequence[Tensor] | None,
+        window: int = 0,
     ) -> Tensor:
-        """Self-attention: [num_tokens, num_heads, head_dim] queries to as many outputs."""
+        """Self-attention: [num_tokens, num_heads, head_dim] queries to as many outputs.
+
+        A `window` hides keys that stand that far away or further; with a `bias` there is none.
+        """
         ...
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
@@ -72,6 +82,7 @@ class PaddedContext:
     memory_mask: Tensor | None = None
     adapter_spans: AdapterSpans = ()
     memory_spans: AdapterSpans = ()
+    _windowed: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def positions(self) -> Tensor:
@@ -84,8 +95,16 @@ class PaddedContext:
         return (relative(steps[None], steps),)
 
     def attend(
-        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+        self,
+        layer: int,
+        query: Tensor,
+        fresh: KeyValue,
+        scale: float,
+        bias: Sequence[Tensor] | None,
+        window: int = 0,
     ) -> Tensor:
+        if 0 < window < self.mask.shape[1]:
+            return self._sdpa(query, fresh, self._allowed_within(window), scale)
         if bias is None and self.causal and self._is_full:
             return self._sdpa(query, fresh, None, scale, is_causal=True)
         mask = self._allowed if bias is None else bias_mask(self._allowed, bias[0], query.dtype)
@@ -111,6 +130,14 @@ class PaddedContext:
         if self.causal:
             allowed = allowed & lower
         return allowed | torch.eye(length, dtype=torch.bool, device=device)
+
+    def _allowed_within(self, window: int) -> Tensor:
+        """[b or 1, 1, t, t], made once for the layers that share a window."""
+        if window not in self._windowed:
+            # Padding stands at one end, so steps are as far apart as positions.
+            steps = torch.arange(self.mask.shape[1], device=self.mask.device)
+            self._windowed[window] = window_mask(self._allowed, steps[None], steps, window)
+        return self._windowed[window]
 
     @cached_property
     def _allowed_memory(self) -> Tensor | None:
@@ -193,17 +220,40 @@ class GroupedContext:
     cross_store: KeyValueStore | None = None
     adapter_spans: AdapterSpans = ()
     memory_spans: AdapterSpans = ()
+    _windowed: dict[int, Sequence[Tensor | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
         dtype = relative.table.weight.dtype
         return [bias_mask(g.mask, relative(g.query_positions, g.key_positions), dtype) for g in self.groups]
 
     def attend(
-        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+        self,
+        layer: int,
+        query: Tensor,
+        fresh: KeyValue,
+        scale: float,
+        bias: Sequence[Tensor] | None,
+        window: int = 0,
     ) -> Tensor:
         self.store.write(layer, fresh)
-        masks: Sequence[Tensor | None] = [g.mask for g in self.groups] if bias is None else bias
+        masks: Sequence[Tensor | None] = self._masks(window) if bias is None else bias
         return _attend_groups(layer, query, self.store, self.groups, masks, self.order, scale)
+
+    def _masks(self, window: int) -> Sequence[Tensor | None]:
+        """One a group, made once for the layers that share a window.
+
+        Layers with a window keep all their keys in the cache, and read them: the mask alone limits.
+        """
+        if window not in self._windowed:
+            self._windowed[window] = [
+                window_mask(g.mask, g.query_positions, g.key_positions, window)
+                if 0 < window < len(g.key_positions)
+                else g.mask
+                for g in self.groups
+            ]
+        return self._windowed[window]
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
         if self.cross_store is None:

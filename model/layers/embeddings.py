@@ -15,6 +15,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         size = config.hidden_size
+        self.scale = config.embedding_scale
         self.words = Table(config.vocab_size, size)
         self.positions: Table | None = None
         if config.position in ("learned", "sinusoidal"):
@@ -28,6 +29,9 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, type_ids: Tensor | None = None) -> Tensor:
         """[num_tokens] ids, positions and segment ids to [num_tokens, hidden_size]."""
         x: Tensor = self.words(ids)
+        if self.scale != 1.0:
+            # Rounded to the model's dtype first, as Gemma was trained.
+            x = x * torch.tensor(self.scale, dtype=x.dtype).item()
         if self.types is not None:
             x = x + self.types(torch.zeros_like(ids) if type_ids is None else type_ids)
         if self.positions is not None:

@@ -1,0 +1,14 @@
+"""Who may look at whom, as tensors."""
+
+from torch import Tensor
+
+
+def window_mask(mask: Tensor | None, query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
+    """[b, 1, t, k]: what `mask` allows and stands less than `window` away; and always oneself.
+
+    `mask` [b, 1, t or 1, k], query positions [b, t], key positions [k]; b may be 1. The same for
+    both directions: a causal mask has ruled out the keys ahead. Rows of padding stay finite.
+    """
+    queries = query_positions[:, None, :, None]
+    near = (key_positions > queries - window) & (key_positions < queries + window)
+    return near if mask is None else (near & mask) | (key_positions == queries)
