@@ -19,6 +19,9 @@ class Family:
     name ending in `|gated` is what a module is called where the feed-forward network is gated.
     `base_prefix` is what a checkpoint with a head puts before the names of the bare model, and a
     bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need.
+
+    Where several of our parameters have one published name, that tensor holds them one after the
+    other along its output dimension, in the order of the model's parameters (query, key, value).
     """
 
     model_type: str
