@@ -80,6 +80,8 @@ def save_adapter(
             low_rank = module.adapters[name]
             assert isinstance(low_rank, LowRank)
             published = _published(f"{module_name}.weight", config).removesuffix(".weight")
+            if published in targets:  # one low-rank update there is shared by all that it holds
+                raise CheckpointError(f"adapter {name}: its updates of {published} cannot be written as one")
             targets.add(published)
             scale, rank = low_rank.scale, low_rank.down.shape[0]
             tensors[f"{_PREFIX}{published}.lora_A.weight"] = low_rank.down.detach()
@@ -175,7 +177,8 @@ def _fresh_head(config: TransformerConfig) -> nn.Module:
     for module in head.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=config.initializer_range)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return head
 
 

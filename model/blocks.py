@@ -16,18 +16,21 @@ from model.layers.positions import RelativeBias, Rotary
 class Block(nn.Module):
     """Self-attention, cross-attention in a decoder that has an encoder, feed-forward.
 
-    Each is wrapped in a residual connection with its norm before (`pre_norm`) or after the sum.
+    Each is wrapped in a residual connection with its norm before (`pre_norm`) or after the sum;
+    with `sandwich_norm` there is one before, and one after but within the sum.
     """
 
     def __init__(self, config: TransformerConfig, layer: int, has_cross: bool) -> None:
         super().__init__()
         self.pre_norm = config.pre_norm
         self.self_attention = SelfAttention(config, layer)
-        self.self_norm = build_norm(config)
+        self.self_norm = nn.Identity() if layer == 0 and config.skip_first_norm else build_norm(config)
+        self.self_post_norm = build_norm(config) if config.sandwich_norm else None
         self.cross_attention = CrossAttention(config, layer) if has_cross else None
         self.cross_norm = build_norm(config) if has_cross else None
         self.mlp = FeedForward(config)
         self.mlp_norm = build_norm(config)
+        self.mlp_post_norm = build_norm(config) if config.sandwich_norm else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -39,6 +42,11 @@ class Block(nn.Module):
         relative: RelativeStates | None,
     ) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
+        if self.self_post_norm is not None and self.mlp_post_norm is not None:
+            attended = self.self_attention(self.self_norm(x), context, rotation, bias, relative)
+            x = x + self.dropout(self.self_post_norm(attended))
+            wide = self.mlp(self.mlp_norm(x), context.adapter_spans)
+            return x + self.dropout(self.mlp_post_norm(wide))
         if self.pre_norm:
             x = x + self.dropout(self.self_attention(self.self_norm(x), context, rotation, bias, relative))
             if self.cross_attention is not None and self.cross_norm is not None:
@@ -60,7 +68,16 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Block(config, i, has_cross) for i in range(num_layers))
         self.final_norm = build_norm(config) if config.pre_norm else None
         self.dropout = nn.Dropout(config.dropout)
-        self.rotary = Rotary(config.head_dim, config.rope_theta) if config.position == "rotary" else None
+        self.rotary = nn.ModuleList()  # one for each kind of layer
+        self.rotary_of_layer: list[int] = []
+        if config.position == "rotary":
+            kinds = _rotary_kinds(config, num_layers)
+            distinct = list(dict.fromkeys(kinds))
+            self.rotary.extend(
+                Rotary(config.head_dim, theta, config.rope_scaling if is_scaled else {})
+                for theta, is_scaled in distinct
+            )
+            self.rotary_of_layer = [distinct.index(kind) for kind in kinds]
         self.relative = None
         if config.position == "relative":
             self.relative = RelativeBias(
@@ -70,11 +87,20 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """[num_tokens, hidden_size] embedded tokens to hidden states of the same shape."""
-        rotation = None if self.rotary is None else self.rotary(context.positions, x.dtype)
+        rotations = [rotary(context.positions, x.dtype) for rotary in self.rotary]
         bias = None if self.relative is None else context.position_bias(self.relative)
         relative = None if self.positions is None else self.positions(context.pairs())
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            rotation = rotations[self.rotary_of_layer[i]] if rotations else None
             x = layer(x, context, rotation, bias, relative)
         if self.final_norm is not None:
             x = self.dropout(self.final_norm(x))
         return x
+
+
+def _rotary_kinds(config: TransformerConfig, num_layers: int) -> list[tuple[float, bool]]:
+    """Each layer's theta, and whether `rope_scaling` is for it."""
+    if not config.layer_rope_thetas:
+        return [(config.rope_theta, True)] * num_layers
+    windows = config.layer_windows or (0,) * num_layers
+    return [(theta, not window) for theta, window in zip(config.layer_rope_thetas, windows, strict=True)]

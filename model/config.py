@@ -53,9 +53,25 @@ class TransformerConfig:
     """Whether the contents' query and key projections are the relative positions' too."""
     relative_norm: bool = False
     """Whether the table of relative positions goes through a norm."""
+    layer_windows: tuple[int, ...] = ()
+    """Per layer, how many keys back a query may look, itself counted, and an encoder's as many ahead; 0: all.
+    Empty where every layer looks everywhere."""
+    layer_rope_thetas: tuple[float, ...] = ()
+    """Per layer, where layers differ. `rope_scaling` is then for the layers without a window alone."""
+    rope_scaling: Mapping[str, Any] = field(default_factory=dict)
+    """How angles are stretched past the trained length, as published; empty where they are not."""
     norm: Literal["layernorm", "rmsnorm"]
     norm_eps: float
     pre_norm: bool
+    qk_norm: bool = False
+    """Queries and keys are normed, each head by itself, before they are turned (Qwen 3, Gemma 3)."""
+    norm_offset: float = 0.0
+    """What is added to an RMSNorm's stored weights: Gemma stores their distance from one."""
+    norm_bias: bool = True
+    sandwich_norm: bool = False
+    """What attention and feed-forward give is normed too, before it is added (Gemma 2 and 3)."""
+    skip_first_norm: bool = False
+    """The first layer's attention takes the embeddings as they are: they were normed (ModernBERT)."""
     activation: str
     gated_mlp: bool = False
     attention_bias: bool
@@ -64,10 +80,17 @@ class TransformerConfig:
     attention_scale: float
     type_vocab_size: int = 0
     embedding_norm: bool = False
+    embedding_scale: float = 1.0
     tie_embeddings: bool = True
     logit_scale: float = 1.0
     pooler_activation: str = "tanh"
     """Between the two layers of a sequence-class head; BERT has tanh, DistilBERT relu, DeBERTa gelu."""
+
+    head_transform: bool = False
+    """Every classifier stands on the masked LM's dense layer, activation and norm (ModernBERT)."""
+    head_bias: bool = True
+    """Of the dense layer in a masked LM's head and in that transform."""
+    classifier_pooling: Literal["cls", "mean"] = "cls"
 
     dropout: float = 0.0
     initializer_range: float = 0.02
@@ -89,3 +112,14 @@ class TransformerConfig:
             raise CheckpointError("disentangled attention is served in encoders only")
         if self.position == "rotary" and self.head_dim % 2:
             raise CheckpointError(f"rotary positions need an even head size, not {self.head_dim}")
+        num_layers = self.num_encoder_layers + self.num_decoder_layers
+        for name, values in (
+            ("attention windows", self.layer_windows),
+            ("rope thetas", self.layer_rope_thetas),
+        ):
+            if values and len(values) != num_layers:
+                raise CheckpointError(f"{len(values)} {name} for {num_layers} layers")
+        if min(self.layer_windows, default=0) < 0:
+            raise CheckpointError(f"an attention window of {min(self.layer_windows)} keys")
+        if self.layer_windows and (self.position == "relative" or self.kind == "encoder-decoder"):
+            raise CheckpointError("attention windows are served for one stack without a relative bias only")

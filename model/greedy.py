@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from model.layers.attention_ops import dense_attention
-from model.layers.context import KeyValue, bias_mask
+from model.layers.context import KeyValue
 from model.layers.linear import AdapterSpans
+from model.layers.masks import bias_mask, window_mask
 from model.layers.positions import RelativeBias
 from model.transformer import Transformer
 
@@ -50,7 +51,13 @@ class GrowingContext:
         raise ValueError("a decoder keeps no scores of the keys of earlier passes")
 
     def attend(
-        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+        self,
+        layer: int,
+        query: Tensor,
+        fresh: KeyValue,
+        scale: float,
+        bias: Sequence[Tensor] | None,
+        window: int = 0,
     ) -> Tensor:
         """See `AttentionContext`."""
         b, k = self.mask.shape
@@ -61,6 +68,8 @@ class GrowingContext:
         steps = torch.arange(k, device=query.device)
         allowed = self.mask[:, None, None, :] & (steps[None, :] <= steps[-self.num_new :, None])
         allowed = allowed | (steps[None, :] == steps[-self.num_new :, None])
+        if window:
+            allowed = window_mask(allowed, steps[None, -self.num_new :], steps, window)
         mask = allowed if bias is None else bias_mask(allowed, bias[0], query.dtype)
         return self._run(query, self.cache[layer], mask, scale)
 

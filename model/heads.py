@@ -24,12 +24,27 @@ class Pooler(nn.Module):
         return self.activation(self.dense(first))
 
 
-class SequenceClassHead(nn.Module):
-    """One row of label logits a sequence, from its first token."""
+class HeadTransform(nn.Module):
+    """Dense layer, activation and norm, under whatever stands on top."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.pooler = Pooler(config)
+        self.dense = Linear(config.hidden_size, config.hidden_size, config.head_bias)
+        self.activation = find_activation(config.activation)
+        self.norm = build_norm(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., hidden_size] to the same."""
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+class SequenceClassHead(nn.Module):
+    """One row of label logits a sequence, from its first token or the mean of all."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.pooling = config.classifier_pooling
+        self.pooler = HeadTransform(config) if config.head_transform else Pooler(config)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = Linear(config.hidden_size, len(config.labels))
 
@@ -56,12 +71,13 @@ class TokenClassHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.transform = HeadTransform(config) if config.head_transform else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = Linear(config.hidden_size, len(config.labels))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[num_tokens, hidden_size] to [num_tokens, num_labels]."""
-        return self.classifier(self.dropout(hidden))
+        return self.classifier(self.dropout(self.transform(hidden)))
 
 
 class SpanHead(nn.Module):
@@ -69,11 +85,12 @@ class SpanHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.transform = HeadTransform(config) if config.head_transform else nn.Identity()
         self.classifier = Linear(config.hidden_size, 2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[num_tokens, hidden_size] to [num_tokens, 2]."""
-        return self.classifier(hidden)
+        return self.classifier(self.transform(hidden))
 
 
 class MaskedLMHead(nn.Module):
@@ -84,7 +101,7 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size, config.head_bias)
         self.activation = find_activation(config.activation)
         self.norm = build_norm(config)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))

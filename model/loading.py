@@ -30,7 +30,7 @@ def load_model(
     family = FAMILIES[config.family]
     with torch.device("meta"):
         model = Transformer(config)
-    wanted = {family.published_name(name, config): name for name, _ in model.named_parameters()}
+    wanted = _wanted(model, family)
     left_over = []
     for file, name, tensor in _tensors(folder, device):
         ours = _match(name, wanted, family)
@@ -40,7 +40,7 @@ def load_model(
             continue
         kept = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
         _place(model, ours, kept, f"{file}: {name}")
-    missing = [theirs for theirs, ours in wanted.items() if model.get_parameter(ours).is_meta]
+    missing = [theirs for theirs, ours in wanted.items() if model.get_parameter(ours[0]).is_meta]
     if missing or left_over:
         parts = [f"missing {missing[0]}" + _others(missing)] if missing else []
         parts += [f"left over {left_over[0]}" + _others(left_over)] if left_over else []
@@ -53,11 +53,9 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
     config = model.config
     family = FAMILIES[config.family]
     tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if ".adapters." in name:
-            continue
-        value = parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
-        tensors[family.published_name(name, config)] = value.clone()
+    for theirs, ours in _wanted(model, family).items():
+        value = torch.cat([model.get_parameter(name).detach() for name in ours])
+        tensors[theirs] = value.to("cpu", dtype or value.dtype)
     if config.head == "none":
         tensors = {name.removeprefix(family.base_prefix): value for name, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +63,15 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
     raw = to_hf_config(config) | {"dtype": str(stored).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _wanted(model: Transformer, family: Family) -> dict[str, list[str]]:
+    """By published name, the parameters that such a tensor holds; adapters are not the checkpoint's."""
+    wanted: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        if ".adapters." not in name:
+            wanted.setdefault(family.published_name(name, model.config), []).append(name)
+    return wanted
 
 
 def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, str, Tensor]]:
@@ -94,19 +101,20 @@ def _files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder / WEIGHTS} is missing")
 
 
-def _match(name: str, wanted: dict[str, str], family: Family) -> str | None:
-    """Our name for a stored tensor; a bare model's names lack the family's prefix."""
+def _match(name: str, wanted: dict[str, list[str]], family: Family) -> list[str] | None:
+    """Our names for a stored tensor; a bare model's names lack the family's prefix."""
     return wanted.get(name) or wanted.get(family.base_prefix + name)
 
 
-def _place(model: nn.Module, name: str, value: Tensor, where: str) -> None:
-    """Puts a real tensor where the meta one was."""
-    module_name, _, leaf = name.rpartition(".")
-    module = model.get_submodule(module_name)
-    expected = getattr(module, leaf).shape
-    if expected != value.shape:
-        raise CheckpointError(f"{where}: shape {list(value.shape)}, but the config needs {list(expected)}")
-    setattr(module, leaf, nn.Parameter(value, requires_grad=False))
+def _place(model: nn.Module, names: list[str], value: Tensor, where: str) -> None:
+    """Puts a real tensor, or its parts along dimension 0, where the meta ones were."""
+    shapes = [model.get_parameter(name).shape for name in names]
+    expected = [sum(shape[0] for shape in shapes), *shapes[0][1:]]
+    if expected != list(value.shape):
+        raise CheckpointError(f"{where}: shape {list(value.shape)}, but the config needs {expected}")
+    for name, part in zip(names, torch.split(value, [shape[0] for shape in shapes]), strict=True):
+        module_name, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module_name), leaf, nn.Parameter(part, requires_grad=False))
 
 
 def _others(names: list[str]) -> str:

@@ -67,8 +67,20 @@ class Transformer(nn.Module):
             return packed_linear(hidden, self._packed_words, None)
         return functional.linear(hidden, self.embeddings.words.weight)
 
+    def takes_mean(self, head: str = OWN) -> bool:
+        """Does `classify` take the mean of a sequence's states instead of its first token's?"""
+        module = self.heads[head]
+        return isinstance(module, SequenceClassHead) and module.pooling == "mean"
+
+    def pool(self, hidden: Tensor, mask: Tensor, head: str = OWN) -> Tensor:
+        """[b, t, hidden_size] states and the mask of real ones to what `classify` takes."""
+        if not self.takes_mean(head):
+            return hidden[:, 0]
+        real = mask.to(hidden.dtype)
+        return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+
     def classify(self, first: Tensor, head: str = OWN) -> Tensor:
-        """[b, hidden_size] states of the first tokens to label logits [b, num_labels]."""
+        """[b, hidden_size] states of the first tokens, or what `pool` gives, to label logits [b, num_labels]."""
         module = self.heads[head]
         assert isinstance(module, SequenceClassHead), f"{head} does not classify sequences"
         return module(first)

@@ -101,7 +101,10 @@ class Runner:
                 results |= self._fill_masks(hidden, head, sequences, rows)
                 continue
             else:
-                first = hidden[[a for a, _ in spans]]
+                if output == "class" and self.model.takes_mean(head):
+                    first = torch.stack([hidden[a:b].mean(0) for a, b in spans])
+                else:
+                    first = hidden[[a for a, _ in spans]]
                 classify = self.model.classify if output == "class" else self.model.next_sentence
                 values = list(classify(first, head))
             results |= {s.id: EncoderOutput(v, []) for s, v in zip(sequences, values, strict=True)}

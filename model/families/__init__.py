@@ -10,20 +10,33 @@ from model.families.bert import BERT
 from model.families.deberta import DEBERTA
 from model.families.distilbert import DISTILBERT
 from model.families.family import Family
+from model.families.gemma3 import GEMMA3
 from model.families.llama import LLAMA
+from model.families.mistral import MISTRAL
+from model.families.modernbert import MODERNBERT
 from model.families.roberta import ROBERTA, XLM_ROBERTA
 from model.families.t5 import T5
 
-FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, DEBERTA, T5, LLAMA)
-}
+_ALL = (
+    *(BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, DEBERTA, MODERNBERT),
+    *(T5,),
+    *(LLAMA, MISTRAL, GEMMA3),
+)
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _ALL}
 """By the `model_type` of `config.json`."""
+
+REFUSED: Mapping[str, str] = {
+    "gemma3": "Gemma 3 with images (Gemma3ForConditionalGeneration) is not served; its text models are",
+}
+"""Model types that we know and do not serve, and what to say."""
 
 
 def read_config(folder: Path) -> TransformerConfig:
     """The config of the checkpoint in `folder`; raises CheckpointError where we cannot serve it."""
     raw = read_json(folder / "config.json")
     model_type = raw.get("model_type")
+    if isinstance(model_type, str) and model_type in REFUSED:
+        raise CheckpointError(f"{folder / 'config.json'}: {REFUSED[model_type]}")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise CheckpointError(f"{folder / 'config.json'}: unknown model_type {model_type!r}; known: {known}")

@@ -20,6 +20,9 @@ class Family:
     feed-forward network is gated, the output table not tied, or `extra` says that it is not legacy.
     `base_prefix` is what a checkpoint with a head puts before the names of the bare model, and a
     bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need.
+
+    Where several of our parameters have one published name, that tensor holds them one after the
+    other along its output dimension, in the order of the model's parameters (query, key, value).
     """
 
     model_type: str

@@ -8,6 +8,7 @@ from model.config import TransformerConfig
 from model.layers.context import AttentionContext
 from model.layers.disentangled import PositionScores, RelativeStates
 from model.layers.linear import Linear, Together
+from model.layers.norms import build_norm
 from model.layers.positions import rotate
 
 
@@ -34,10 +35,13 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Tokens of a sequence look at each other."""
+    """Tokens of a sequence look at each other, in a layer with a window at the near ones only."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__(config, layer)
+        self.window = config.layer_windows[layer] if config.layer_windows else 0
+        self.query_norm = build_norm(config, config.head_dim) if config.qk_norm else None
+        self.key_norm = build_norm(config, config.head_dim) if config.qk_norm else None
         self._inputs = Together(self.query, self.key, self.value)
         self.positions = PositionScores(config) if config.disentangled else None
 
@@ -62,6 +66,9 @@ class SelfAttention(Attention):
         spans = context.adapter_spans
         if rotation is None:
             query, key, value = (self._heads(part) for part in self._inputs(x, spans))
+        elif self.query_norm is not None and self.key_norm is not None:
+            query, key, value = (self._heads(part) for part in self._inputs(x, spans))
+            query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
         else:
             heads = self._heads(self._inputs.joined(x, spans))
             num_turned = self.num_heads + self.num_kv_heads
@@ -70,7 +77,7 @@ class SelfAttention(Attention):
         if self.positions is not None and relative is not None:
             scores = self.positions(relative.states, (query, self.query), (key, self.key), spans)
             bias = context.pair_bias(relative.rows, *scores)
-        out = context.attend(self.layer, query, (key, value), self.scale, bias)
+        out = context.attend(self.layer, query, (key, value), self.scale, bias, self.window)
         return self.output(out.reshape(x.shape[0], -1), spans)
 
 

@@ -5,7 +5,7 @@ encode and paged steps (`app.engine.batch` fills a `GroupedContext`). All token 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from model.layers.attention_ops import dense_attention
 from model.layers.disentangled import pair_scores
 from model.layers.linear import AdapterSpans
+from model.layers.masks import additive_mask, bias_mask, window_mask
 from model.layers.positions import RelativeBias
 
 KeyValue = tuple[Tensor, Tensor]
@@ -64,9 +65,18 @@ class AttentionContext(Protocol):
         ...
 
     def attend(
-        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+        self,
+        layer: int,
+        query: Tensor,
+        fresh: KeyValue,
+        scale: float,
+        bias: Sequence[Tensor] | None,
+        window: int = 0,
     ) -> Tensor:
-        """Self-attention: [num_tokens, num_heads, head_dim] queries to as many outputs."""
+        """Self-attention: [num_tokens, num_heads, head_dim] queries to as many outputs.
+
+        A `window` hides keys that stand that far away or further; with a `bias` there is none.
+        """
         ...
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
@@ -87,6 +97,7 @@ class PaddedContext:
     memory_mask: Tensor | None = None
     adapter_spans: AdapterSpans = ()
     memory_spans: AdapterSpans = ()
+    _windowed: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def positions(self) -> Tensor:
@@ -110,8 +121,16 @@ class PaddedContext:
         return (pair_scores(queries, keys, rows[0]),)
 
     def attend(
-        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+        self,
+        layer: int,
+        query: Tensor,
+        fresh: KeyValue,
+        scale: float,
+        bias: Sequence[Tensor] | None,
+        window: int = 0,
     ) -> Tensor:
+        if 0 < window < self.mask.shape[1]:
+            return self._sdpa(query, fresh, self._allowed_within(window), scale)
         if bias is None and self.causal and self._is_full:
             return self._sdpa(query, fresh, None, scale, is_causal=True)
         mask = self._allowed if bias is None else bias_mask(self._allowed, bias[0], query.dtype)
@@ -137,6 +156,18 @@ class PaddedContext:
         if self.causal:
             allowed = allowed & lower
         return allowed | torch.eye(length, dtype=torch.bool, device=device)
+
+    def _allowed_within(self, window: int) -> Tensor:
+        """[b or 1, 1, t, t], made once for the layers that share a window."""
+        if window not in self._windowed:
+            masks = [
+                window_mask(g.mask, g.query_positions, g.key_positions, window)
+                if 0 < window < len(g.key_positions)
+                else g.mask
+                for g in self.groups
+            ]
+            self._windowed[window] = [additive_mask(mask, self.dtype) for mask in masks]
+        return self._windowed[window]
 
     @cached_property
     def _allowed_memory(self) -> Tensor | None:
@@ -169,14 +200,6 @@ class AttentionGroup:
     mask: Tensor | None
     query_positions: Tensor
     key_positions: Tensor
-
-    def additive_mask(self, dtype: torch.dtype) -> Tensor | None:
-        """0 where a query may look and minus infinity where not; what every layer would make of `mask`."""
-        if self.mask is None:
-            return None
-        return torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device).masked_fill_(
-            ~self.mask, float("-inf")
-        )
 
 
 class KeyValueStore(Protocol):
@@ -228,6 +251,9 @@ class GroupedContext:
     cross_store: KeyValueStore | None = None
     adapter_spans: AdapterSpans = ()
     memory_spans: AdapterSpans = ()
+    _windowed: dict[int, Sequence[Tensor | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
         return [
@@ -235,12 +261,8 @@ class GroupedContext:
         ]
 
     @cached_property
-    def _masks(self) -> Sequence[Tensor | None]:
-        return [group.additive_mask(self.dtype) for group in self.groups]
-
-    @cached_property
     def _cross_masks(self) -> Sequence[Tensor | None]:
-        return [group.additive_mask(self.dtype) for group in self.cross_groups]
+        return [additive_mask(group.mask, self.dtype) for group in self.cross_groups]
 
     def pairs(self) -> Sequence[tuple[Tensor, Tensor]]:
         return [(g.query_positions, g.key_positions) for g in self.groups]
@@ -257,11 +279,31 @@ class GroupedContext:
         return biases
 
     def attend(
-        self, layer: int, query: Tensor, fresh: KeyValue, scale: float, bias: Sequence[Tensor] | None
+        self,
+        layer: int,
+        query: Tensor,
+        fresh: KeyValue,
+        scale: float,
+        bias: Sequence[Tensor] | None,
+        window: int = 0,
     ) -> Tensor:
         self.store.write(layer, fresh)
-        masks = self._masks if bias is None else bias
+        masks = self._masks(window) if bias is None else bias
         return _attend_groups(layer, query, self.store, self.groups, masks, self.order, scale)
+
+    def _masks(self, window: int) -> Sequence[Tensor | None]:
+        """One a group, made once for the layers that share a window.
+
+        Layers with a window keep all their keys in the cache, and read them: the mask alone limits.
+        """
+        if window not in self._windowed:
+            self._windowed[window] = [
+                window_mask(g.mask, g.query_positions, g.key_positions, window)
+                if 0 < window < len(g.key_positions)
+                else g.mask
+                for g in self.groups
+            ]
+        return self._windowed[window]
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:
         if self.cross_store is None:
@@ -271,12 +313,6 @@ class GroupedContext:
         return _attend_groups(
             layer, query, self.cross_store, self.cross_groups, self._cross_masks, self.cross_order, scale
         )
-
-
-def bias_mask(mask: Tensor | None, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """An additive bias that is minus infinity where the boolean mask forbids to look."""
-    bias = bias.to(dtype)
-    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
 
 def _attend_groups(

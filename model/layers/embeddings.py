@@ -15,6 +15,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         size = config.hidden_size
+        self.scale = config.embedding_scale
         self.words = Table(config.vocab_size, size)
         self.positions: Table | None = None
         if config.position in ("learned", "sinusoidal"):
@@ -29,6 +30,9 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, type_ids: Tensor | None = None) -> Tensor:
         """[num_tokens] ids, positions and segment ids to [num_tokens, hidden_size]."""
         x: Tensor = self.words(ids)
+        if self.scale != 1.0:
+            # Rounded to the model's dtype first, as Gemma was trained.
+            x = x * torch.tensor(self.scale, dtype=x.dtype).item()
         if self.types is not None:
             if type_ids is None or self.types.num_embeddings == 1:
                 # RoBERTa's table has one row, but a tokenizer may number two segments all the same.

@@ -1,25 +1,33 @@
 """Where a token stands: rotary angles, T5's relative bias, sinusoids."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model.config import CheckpointError
 from model.layers.table import Table
 
 
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated against each other."""
 
-    def __init__(self, head_dim: int, theta: float) -> None:
+    def __init__(self, head_dim: int, theta: float, scaling: Mapping[str, Any]) -> None:
         super().__init__()
         self.head_dim, self.theta = head_dim, theta
+        self.factor = 1.0
+        if scaling:
+            if scaling["rope_type"] != "linear":
+                raise CheckpointError(f"rope scaling of kind {scaling['rope_type']!r} is not served")
+            self.factor = float(scaling["factor"])
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """[num_tokens] positions to cosines and sines, each [num_tokens, 1, head_dim], for `rotate`."""
         precise = torch.float64 if dtype == torch.float64 else torch.float32
         steps = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=precise)
-        frequencies = self.theta ** (-steps / self.head_dim)
+        frequencies = self.theta ** (-steps / self.head_dim) / self.factor
         angles = positions.to(precise)[:, None] * frequencies  # [num_tokens, head_dim / 2]
         cosine, sine = angles.cos(), angles.sin()
         cosine, sine = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)

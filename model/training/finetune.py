@@ -121,7 +121,7 @@ class Classification:
 
     def _logits(self, model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = model.encode_padded(ids, mask, adapter=self._adapter)
-        return model.classify(hidden[:, 0], self._head).float()
+        return model.classify(model.pool(hidden, mask, self._head), self._head).float()
 
 
 @dataclass(frozen=True)
