@@ -42,6 +42,10 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     relative_buckets: int = 32
     relative_max_distance: int = 128
+    position_offset: int = 0  # the row of the position table that position 0 reads
+    frequency_shift: int = (
+        0  # sinusoids fall to 1/10000 in hidden_size / 2 - shift steps: tensor2tensor's in one less
+    )
     norm: Literal["layernorm", "rmsnorm"]
     norm_eps: float
     pre_norm: bool
@@ -55,6 +59,8 @@ class TransformerConfig:
     embedding_norm: bool = False
     tie_embeddings: bool = True
     logit_scale: float = 1.0
+    embedding_scale: float = 1.0  # words are multiplied by it after look-up
+    logit_bias: bool = False  # a number added to each token's logit
 
     dropout: float = 0.0
     initializer_range: float = 0.02
@@ -74,3 +80,5 @@ class TransformerConfig:
             )
         if self.position == "rotary" and self.head_dim % 2:
             raise CheckpointError(f"rotary positions need an even head size, not {self.head_dim}")
+        if self.position == "sinusoidal" and self.hidden_size % 2:
+            raise CheckpointError(f"sinusoidal positions need an even hidden size, not {self.hidden_size}")

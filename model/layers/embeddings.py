@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.config import TransformerConfig
 from model.layers.norms import build_norm
@@ -10,17 +11,22 @@ from model.layers.table import Table
 
 
 class Embeddings(nn.Module):
-    """The input table, shared by both stacks of an encoder-decoder and by a tied head."""
+    """The input table, shared by both stacks of an encoder-decoder and by a tied head.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    A decoder with positions and a norm of its own is given the `words` of its encoder.
+    """
+
+    sinusoids: Tensor | None
+
+    def __init__(self, config: TransformerConfig, words: Table | None = None) -> None:
         super().__init__()
-        size = config.hidden_size
-        self.words = Table(config.vocab_size, size)
-        self.positions: Table | None = None
-        if config.position in ("learned", "sinusoidal"):
-            self.positions = Table(config.max_positions, size)
-        if self.positions is not None and config.position == "sinusoidal":
-            self.positions.weight = nn.Parameter(sinusoids(config.max_positions, size), requires_grad=False)
+        size, num_rows = config.hidden_size, config.max_positions + config.position_offset
+        self.scale, self.position_offset = config.embedding_scale, config.position_offset
+        self.words = Table(config.vocab_size, size) if words is None else words
+        self.positions = Table(num_rows, size) if config.position == "learned" else None
+        is_computed = config.position == "sinusoidal"
+        table = sinusoids(num_rows, size, config.frequency_shift) if is_computed else None
+        self.register_buffer("sinusoids", table, persistent=False)
         self.types = Table(config.type_vocab_size, size) if config.type_vocab_size else None
         self.norm = build_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
@@ -28,10 +34,16 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, type_ids: Tensor | None = None) -> Tensor:
         """[num_tokens] ids, positions and segment ids to [num_tokens, hidden_size]."""
         x: Tensor = self.words(ids)
+        if self.scale != 1.0:
+            x = x * self.scale
+        if self.position_offset:
+            positions = positions + self.position_offset
         if self.types is not None:
             x = x + self.types(torch.zeros_like(ids) if type_ids is None else type_ids)
         if self.positions is not None:
             x = x + self.positions(positions)
+        if self.sinusoids is not None:
+            x = x + functional.embedding(positions, self.sinusoids).to(x.dtype)
         if self.norm is not None:
             x = self.norm(x)
         return self.dropout(x)
