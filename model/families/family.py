@@ -18,7 +18,9 @@ class Family:
     `weights` maps our module names to the published ones; `{i}` stands for a layer number, and a
     name ending in `|gated` is what a module is called where the feed-forward network is gated.
     `base_prefix` is what a checkpoint with a head puts before the names of the bare model, and a
-    bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need.
+    bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need,
+    `copies` those that hold the word table once more, a tied `lm_head.weight` among them, and
+    `zero_if_missing` weights that are nought where they are not published.
     """
 
     model_type: str
@@ -28,6 +30,8 @@ class Family:
     weights: Mapping[str, str]
     base_prefix: str = ""
     harmless: str = r"(?!)"
+    copies: str = r"(?!)"
+    zero_if_missing: str = r"(?!)"
 
     def published_name(self, parameter: str, config: TransformerConfig) -> str:
         """The published name, `base_prefix` included, of a parameter of ours; KeyError for an unknown one."""
