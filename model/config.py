@@ -60,6 +60,8 @@ class TransformerConfig:
     """Per layer, where layers differ. `rope_scaling` is then for the layers without a window alone."""
     rope_scaling: Mapping[str, Any] = field(default_factory=dict)
     """How angles are stretched past the trained length, as published; empty where they are not."""
+    frequency_shift: int = 0
+    """Sinusoids fall to 1/10000 in hidden_size / 2 - shift steps: tensor2tensor's in one less."""
     norm: Literal["layernorm", "rmsnorm"]
     norm_eps: float
     pre_norm: bool
@@ -83,6 +85,8 @@ class TransformerConfig:
     embedding_scale: float = 1.0
     tie_embeddings: bool = True
     logit_scale: float = 1.0
+    logit_bias: bool = False
+    """A number is added to each token's logit."""
     pooler_activation: str = "tanh"
     """Between the two layers of a sequence-class head; BERT has tanh, DistilBERT relu, DeBERTa gelu."""
 
@@ -123,3 +127,5 @@ class TransformerConfig:
             raise CheckpointError(f"an attention window of {min(self.layer_windows)} keys")
         if self.layer_windows and (self.position == "relative" or self.kind == "encoder-decoder"):
             raise CheckpointError("attention windows are served for one stack without a relative bias only")
+        if self.position == "sinusoidal" and self.hidden_size % 2:
+            raise CheckpointError(f"sinusoidal positions need an even hidden size, not {self.hidden_size}")

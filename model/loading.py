@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from model.config import CheckpointError
 from model.families import FAMILIES, read_config, read_json, to_hf_config
 from model.families.family import Family
+from model.layers.linear import Linear
 from model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -32,20 +34,28 @@ def load_model(
         model = Transformer(config)
     wanted = _wanted(model, family)
     left_over = []
+    copies: list[tuple[str, Tensor]] = []
     for file, name, tensor in _tensors(folder, device):
         ours = _match(name, wanted, family)
-        if ours is None:
-            if not re.fullmatch(family.harmless, name):
-                left_over.append(name)
-            continue
         kept = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        _place(model, ours, kept, f"{file}: {name}")
+        if ours is not None:
+            _place(model, ours, kept, f"{file}: {name}")
+        elif re.fullmatch(family.copies, name):
+            copies.append((f"{file}: {name}", kept))
+        elif not re.fullmatch(family.harmless, name):
+            left_over.append(name)
+    _settle_copies(model, copies)
+    for theirs, ours in wanted.items():
+        empty = model.get_parameter(ours[0])
+        if empty.is_meta and re.fullmatch(family.zero_if_missing, theirs):
+            like = model.embeddings.words.weight
+            _place(model, ours, torch.zeros(empty.shape, dtype=like.dtype, device=device), theirs)
     missing = [theirs for theirs, ours in wanted.items() if model.get_parameter(ours[0]).is_meta]
     if missing or left_over:
         parts = [f"missing {missing[0]}" + _others(missing)] if missing else []
         parts += [f"left over {left_over[0]}" + _others(left_over)] if left_over else []
         raise CheckpointError(f"{folder}: weights do not fit the config: {'; '.join(parts)}")
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)  # computed tables move, weights are there
 
 
 def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -104,6 +114,24 @@ def _files(folder: Path) -> list[Path]:
 def _match(name: str, wanted: dict[str, list[str]], family: Family) -> list[str] | None:
     """Our names for a stored tensor; a bare model's names lack the family's prefix."""
     return wanted.get(name) or wanted.get(family.base_prefix + name)
+
+
+def _settle_copies(model: Transformer, copies: list[tuple[str, Tensor]]) -> None:
+    """What tensors that should equal the word table are: the table, where it was stored under no name of
+    its own, nothing new, or an output table that the config wrongly calls tied."""
+    for where, copy in sorted(copies, key=lambda entry: entry[0].endswith("lm_head.weight")):
+        words = model.embeddings.words.weight
+        if words.is_meta:
+            _place(model, ["embeddings.words.weight"], copy, where)
+        elif torch.equal(words, copy):
+            continue
+        elif where.endswith("lm_head.weight"):
+            with torch.device("meta"):
+                model.lm_head = Linear(model.config.hidden_size, model.config.vocab_size, bias=False)
+            _place(model, ["lm_head.weight"], copy, where)
+            model.config = replace(model.config, tie_embeddings=False)
+        else:
+            raise CheckpointError(f"{where}: differs from the word table that it should share")
 
 
 def _place(model: nn.Module, names: list[str], value: Tensor, where: str) -> None:

@@ -1,5 +1,6 @@
 """The one Transformer: encoder, decoder or both over one embedding table, and heads on top."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,12 +32,19 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
+        self.decoder_embeddings: Embeddings | None = None
+        if config.kind == "encoder-decoder" and (config.position == "learned" or config.embedding_norm):
+            # BART's stacks share their words only: each has positions and a norm of its own.
+            self.decoder_embeddings = Embeddings(config, self.embeddings.words)
         self.encoder = Stack(config, is_decoder=False) if config.kind != "decoder" else None
         self.decoder = Stack(config, is_decoder=True) if config.kind != "encoder" else None
         self.lm_head: Linear | None = None
         if self.decoder is not None and not config.tie_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self._packed_words: Tensor | None = None
+        self.logit_bias: nn.Parameter | None = None
+        if config.logit_bias:
+            self.logit_bias = nn.Parameter(torch.zeros(1, config.vocab_size))
         self.heads = nn.ModuleDict()
         if config.head in HEADS:
             self.heads[OWN] = HEADS[config.head](config)
@@ -54,18 +62,21 @@ class Transformer(nn.Module):
         """[num_tokens] flat ids to hidden states [num_tokens, hidden_size]; see `logits`."""
         if self.decoder is None:
             raise ValueError(f"a {self.config.kind} has nothing to decode with")
-        hidden: Tensor = self.decoder(self.embeddings(ids, context.positions), context)
+        embeddings = self.embeddings if self.decoder_embeddings is None else self.decoder_embeddings
+        hidden: Tensor = self.decoder(embeddings(ids, context.positions), context)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden_size] decoder states to next-token logits [..., vocab_size]."""
-        if self.lm_head is not None:
-            return self.lm_head(hidden)
         if self.config.logit_scale != 1.0:
             hidden = hidden * self.config.logit_scale
+        if self.lm_head is not None:
+            logits = self.lm_head(hidden)
+            return logits if self.logit_bias is None else logits + self.logit_bias
+        bias = None if self.logit_bias is None else self.logit_bias[0]
         if self._packed_words is not None:
-            return packed_linear(hidden, self._packed_words, None)
-        return functional.linear(hidden, self.embeddings.words.weight)
+            return packed_linear(hidden, self._packed_words, bias)
+        return functional.linear(hidden, self.embeddings.words.weight, bias)
 
     def takes_mean(self, head: str = OWN) -> bool:
         """Does `classify` take the mean of a sequence's states instead of its first token's?"""
@@ -80,7 +91,8 @@ class Transformer(nn.Module):
         return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
 
     def classify(self, first: Tensor, head: str = OWN) -> Tensor:
-        """[b, hidden_size] states of the first tokens, or what `pool` gives, to label logits [b, num_labels]."""
+        """[b, hidden_size] states of the first tokens, or what `pool` gives (of an encoder-decoder:
+        `echo_padded`), to label logits [b, num_labels]."""
         module = self.heads[head]
         assert isinstance(module, SequenceClassHead), f"{head} does not classify sequences"
         return module(first)
@@ -151,6 +163,19 @@ class Transformer(nn.Module):
         elif self.decoder is not None and can_pack(self.embeddings.words.weight):
             self._packed_words = pack_weight(self.embeddings.words.weight)
 
+    def echo_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[b, t] ids, padded on the right, to [b, hidden_size]: what an encoder-decoder classifies by.
+
+        Its decoder reads the text that its encoder read, one place later, and what it has come to at the
+        last end token sums the text up (Lewis et al. 2019, arXiv:1910.13461, section 3.1).
+        """
+        memory = self.encode_padded(ids, mask)
+        start = torch.full_like(ids[:, :1], self.config.decoder_start_token_id or 0)
+        hidden = self.decode_padded(torch.cat((start, ids[:, :-1]), dim=1), mask, memory, mask)
+        ends = torch.isin(ids, torch.tensor(self.config.eos_token_ids, device=ids.device)) & mask
+        places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        return hidden[torch.arange(len(ids), device=ids.device), (ends * places).argmax(dim=1)]
+
     @property
     def num_parameters(self) -> int:
         """Parameters, each counted once however often it is tied."""
@@ -162,7 +187,7 @@ class Transformer(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 std = config.initializer_range
-                if config.family == "t5":
+                if config.family in ("t5", "mt5"):
                     std = module.in_features**-0.5
                     if name.endswith(".query"):
                         std *= config.head_dim**-0.5
@@ -171,7 +196,7 @@ class Transformer(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding) and module.weight.requires_grad:
                 std = config.initializer_range
-                if config.family == "t5":
+                if config.family in ("t5", "mt5"):
                     std = 1.0 if module is self.embeddings.words else config.hidden_size**-0.5
                 nn.init.normal_(module.weight, std=std)
             elif isinstance(module, MaskedLMHead) and module.projection is not None:

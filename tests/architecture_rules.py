@@ -19,7 +19,13 @@ LONGER_FILES = {
 BANNED_FILE_NAMES = {"utils", "util", "helpers", "common", "misc"}
 
 LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security")
-MODEL_FACTS = ("model.config", "model.families", "model.tokenization", "model.hub")
+MODEL_FACTS = (
+    "model.config",
+    "model.families",
+    "model.generation_config",
+    "model.tokenization",
+    "model.hub",
+)
 BORDER = ("app.engine.sampling_params", "app.engine.protocol")
 
 # Who may import whom. The longest name that fits a module decides; what is not listed is refused.

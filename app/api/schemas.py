@@ -134,6 +134,7 @@ class GenerationParameters(Body):
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
     ignore_eos: bool | None = None
     logit_bias: dict[str, Finite] | None = None
+    forced_bos_token: Annotated[int, Field(ge=0)] | Text | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     priority: Annotated[int, Field(ge=-10, le=10)] | None = None
     stream: bool | None = None
@@ -142,7 +143,6 @@ class GenerationParameters(Body):
     early_stopping: nothing("Beam search", False)  # type: ignore[valid-type]
     no_repeat_ngram_size: nothing("no_repeat_ngram_size", 0)  # type: ignore[valid-type]
     prompt_logprobs: nothing("prompt_logprobs")  # type: ignore[valid-type]
-    forced_bos_token: nothing("forced_bos_token")  # type: ignore[valid-type]
     json_schema: nothing("Constrained generation")  # type: ignore[valid-type]
     regex: nothing("Constrained generation")  # type: ignore[valid-type]
     choice: nothing("Constrained generation")  # type: ignore[valid-type]

@@ -132,8 +132,9 @@ class Engine:
         outputs: list[Tokens | Encoded | Failed] = []
         for sequence in batch.encoded:
             sequence.is_encoded = True
-        if batch.decode is None:
-            for sequence, output in zip(batch.encoded, encoded, strict=True):
+        if encoded:
+            asked = batch.encoded if batch.decode is None else batch.decoded
+            for sequence, output in zip(asked, encoded, strict=True):
                 values = output.values.float().cpu().contiguous()
                 outputs.append(
                     Encoded(
@@ -174,23 +175,28 @@ class Engine:
 
     def _encoder_sequence(self, request: EncodeRequest, served: Served) -> Sequence:
         heads = HEADS_FOR.get(request.output)
-        if served.config.kind != "encoder" or (heads is not None and served.config.head not in heads):
+        kinds = ("encoder", "encoder-decoder") if request.output == "class" else ("encoder",)
+        if served.config.kind not in kinds or (heads is not None and served.config.head not in heads):
             raise RequestError(f"model {request.model!r} has no output {request.output!r}")
         if not 0 < len(request.ids) <= served.max_model_len:
             raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
+        echo: list[int] = []
+        if served.config.kind == "encoder-decoder":
+            echo = _echo(request.ids, served.config)
+            self._check_room(len(echo), len(request.ids), served)
         return Sequence(
             request=request,
             model=served.model,
             adapter=served.adapter,
             arrival=time.perf_counter(),
             source_ids=request.ids,
-            token_ids=[],
-            num_prompt_tokens=0,
+            token_ids=echo,
+            num_prompt_tokens=len(echo),
         )
 
     def _decoder_sequence(self, request: GenerateRequest, served: Served) -> Sequence:
         config, limit = served.config, served.max_model_len
-        if config.kind == "encoder":
+        if config.head != "lm":
             raise RequestError(f"model {request.model!r} generates nothing")
         try:
             request.params.check_vocabulary(config.vocab_size)
@@ -200,17 +206,15 @@ class Engine:
             raise RequestError(f"{len(request.prompt_ids)} prompt tokens, but the model takes 1 to {limit}")
         source: list[int] = []
         tokens = list(request.prompt_ids)
+        forced = [] if request.params.forced_bos_token is None else [request.params.forced_bos_token]
         if config.kind == "encoder-decoder":
-            source, tokens = tokens, [config.decoder_start_token_id or 0]
+            source, tokens = tokens, [config.decoder_start_token_id or 0, *forced]
+        elif forced:
+            raise RequestError("forced_bos_token is for encoder-decoders; a decoder's prompt can end with it")
         max_tokens = min(request.params.max_tokens, limit - len(tokens))
         if max_tokens < 1:
             raise RequestError(f"{len(tokens)} prompt tokens leave no room in a context of {limit}")
-        size = self._runners[served.model].block_size
-        needed = num_blocks(len(tokens) + max_tokens, size) + num_blocks(len(source), size)
-        if needed > self._blocks.num_blocks:
-            raise RequestError(
-                f"the cache holds {self._blocks.num_blocks * size} tokens, which is too few for this"
-            )
+        self._check_room(len(tokens) + max_tokens, len(source), served)
         return Sequence(
             request=request,
             model=served.model,
@@ -221,6 +225,14 @@ class Engine:
             num_prompt_tokens=len(tokens),
             max_tokens=max_tokens,
         )
+
+    def _check_room(self, num_tokens: int, num_source: int, served: Served) -> None:
+        """Raises RequestError where not even the empty cache could hold a sequence."""
+        size = self._runners[served.model].block_size
+        if num_blocks(num_tokens, size) + num_blocks(num_source, size) > self._blocks.num_blocks:
+            raise RequestError(
+                f"the cache holds {self._blocks.num_blocks * size} tokens, which is too few for this"
+            )
 
     def _sample_rows(self, batch: Batch) -> list[SampleRow]:
         rows = []
@@ -264,6 +276,14 @@ class Engine:
             waiting=waiting,
             kv_usage=usage,
         )
+
+
+def _echo(ids: list[int], config: TransformerConfig) -> list[int]:
+    """What the decoder reads to classify a text: the text one place later, to the last end token's place."""
+    ends = [place for place, token_id in enumerate(ids) if token_id in config.eos_token_ids]
+    if not ends:
+        raise RequestError("a text to classify must hold an end token")
+    return [config.decoder_start_token_id or 0, *ids][: ends[-1] + 1]
 
 
 def _generate_request(sequence: Sequence) -> GenerateRequest:

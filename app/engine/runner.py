@@ -1,6 +1,7 @@
 """Model and cache: a batch in, next-token logits or an encoder's outputs out."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:
-        """Logits [num decoded, vocab_size] for the last token of each decoded sequence, and the
-        outputs of encoder-only ones, both in the batch's order."""
+        """Logits [num decoded, vocab_size] for the last token of each decoded sequence, or the outputs of
+        sequences that generate nothing, in the batch's order: the encoded ones', or if any decode, theirs."""
         memory = None
         outputs: list[EncoderOutput] = []
         if batch.encode is not None:
@@ -68,6 +69,8 @@ class Runner:
         hidden = self.model.decode(part.ids, context)
         if len(batch.decoded) != len(hidden):
             hidden = hidden[batch.last_rows]
+        if self.model.config.head == "sequence-class":
+            return None, self._classes(batch.decoded, hidden)
         return self.model.logits(hidden), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
@@ -77,6 +80,14 @@ class Runner:
         slots = batch.cross_slots or batch.slots
         assert slots is not None
         return PagedStore(self._cache, slots.blocks, slots.offsets)
+
+    def _classes(self, decoded: list[Sequence], last: Tensor) -> list[EncoderOutput]:
+        """Label logits from the last states [num decoded, hidden_size], a head's rows (they lie together) at once."""
+        values: list[Tensor] = []
+        for head, group in groupby(decoded, key=lambda s: s.adapter or OWN):
+            rows = last[len(values) :][: len(list(group))]
+            values += self.model.classify(rows, head)
+        return [EncoderOutput(value, []) for value in values]
 
     def _encoder_outputs(self, batch: Batch, hidden: Tensor) -> list[EncoderOutput]:
         """One output a sequence; those that share adapter and kind go through their head together."""

@@ -73,11 +73,12 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
 
 
 def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """Penalties, then bias, then the mask that holds the end back; a copy only where a row needs one."""
+    """Penalties, then bias, then the masks that hold tokens back; a copy only where a row needs one."""
     penalised = [i for i, row in enumerate(rows) if row.params.has_penalties]
     biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
     too_short = [i for i, row in enumerate(rows) if row.position < row.params.min_tokens]
-    if not (penalised or biased or too_short):
+    suppressed = [i for i, row in enumerate(rows) if row.params.suppress_token_ids]
+    if not (penalised or biased or too_short or suppressed):
         return logits
     logits = logits.clone()
     _penalise(logits, rows, penalised)
@@ -89,6 +90,11 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
         params = rows[i].params
         ends = [*params.stop_token_ids, *(() if params.ignore_eos else rows[i].eos_token_ids)]
         logits[i, torch.tensor(ends, dtype=torch.long, device=logits.device)] = -torch.inf
+    if suppressed:
+        never = _Entries()
+        for i in suppressed:
+            never.add(i, rows[i].params.suppress_token_ids, ())
+        logits[never.places(logits.device)] = -torch.inf
     return logits
 
 
@@ -114,7 +120,7 @@ def _penalise(logits: Tensor, rows: Sequence[SampleRow], penalised: Sequence[int
 
 
 class _Entries:
-    """Single entries of the logits, each at most once, and a value for each."""
+    """Single entries of the logits, each at most once, and a value for each where one is wanted."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -126,11 +132,14 @@ class _Entries:
         self.ids += ids
         self.values += values
 
+    def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What indexes the logits."""
+        return torch.tensor(self.rows, device=device), torch.tensor(self.ids, device=device)
+
     def tensors(self, logits: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """What indexes the logits, and the values [N]."""
-        device = logits.device
-        where = torch.tensor(self.rows, device=device), torch.tensor(self.ids, device=device)
-        return where, torch.tensor(self.values, dtype=logits.dtype, device=device)
+        values = torch.tensor(self.values, dtype=logits.dtype, device=logits.device)
+        return self.places(logits.device), values
 
 
 def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:

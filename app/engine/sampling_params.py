@@ -11,6 +11,7 @@ import msgspec
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_STOP_TOKENS = 64
+MAX_SUPPRESSED_TOKENS = 1024
 # Below this the division of the logits could overflow, and nothing but the best token has any mass left.
 GREEDY_BELOW = 1e-5
 
@@ -29,6 +30,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     `temperature` 0 is greedy; `top_k` 0 or -1, `top_p` 1 and `min_p` 0 are off, as are penalties of 1
     (repetition) and 0 (presence, frequency). `logprobs` n asks for the chosen token's log-probability and
     those of the n likeliest. `seed` None: the client of the engine chooses one at admission.
+    `forced_bos_token` is what an encoder-decoder's output begins with (a language code, say): it counts as
+    given, not as generated, and is not handed out. `suppress_token_ids` are never generated.
     """
 
     max_tokens: int = 256
@@ -44,6 +47,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logit_bias: dict[int, float] = {}
+    forced_bos_token: int | None = None
+    suppress_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -71,6 +76,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for token_id, bias in self.logit_bias.items():
             _check_integer("logit_bias", token_id, 0)
             _check_number("logit_bias", bias, -100.0, 100.0)
+        if self.forced_bos_token is not None:
+            _check_integer("forced_bos_token", self.forced_bos_token, 0)
+        if len(self.suppress_token_ids) > MAX_SUPPRESSED_TOKENS:
+            raise ParameterError(
+                "suppress_token_ids", f"must not have more than {MAX_SUPPRESSED_TOKENS} entries"
+            )
+        for token_id in self.suppress_token_ids:
+            _check_integer("suppress_token_ids", token_id, 0)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
 
@@ -84,7 +97,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raises `ParameterError` where a token id is not below `vocab_size`."""
-        for param, token_ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
+        forced = () if self.forced_bos_token is None else (self.forced_bos_token,)
+        for param, token_ids in (
+            ("logit_bias", self.logit_bias),
+            ("stop_token_ids", self.stop_token_ids),
+            ("suppress_token_ids", self.suppress_token_ids),
+            ("forced_bos_token", forced),
+        ):
             if token_ids and max(token_ids) >= vocab_size:
                 raise ParameterError(param, f"has token ids that are not below {vocab_size}")
 

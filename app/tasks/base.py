@@ -2,10 +2,10 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Tokens
 from app.errors import InvalidRequest
 from model.config import TransformerConfig
+from model.generation_config import GenerationConfig
 from model.tokenization import Encoding, TextOrPair, Tokenizer
 
 LONG_TEXT = 4096
@@ -41,8 +42,8 @@ class TaskModel:
     max_length: int
     vocab_size: int
     special_ids: frozenset[int] = frozenset()
-    generation: Mapping[str, Any] = field(default_factory=dict)
-    """The checkpoint's `generation_config.json`, for what a request leaves out."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """How the checkpoint's makers generate with it, for what a request leaves out."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -55,9 +55,20 @@ class Generate(Task):
 
     def options(self, values: Mapping[str, Any], temperature: float) -> GenerateOptions:
         """A request's parameters with the defaults filled in. Raises InvalidRequest that names the field."""
-        return make_options(
-            values, self.model.generation, temperature=temperature, vocab_size=self.model.vocab_size
-        )
+        published, forced = self.model.generation, values.get("forced_bos_token")
+        if self.model.config.kind == "decoder":
+            if forced is not None:
+                raise InvalidRequest("a decoder's prompt can end with any token", "forced_bos_token")
+            published = replace(published, forced_bos_token_id=None)  # its output goes on from the prompt
+        if isinstance(forced, str):
+            values = {**values, "forced_bos_token": self._token_id(forced, "forced_bos_token")}
+        return make_options(values, published, temperature=temperature, vocab_size=self.model.vocab_size)
+
+    def _token_id(self, token: str, param: str) -> int:
+        token_id = self.model.tokenizer.token_id(token)
+        if token_id is None:
+            raise InvalidRequest(f"{self.model.name!r} has no token {token[:100]!r}", param)
+        return token_id
 
     async def prompt_ids(self, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
         """Token ids of texts; ready ids are checked against the vocabulary."""
@@ -108,8 +119,11 @@ class Generate(Task):
         return wanted
 
     def _published_limit(self) -> int | None:
-        published = self.model.generation.get("max_new_tokens") or self.model.generation.get("max_length")
-        return published if isinstance(published, int) and published > 0 else None
+        """Published lengths count the start token and what is forced behind it; ours count what is generated."""
+        published = self.model.generation
+        if published.max_new_tokens is not None or published.max_length is None:
+            return published.max_new_tokens
+        return max(1, published.max_length - (1 if published.forced_bos_token_id is None else 2))
 
     async def run(
         self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage

@@ -8,6 +8,7 @@ import msgspec
 
 from app.engine.sampling_params import ParameterError, SamplingParams
 from app.errors import InvalidRequest
+from model.generation_config import GenerationConfig
 
 _PUBLISHED_ALWAYS = ("repetition_penalty",)
 _PUBLISHED_WHEN_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
@@ -29,7 +30,7 @@ class GenerateOptions:
 
 
 def make_options(
-    values: Mapping[str, Any], published: Mapping[str, Any], *, temperature: float, vocab_size: int
+    values: Mapping[str, Any], published: GenerationConfig, *, temperature: float, vocab_size: int
 ) -> GenerateOptions:
     """Options out of a request's `values` (None: left out) over the checkpoint's generation config over ours.
 
@@ -65,9 +66,12 @@ def with_limit(params: SamplingParams, max_tokens: int) -> SamplingParams:
         raise InvalidRequest(str(error), error.param) from None
 
 
-def _published(config: Mapping[str, Any]) -> dict[str, Any]:
-    names = _PUBLISHED_ALWAYS + (_PUBLISHED_WHEN_SAMPLING if config.get("do_sample") is True else ())
-    return {name: config[name] for name in names if config.get(name) is not None}
+def _published(config: GenerationConfig) -> dict[str, Any]:
+    names = _PUBLISHED_ALWAYS + (_PUBLISHED_WHEN_SAMPLING if config.do_sample else ())
+    values = {name: getattr(config, name) for name in names}
+    values["forced_bos_token"] = config.forced_bos_token_id
+    values["suppress_token_ids"] = config.suppressed_token_ids or None
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _token_id(key: str) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.engine.protocol import ModelInfo
 from app.errors import ConfigError
@@ -15,7 +14,8 @@ from app.tasks.generate import Generate
 from app.tasks.qa import QA
 from app.tasks.translate import Translate
 from model.config import TransformerConfig
-from model.families import read_config, read_json
+from model.families import read_config, read_generation_config
+from model.generation_config import GenerationConfig
 from model.tokenization import Tokenizer
 
 TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Embed)
@@ -24,7 +24,7 @@ TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Em
 WANTED_CHECKPOINT = {
     "translate": "an encoder-decoder that names its language pairs in config.json",
     "generate": "a decoder, or an encoder-decoder",
-    "classify": "an encoder with a sequence classification head",
+    "classify": "an encoder, alone or with a decoder, with a sequence classification head",
     "qa": "an encoder with a span head",
     "fill-mask": "an encoder with a masked-LM head",
     "embed": "an encoder without a head",
@@ -40,7 +40,7 @@ class Served:
     config: TransformerConfig
     tokenizer: Tokenizer
     tasks: tuple[type[Task], ...]
-    generation: dict[str, Any]
+    generation: GenerationConfig
 
     def task_model(self, info: ModelInfo) -> TaskModel:
         """As the tasks see it, with the limits that the engine told."""
@@ -77,6 +77,6 @@ def read_served(
             can = ", ".join(task.name for task in able)
             raise ConfigError(f"model {name!r} cannot {wanted}, only {can}")
     tasks = tuple(task for task in able if only is None or task.name in only)
-    file = folder / "generation_config.json"
-    generation = read_json(file) if file.is_file() else {}
+    is_encoder = config.kind == "encoder"
+    generation = GenerationConfig() if is_encoder else read_generation_config(folder, config.vocab_size)
     return Served(name, base.name if base else None, config, tokenizer, tasks, generation)

@@ -19,7 +19,9 @@ class Family:
     number. A name ending in `|gated`, `|untied` or `|modern` goes before the plain one where the
     feed-forward network is gated, the output table not tied, or `extra` says that it is not legacy.
     `base_prefix` is what a checkpoint with a head puts before the names of the bare model, and a
-    bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need.
+    bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need,
+    `copies` those that hold the word table once more, a tied `lm_head.weight` among them, and
+    `zero_if_missing` weights that are nought where they are not published.
 
     Where several of our parameters have one published name, that tensor holds them one after the
     other along its output dimension, in the order of the model's parameters (query, key, value).
@@ -32,6 +34,8 @@ class Family:
     weights: Mapping[str, str]
     base_prefix: str = ""
     harmless: str = r"(?!)"
+    copies: str = r"(?!)"
+    zero_if_missing: str = r"(?!)"
 
     def published_name(self, parameter: str, config: TransformerConfig) -> str:
         """The published name, `base_prefix` included, of a parameter of ours; KeyError for an unknown one."""

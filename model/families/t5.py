@@ -1,4 +1,7 @@
-"""T5 (Raffel et al. 2020, arXiv:1910.10683) and its v1.1: a pre-norm encoder-decoder with relative bias."""
+"""T5 (Raffel et al. 2020, arXiv:1910.10683) and its v1.1: a pre-norm encoder-decoder with relative bias.
+
+Published as T5 are also Flan-T5, ByT5, UL2, CodeT5 and MADLAD-400.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,12 +9,17 @@ from typing import Any
 from model.config import Head, TransformerConfig
 from model.families.family import Family, architecture, keep, read_head, token_ids
 
-HEADS: Mapping[str, Head] = {"T5ForConditionalGeneration": "lm"}
+HEADS: Mapping[str, Head] = {
+    "T5ForConditionalGeneration": "lm",
+    "T5WithLMHeadModel": "lm",  # what the largest of the first T5s still call it
+}
 
 
-def read(raw: Mapping[str, Any]) -> TransformerConfig:
+def read(raw: Mapping[str, Any], heads: Mapping[str, Head] = HEADS) -> TransformerConfig:
     """Published to ours."""
     gated, _, activation = raw.get("feed_forward_proj", "relu").rpartition("-")
+    if gated not in ("", "gated"):
+        raise ValueError(f"feed_forward_proj {raw['feed_forward_proj']!r} is not served")
     if gated and activation == "gelu":
         activation = "gelu_new"  # T5 v1.1 calls the tanh approximation "gated-gelu"
     num_layers, size = raw["num_layers"], raw["d_model"]
@@ -19,7 +27,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
     return TransformerConfig(
         family="t5",
         kind="encoder-decoder",
-        head=read_head(raw, HEADS),
+        head=read_head(raw, heads),
         vocab_size=raw["vocab_size"],
         hidden_size=size,
         intermediate_size=raw["d_ff"],
@@ -104,8 +112,8 @@ T5 = Family(
     heads=HEADS,
     read=read,
     write=write,
-    harmless=r"(encoder|decoder)\.embed_tokens\.weight"
-    r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+    harmless=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+    copies=r"(en|de)coder\.embed_tokens\.weight|lm_head\.weight",
     weights={
         "embeddings.words": "shared",
         "lm_head": "lm_head",

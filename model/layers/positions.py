@@ -71,9 +71,14 @@ class RelativeBias(nn.Module):
         return offset + torch.where(distance < exact, distance, coarse)
 
 
-def sinusoids(num_positions: int, hidden_size: int) -> Tensor:
-    """[num_positions, hidden_size]: sines in the first half, cosines in the second (Vaswani et al. 2017)."""
+def sinusoids(num_positions: int, hidden_size: int, frequency_shift: int = 0) -> Tensor:
+    """[num_positions, hidden_size]: sines in the first half, cosines in the second (Vaswani et al. 2017).
+
+    Real numbers even where a model is built without any: nobody stores this table.
+    """
     half = hidden_size // 2
-    frequencies = torch.exp(torch.arange(half) * -(math.log(10000.0) / half))
-    angles = torch.arange(num_positions)[:, None] * frequencies
-    return torch.cat((angles.sin(), angles.cos()), dim=1)
+    # In double: a float32 angle of some hundreds is wrong in the fourth decimal.
+    steps = torch.arange(half, dtype=torch.float64, device="cpu")
+    frequencies = torch.exp(steps * -(math.log(10000.0) / (half - frequency_shift)))
+    angles = torch.arange(num_positions, dtype=torch.float64, device="cpu")[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1).float()

@@ -185,7 +185,8 @@ def slow_adjust(logits: Sequence[float], row: SampleRow) -> list[float]:
         is_end = token_id in params.stop_token_ids or (
             not params.ignore_eos and token_id in row.eos_token_ids
         )
-        adjusted.append(-math.inf if is_end and len(output) < params.min_tokens else value)
+        is_held = is_end and len(output) < params.min_tokens
+        adjusted.append(-math.inf if is_held or token_id in params.suppress_token_ids else value)
     return adjusted
 
 
@@ -202,6 +203,7 @@ def slow_adjust(logits: Sequence[float], row: SampleRow) -> list[float]:
         {"min_tokens": 3, "stop_token_ids": (9,)},
         {"min_tokens": 5, "ignore_eos": True, "logit_bias": {EOS: 100.0}},
         {"min_tokens": 5, "logit_bias": {EOS: 100.0}},
+        {"suppress_token_ids": (2, 3, 7), "logit_bias": {7: 100.0}},
         {
             "repetition_penalty": 1.3,
             "presence_penalty": -0.5,

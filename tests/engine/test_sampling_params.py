@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.engine.sampling_params import ParameterError, SamplingParams
@@ -24,6 +25,8 @@ from app.engine.sampling_params import ParameterError, SamplingParams
         *(("stop_token_ids", value) for value in ((-1,), ("a",), tuple(range(65)))),
         *(("logit_bias", value) for value in ({-1: 0.0}, {1: 101.0}, {1: math.nan}, {"a": 1.0})),
         ("logit_bias", dict.fromkeys(range(1025), 1.0)),
+        *(("forced_bos_token", value) for value in (-1, 1.0, "a")),
+        *(("suppress_token_ids", value) for value in ((-1,), (None,), tuple(range(1025)))),
         *(("logprobs", value) for value in (-1, 21, 1.0)),
     ],
 )
@@ -47,8 +50,9 @@ def test_token_ids_are_checked_against_the_vocabulary() -> None:
     params.check_vocabulary(10)
     with pytest.raises(ParameterError, match="logit_bias"):
         params.check_vocabulary(9)
-    with pytest.raises(ParameterError, match="stop_token_ids"):
-        SamplingParams(stop_token_ids=(10,)).check_vocabulary(10)
+    for wrong in ({"stop_token_ids": (10,)}, {"suppress_token_ids": (3, 10)}, {"forced_bos_token": 10}):
+        with pytest.raises(ParameterError, match=next(iter(wrong))):
+            msgspec.convert(wrong, SamplingParams).check_vocabulary(10)
 
 
 def test_greedy_is_a_temperature_of_nought_or_nearly() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,22 +12,30 @@ from app.errors import InvalidRequest
 from app.tasks.base import cut_ids, softmax
 from app.tasks.concurrency import gather_or_cancel, merge
 from app.tasks.sampling import make_options, with_limit
+from model.generation_config import GenerationConfig
+
+NOTHING = GenerationConfig()
 
 
 def test_defaults_come_from_the_request_then_the_checkpoint_then_us() -> None:
-    published = {
-        "do_sample": True,
-        "temperature": 0.7,
-        "top_k": 40,
-        "repetition_penalty": 1.2,
-        "max_length": 9,
-    }
+    published = GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=40, repetition_penalty=1.2, max_length=9
+    )
     options = make_options({"top_k": 5, "top_p": None}, published, temperature=0.0, vocab_size=10)
     params = options.params
     assert (params.temperature, params.top_k, params.top_p, params.repetition_penalty) == (0.7, 5, 1.0, 1.2)
-    greedy = make_options({}, published | {"do_sample": False}, temperature=0.0, vocab_size=10).params
+    greedy = make_options({}, replace(published, do_sample=False), temperature=0.0, vocab_size=10).params
     assert (greedy.temperature, greedy.top_k, greedy.repetition_penalty) == (0.0, 0, 1.2)
-    assert make_options({}, {}, temperature=1.0, vocab_size=10).params.temperature == 1.0
+    assert make_options({}, NOTHING, temperature=1.0, vocab_size=10).params.temperature == 1.0
+
+
+def test_what_a_checkpoint_forces_and_forbids_goes_to_the_engine() -> None:
+    published = GenerationConfig(
+        forced_bos_token_id=7, bad_words_ids=((4,), (5, 6), (2,), (4,)), eos_token_ids=(2,)
+    )
+    params = make_options({}, published, temperature=0.0, vocab_size=10).params
+    assert (params.forced_bos_token, params.suppress_token_ids) == (7, (4,))
+    assert make_options({}, NOTHING, temperature=0.0, vocab_size=10).params == SamplingParams(max_tokens=1)
 
 
 def test_a_limit_below_min_tokens_is_the_client_s_mistake() -> None:
@@ -38,7 +47,7 @@ def test_a_limit_below_min_tokens_is_the_client_s_mistake() -> None:
 @pytest.mark.parametrize("key", ["-1", "1.5", "x", "٣ ", "9" * 40, ""])
 def test_biases_go_by_token_ids(key: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        make_options({"logit_bias": {key: 1.0}}, {}, temperature=0.0, vocab_size=10)
+        make_options({"logit_bias": {key: 1.0}}, NOTHING, temperature=0.0, vocab_size=10)
     assert refused.value.param == "logit_bias"
 
 

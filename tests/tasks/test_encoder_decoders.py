@@ -1,0 +1,80 @@
+"""What the tasks make of encoder-decoder checkpoints: which tasks they offer, and what generation starts from."""
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.tasks.classify import Classify
+from app.tasks.generate import Generate
+from app.tasks.served import read_served
+from tests.api.fake_engine import FakeEngine
+from tests.api.folders import CONFIGS, write_folder
+
+BART: dict[str, Any] = {
+    "model_type": "bart",
+    "d_model": 8,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "max_position_embeddings": 64,
+    "activation_function": "gelu",
+    "eos_token_id": 1,
+    "decoder_start_token_id": 1,
+}
+
+
+def generator(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Generate:
+    write_folder(folder, config)
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    served = read_served("it", folder)
+    engine = FakeEngine([served])
+    [info] = asyncio.run(engine.start()).models
+    return Generate(served.task_model(info), engine, ThreadPoolExecutor(1))
+
+
+def test_a_bart_with_a_classification_head_classifies_and_nothing_else(tmp_path: Path) -> None:
+    labels = {"0": "contradiction", "1": "neutral", "2": "entailment"}
+    config = BART | {"architectures": ["BartForSequenceClassification"], "id2label": labels}
+    served = read_served("mnli", write_folder(tmp_path / "mnli", config))
+    assert served.tasks == (Classify,)
+    assert served.config.labels == tuple(labels.values())
+
+
+def test_the_first_token_is_the_requests_or_the_checkpoints(tmp_path: Path) -> None:
+    task = generator(tmp_path / "bart", BART, {"forced_bos_token_id": 9, "bad_words_ids": [[8]]})
+    for given, wanted in ((None, 9), (7, 7), ("[SEP]", 3)):
+        params = task.options({"forced_bos_token": given}, 0.0).params
+        assert (params.forced_bos_token, params.suppress_token_ids) == (wanted, (8,))
+    with pytest.raises(InvalidRequest, match="has no token 'de_DE'") as refused:
+        task.options({"forced_bos_token": "de_DE"}, 0.0)
+    assert refused.value.param == "forced_bos_token"
+
+
+def test_a_decoder_takes_no_forced_token_and_is_given_none(tmp_path: Path) -> None:
+    task = generator(tmp_path / "llama", CONFIGS["writer"], {"forced_bos_token_id": 9})
+    assert task.options({}, 0.0).params.forced_bos_token is None
+    with pytest.raises(InvalidRequest, match="prompt can end with"):
+        task.options({"forced_bos_token": 9}, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("generation", "wanted"),
+    [
+        ({}, 64),
+        ({"max_length": 20}, 19),
+        ({"max_length": 20, "forced_bos_token_id": 9}, 18),
+        ({"max_length": 20, "max_new_tokens": 30}, 30),
+    ],
+)
+def test_a_published_length_counts_what_the_decoder_is_given(
+    generation: dict[str, Any], wanted: int, tmp_path: Path
+) -> None:
+    assert generator(tmp_path / "bart", BART, generation).max_tokens(5, None) == wanted
