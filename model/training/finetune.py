@@ -53,13 +53,8 @@ class TextToText:
         return self._validate(model) if self._validate else {}
 
 
-def translate(
-    model: Transformer, sources: Sequence[list[int]], *, batch_tokens: int = 2048
-) -> list[list[int]]:
-    """The greedy answer to each source, both as ids; likes are batched with likes.
-
-    An answer ends after three times its source and 32 tokens more, where the service ends it too.
-    """
+def translate(model: Transformer, sources: Sequence[list[int]], batch_tokens: int = 2048) -> list[list[int]]:
+    """The greedy answer to each source, both as ids, of thrice its length and 32 at most, as in the service."""
     answers: list[list[int]] = [[] for _ in sources]
     for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
         rows = [sources[index] for index in batch]
