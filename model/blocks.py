@@ -58,7 +58,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Block(config, i, has_cross) for i in range(num_layers))
         self.final_norm = build_norm(config) if config.pre_norm else None
         self.dropout = nn.Dropout(config.dropout)
-        self.rotary = Rotary(config.head_dim, config.rope_theta) if config.position == "rotary" else None
+        self.rotary = _rotary(config) if config.position == "rotary" else None
         self.relative = None
         if config.position == "relative":
             self.relative = RelativeBias(
@@ -74,3 +74,10 @@ class Stack(nn.Module):
         if self.final_norm is not None:
             x = self.dropout(self.final_norm(x))
         return x
+
+
+def _rotary(config: TransformerConfig) -> Rotary:
+    scaling = config.rope_scaling
+    # Beyond this length "dynamic" scaling is not a function of the position; see `model.families.rope`.
+    limit = config.max_positions if scaling.get("rope_type") == "dynamic" else None
+    return Rotary(config.head_dim, config.rope_theta, scaling, limit)

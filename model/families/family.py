@@ -19,6 +19,10 @@ class Family:
     name ending in `|gated` is what a module is called where the feed-forward network is gated.
     `base_prefix` is what a checkpoint with a head puts before the names of the bare model, and a
     bare checkpoint leaves out. `harmless` matches published tensors that carry nothing we need.
+
+    Where several of our parameters have one published name, that tensor holds them one after the
+    other along its output dimension, in the order of the model's parameters (query, key, value).
+    `transposed` matches the published names of weights that are stored as [in, out].
     """
 
     model_type: str
@@ -28,6 +32,7 @@ class Family:
     weights: Mapping[str, str]
     base_prefix: str = ""
     harmless: str = r"(?!)"
+    transposed: str = r"(?!)"
 
     def published_name(self, parameter: str, config: TransformerConfig) -> str:
         """The published name, `base_prefix` included, of a parameter of ours; KeyError for an unknown one."""
@@ -86,6 +91,8 @@ def read_head(raw: Mapping[str, Any], heads: Mapping[str, Head]) -> Head:
         return next(iter(heads.values()))
     name = architectures[0]
     if name not in heads:
+        if "Classification" in str(name):
+            raise ValueError(f"{name}: this family is not served as a classifier, only as {', '.join(heads)}")
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(heads)}")
     return heads[name]
 
@@ -100,6 +107,17 @@ def token_ids(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (value,)
+
+
+def pad_token(raw: Mapping[str, Any]) -> int:
+    """The padding token; 0 where none is published, or one outside the vocabulary (early Llamas have -1)."""
+    token = raw.get("pad_token_id")
+    return token if isinstance(token, int) and 0 <= token < raw["vocab_size"] else 0
+
+
+def one_or_list(tokens: tuple[int, ...]) -> int | list[int] | None:
+    """Token ids as a published field has them; the other way round than `token_ids`."""
+    return tokens[0] if len(tokens) == 1 else list(tokens) or None
 
 
 TASK_KEYS = ("task_specific_params", "quartet", "finetuning_task", "prefix")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model.config import TransformerConfig
 from model.layers.context import AttentionContext
 from model.layers.linear import Linear
+from model.layers.norms import build_norm
 from model.layers.positions import rotate
 
 
@@ -34,6 +35,11 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Tokens of a sequence look at each other."""
 
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.query_norm = build_norm(config, config.head_dim) if config.qk_norm else None
+        self.key_norm = build_norm(config, config.head_dim) if config.qk_norm else None
+
     def forward(
         self,
         x: Tensor,
@@ -45,6 +51,8 @@ class SelfAttention(Attention):
         spans = context.adapter_spans
         query, key = self._heads(self.query(x, spans)), self._heads(self.key(x, spans))
         value = self._heads(self.value(x, spans))
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         out = context.attend(self.layer, query, (key, value), self.scale, bias)

@@ -24,8 +24,9 @@ class RMSNorm(nn.Module):
         return self.weight * (precise * scale).to(x.dtype)
 
 
-def build_norm(config: TransformerConfig) -> nn.Module:
-    """A norm over the last, `hidden_size` wide, dimension."""
+def build_norm(config: TransformerConfig, size: int | None = None) -> nn.Module:
+    """A norm over the last dimension, `hidden_size` wide unless `size` says otherwise."""
+    size = size or config.hidden_size
     if config.norm == "layernorm":
-        return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-    return RMSNorm(config.hidden_size, config.norm_eps)
+        return nn.LayerNorm(size, eps=config.norm_eps)
+    return RMSNorm(size, config.norm_eps)

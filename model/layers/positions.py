@@ -1,28 +1,48 @@
 """Where a token stands: rotary angles, T5's relative bias, sinusoids."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model.layers.rope_scaling import rotary_frequencies
 from model.layers.table import Table
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated against each other."""
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated against each other.
 
-    def __init__(self, head_dim: int, theta: float) -> None:
+    Angles are float32 whatever the model's dtype, as where the weights were trained: a position in
+    the ten thousands times a frequency rounds so far that another precision is another angle.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        theta: float,
+        scaling: Mapping[str, Any] | None = None,
+        max_positions: int | None = None,
+    ) -> None:
+        """`scaling` as in `TransformerConfig.rope_scaling`; positions from `max_positions` on are refused."""
         super().__init__()
-        self.head_dim, self.theta = head_dim, theta
+        self.max_positions = max_positions
+        # Plain attributes, no buffers: neither a meta device around us nor a cast of the model may touch them.
+        self._frequencies, self._magnitude = rotary_frequencies(head_dim, theta, scaling or {})
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """[num_tokens] positions to cosines and sines, each [num_tokens, 1, head_dim]."""
-        precise = torch.float64 if dtype == torch.float64 else torch.float32
-        steps = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=precise)
-        frequencies = self.theta ** (-steps / self.head_dim)
-        angles = positions.to(precise)[:, None] * frequencies  # [num_tokens, head_dim / 2]
+        if self.max_positions is not None and int(positions.max()) >= self.max_positions:
+            raise ValueError(f"position {int(positions.max())}, but this model ends at {self.max_positions}")
+        if self._frequencies.device != positions.device:
+            self._frequencies = self._frequencies.to(positions.device)
+        angles = positions.float()[:, None] * self._frequencies  # [num_tokens, head_dim / 2]
         angles = torch.cat((angles, angles), dim=-1)[:, None, :]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cosine, sine = angles.cos(), angles.sin()
+        if self._magnitude != 1.0:
+            cosine, sine = cosine * self._magnitude, sine * self._magnitude
+        return cosine.to(dtype), sine.to(dtype)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
