@@ -2,21 +2,25 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.config import CheckpointError
+from model.config import CheckpointError, TransformerConfig
 from model.families import FAMILIES, read_config, read_json, to_hf_config
 from model.families.family import Family
 from model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+MAX_HEADER = 100_000_000
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
 def load_model(
@@ -24,27 +28,36 @@ def load_model(
 ) -> Transformer:
     """The Transformer that `folder` holds, in `dtype` (None: as stored), in eval mode.
 
-    Raises CheckpointError for a missing or left-over weight, a wrong shape or an unreadable file.
+    The modules are built on the meta device and filled tensor by tensor from the memory-mapped
+    files. On a CPU a weight kept as it is stored stays a view of its file, which takes page cache
+    and no anonymous memory; one that is cast, transposed or cut is copied, before the next is
+    looked at. So the anonymous peak is the copied part of the model, and one tensor while it is cast.
+
+    Raises CheckpointError for a missing or left-over weight, a wrong shape, dtype or number, or an
+    unreadable file; nothing is kept of the model then.
     """
     config = read_config(folder)
     family = FAMILIES[config.family]
-    with torch.device("meta"):
-        model = Transformer(config)
-    wanted = {family.published_name(name, config): name for name, _ in model.named_parameters()}
+    model = _unfilled(config, folder)
+    wanted = _wanted(model, family)
     left_over = []
     for file, name, tensor in _tensors(folder, device):
-        ours = _match(name, wanted, family)
+        ours = wanted.get(name) or wanted.get(family.base_prefix + name)
         if ours is None:
             if not re.fullmatch(family.harmless, name):
                 left_over.append(name)
             continue
-        kept = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        _place(model, ours, kept, f"{file}: {name}")
-    missing = [theirs for theirs, ours in wanted.items() if model.get_parameter(ours).is_meta]
+        where = f"{file}: {name}"
+        check_weight(tensor, where)
+        for parameter, piece in _pieces(model, family, name, ours, tensor, where):
+            kept = piece.to(dtype or piece.dtype, memory_format=torch.contiguous_format)
+            _place(model, parameter, kept.contiguous(), where)
+    missing = [theirs for theirs, ours in wanted.items() if model.get_parameter(ours[0]).is_meta]
     if missing or left_over:
         parts = [f"missing {missing[0]}" + _others(missing)] if missing else []
         parts += [f"left over {left_over[0]}" + _others(left_over)] if left_over else []
-        raise CheckpointError(f"{folder}: weights do not fit the config: {'; '.join(parts)}")
+        stored = WEIGHTS if (folder / WEIGHTS).is_file() else INDEX
+        raise CheckpointError(f"{folder / stored}: weights do not fit config.json: {'; '.join(parts)}")
     return model.eval().requires_grad_(False)
 
 
@@ -52,12 +65,17 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
     """Writes `config.json` and `model.safetensors` as `transformers` reads them; `folder` is made."""
     config = model.config
     family = FAMILIES[config.family]
-    tensors: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if ".adapters." in name:
             continue
-        value = parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
-        tensors[family.published_name(name, config)] = value.clone()
+        value = parameter.detach().to("cpu", dtype or parameter.dtype)
+        parts.setdefault(family.published_name(name, config), []).append(value)
+    tensors: dict[str, Tensor] = {}
+    for name, pieces in parts.items():
+        whole = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        whole = whole.t() if re.fullmatch(family.transposed, name) else whole
+        tensors[name] = whole.clone(memory_format=torch.contiguous_format)
     if config.head == "none":
         tensors = {name.removeprefix(family.base_prefix): value for name, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,70 +85,136 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, str, Tensor]]:
-    """Every stored tensor with its file, one at a time, memory-mapped."""
-    for file in _files(folder):
-        try:
-            with safe_open(file, framework="pt", device=str(device)) as opened:
-                for name in opened.keys():  # noqa: SIM118 - not a mapping
-                    yield file, name, opened.get_tensor(name)
-        except (SafetensorError, OSError) as fault:
-            raise CheckpointError(f"{file}: {fault}") from None
-
-
-def _files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, single or sharded."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-        if any(Path(name).name != name for name in names):
-            raise CheckpointError(f"{folder / INDEX}: a shard's name is not a plain file name")
-        return [folder / name for name in names]
-    if any(folder.glob("*.bin")):
-        raise CheckpointError(
-            f"{folder}: only pickled weights (.bin), which can run code; convert them to {WEIGHTS}"
-        )
-    raise CheckpointError(f"{folder / WEIGHTS} is missing")
-
-
-def _match(name: str, wanted: dict[str, str], family: Family) -> str | None:
-    """Our name for a stored tensor; a bare model's names lack the family's prefix."""
-    return wanted.get(name) or wanted.get(family.base_prefix + name)
-
-
-def _place(model: nn.Module, name: str, value: Tensor, where: str) -> None:
-    """Puts a real tensor where the meta one was."""
-    module_name, _, leaf = name.rpartition(".")
-    module = model.get_submodule(module_name)
-    expected = getattr(module, leaf).shape
-    if expected != value.shape:
-        raise CheckpointError(f"{where}: shape {list(value.shape)}, but the config needs {list(expected)}")
-    setattr(module, leaf, nn.Parameter(value, requires_grad=False))
-
-
-def _others(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+def check_weight(tensor: Tensor, where: str) -> None:
+    """Raises CheckpointError for what cannot be computed with; `where` names file and tensor."""
+    if tensor.dtype not in FLOATS.values():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: stored as {kind}, but weights are floating-point numbers")
+    # The extremes of a tensor with a NaN are NaN. One pass and no copy, unlike isfinite().
+    if tensor.numel() and not all(bool(end.isfinite()) for end in tensor.aminmax()):
+        raise CheckpointError(f"{where}: holds NaN or infinity")
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The dtype of the weights as stored; float32 where several are mixed."""
     kinds = set()
     for file in _files(folder):
-        header = _header(file)
-        kinds |= {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
-    names = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-    return names.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+        kinds |= {entry["dtype"] for name, entry in _header(file).items() if name != "__metadata__"}
+    return FLOATS.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
 
 
-def _header(file: Path) -> dict[str, dict[str, str]]:
+def _unfilled(config: TransformerConfig, folder: Path) -> Transformer:
+    try:
+        with torch.device("meta"):
+            return Transformer(config)
+    except CheckpointError as fault:
+        raise CheckpointError(f"{folder / 'config.json'}: {fault}") from None
+
+
+def _wanted(model: Transformer, family: Family) -> dict[str, list[str]]:
+    """By published name, the parameters that such a tensor gives."""
+    config = model.config
+    wanted: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        wanted.setdefault(family.published_name(name, config), []).append(name)
+    if config.tie_embeddings and "lm_head" in family.weights:
+        # A tied head is one with the table whether a checkpoint stores either or both.
+        wanted[f"{family.weights['lm_head']}.weight"] = ["embeddings.words.weight"]
+    return wanted
+
+
+def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every stored tensor with its file, one at a time, memory-mapped."""
+    for file, expected in _files(folder).items():
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as opened:
+                names = list(opened.keys())
+                absent = sorted(expected.difference(names))
+                if absent:
+                    raise CheckpointError(f"{file}: {absent[0]} is not in it, though {INDEX} says so")
+                for name in names:
+                    yield file, name, opened.get_tensor(name)
+        except (SafetensorError, OSError, ValueError) as fault:
+            raise CheckpointError(f"{file}: {fault}") from None
+
+
+def _files(folder: Path) -> dict[Path, set[str]]:
+    """The safetensors files of a folder, single or sharded, each with what the index expects in it."""
+    if (folder / WEIGHTS).is_file():
+        return {folder / WEIGHTS: set()}
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    if folder.is_dir() and any(file.suffix in PICKLED for file in folder.iterdir()):
+        raise CheckpointError(
+            f"{folder}: only pickled weights, and opening those can run code: where you trust them, load the folder"
+            f" with transformers and write it again with save_pretrained(), which makes {WEIGHTS}"
+        )
+    if any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder / INDEX} is missing, and so is {WEIGHTS}")
+    raise CheckpointError(f"{folder / WEIGHTS} is missing")
+
+
+def _shards(folder: Path) -> dict[Path, set[str]]:
+    index = folder / INDEX
+    names = read_json(index, unique_keys=True).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index}: weight_map does not say which file holds which tensor")
+    shards: dict[Path, set[str]] = {}
+    for tensor, name in names.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index}: the shard of {tensor} is not a plain file name: {name!r:.80}")
+        shards.setdefault(folder / name, set()).add(tensor)
+    for file, expected in shards.items():
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, where {INDEX} has {min(expected)}")
+    return dict(sorted(shards.items()))
+
+
+def _pieces(
+    model: Transformer, family: Family, name: str, ours: Sequence[str], tensor: Tensor, where: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Our parameters in a published tensor: itself as a rule, cut and turned where the family says so."""
+    shapes = [model.get_parameter(parameter).shape for parameter in ours]
+    expected = [sum(shape[0] for shape in shapes), *shapes[0][1:]]
+    is_transposed = re.fullmatch(family.transposed, name)
+    if is_transposed:
+        expected.reverse()
+    if list(tensor.shape) != expected:
+        raise CheckpointError(f"{where}: shape {list(tensor.shape)}, but config.json needs {expected}")
+    rows = tensor.t() if is_transposed else tensor
+    return zip(ours, torch.split(rows, [shape[0] for shape in shapes]), strict=True)
+
+
+def _place(model: nn.Module, name: str, value: Tensor, where: str) -> None:
+    """Puts a real tensor where the meta one was; a second tensor for it must be its equal."""
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    present = getattr(module, leaf)
+    if present.is_meta:
+        setattr(module, leaf, nn.Parameter(value, requires_grad=False))
+    elif not torch.equal(present, value):
+        raise CheckpointError(f"{where}: differs from the weight that config.json ties it to, or its twin")
+
+
+def _others(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _header(file: Path) -> Mapping[str, Mapping[str, Any]]:
     """The JSON header of a safetensors file: an eight-byte length, then the object."""
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            if length > 100_000_000:
+            if length > min(MAX_HEADER, file.stat().st_size):
                 raise CheckpointError(f"{file}: header of {length} bytes")
-            header: dict[str, dict[str, str]] = json.loads(opened.read(length))
-    except (OSError, ValueError) as fault:
+            header = json.loads(opened.read(length))
+    except (OSError, ValueError, RecursionError) as fault:
         raise CheckpointError(f"{file}: {fault}") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file}: its header is not a JSON object")
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or (
+            name != "__metadata__" and not isinstance(entry.get("dtype"), str)
+        ):
+            raise CheckpointError(f"{file}: {name} has no dtype in the header")
     return header
