@@ -16,7 +16,7 @@ from model.heads import (
 )
 from model.layers.context import AttentionContext, PaddedContext
 from model.layers.embeddings import Embeddings
-from model.layers.linear import Linear
+from model.layers.linear import AdapterSpans, Linear
 
 OWN = "own"
 """The name of the head that came with the checkpoint; adapters add heads under their names."""
@@ -54,10 +54,13 @@ class Transformer(nn.Module):
         hidden: Tensor = self.decoder(self.embeddings(ids, context.positions), context)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., hidden_size] decoder states to next-token logits [..., vocab_size]."""
+    def logits(self, hidden: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
+        """[..., hidden_size] decoder states to next-token logits [..., vocab_size].
+
+        With `adapter_spans` the states are flat rows, [n, hidden_size].
+        """
         if self.lm_head is not None:
-            return self.lm_head(hidden)
+            return self.lm_head(hidden, adapter_spans)
         if self.config.logit_scale != 1.0:
             hidden = hidden * self.config.logit_scale
         return functional.linear(hidden, self.embeddings.words.weight)

@@ -62,7 +62,7 @@ class Runner:
         hidden = self.model.decode(part.ids, context)
         if len(batch.decoded) != len(hidden):
             hidden = hidden[batch.last_rows]
-        return self.model.logits(hidden), outputs
+        return self.model.logits(hidden, batch.logit_spans), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
         """Writes go to the new sequences' cross blocks; a step without new ones only reads."""
