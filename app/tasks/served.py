@@ -15,7 +15,7 @@ from app.tasks.generate import Generate
 from app.tasks.qa import QA
 from app.tasks.translate import Translate
 from model.config import TransformerConfig
-from model.families import read_config, read_json
+from model.families import read_adapter_config, read_config, read_json
 from model.tokenization import Tokenizer
 
 TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Embed)
@@ -62,7 +62,7 @@ def read_served(
 
     Raises CheckpointError for a folder that cannot be served, ConfigError for tasks in `only` that it cannot do.
     """
-    config = read_config(folder)
+    config = read_config(folder) if base is None else read_adapter_config(base.config, folder)
     if base is not None and not (folder / "tokenizer.json").is_file():
         tokenizer = base.tokenizer
     else:
@@ -78,5 +78,8 @@ def read_served(
             raise ConfigError(f"model {name!r} cannot {wanted}, only {can}")
     tasks = tuple(task for task in able if only is None or task.name in only)
     file = folder / "generation_config.json"
-    generation = read_json(file) if file.is_file() else {}
+    if file.is_file():
+        generation = read_json(file)
+    else:
+        generation = {} if base is None else base.generation
     return Served(name, base.name if base else None, config, tokenizer, tasks, generation)
