@@ -71,7 +71,7 @@ class Runner:
             hidden = hidden[batch.last_rows]
         if self.model.config.head == "sequence-class":
             return None, self._classes(batch.decoded, hidden)
-        return self.model.logits(hidden), outputs
+        return self.model.logits(hidden, batch.logit_spans), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
         """Writes go to the new sequences' cross blocks; a step without new ones only reads."""

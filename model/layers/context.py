@@ -160,13 +160,9 @@ class PaddedContext:
     def _allowed_within(self, window: int) -> Tensor:
         """[b or 1, 1, t, t], made once for the layers that share a window."""
         if window not in self._windowed:
-            masks = [
-                window_mask(g.mask, g.query_positions, g.key_positions, window)
-                if 0 < window < len(g.key_positions)
-                else g.mask
-                for g in self.groups
-            ]
-            self._windowed[window] = [additive_mask(mask, self.dtype) for mask in masks]
+            # Padding stands at one end, so steps are as far apart as positions.
+            steps = torch.arange(self.mask.shape[1], device=self.mask.device)
+            self._windowed[window] = window_mask(self._allowed, steps[None], steps, window)
         return self._windowed[window]
 
     @cached_property
@@ -297,12 +293,13 @@ class GroupedContext:
         Layers with a window keep all their keys in the cache, and read them: the mask alone limits.
         """
         if window not in self._windowed:
-            self._windowed[window] = [
+            masks = [
                 window_mask(g.mask, g.query_positions, g.key_positions, window)
                 if 0 < window < len(g.key_positions)
                 else g.mask
                 for g in self.groups
             ]
+            self._windowed[window] = [additive_mask(mask, self.dtype) for mask in masks]
         return self._windowed[window]
 
     def attend_memory(self, layer: int, query: Tensor, fresh: KeyValue | None, scale: float) -> Tensor:

@@ -242,8 +242,8 @@ def test_published_configs_with_little_in_them_take_the_defaults(tmp_path: Path)
     [
         ("mistral", {"sliding_window": 0}, "sliding_window 0"),
         ("mistral", {"sliding_window": -4}, "an attention window of -4"),
-        ("mistral", {"architectures": ["MistralForTokenClassification"]}, "unknown architecture"),
-        ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"]}, "with images"),
+        ("mistral", {"architectures": ["MistralForTokenClassification"]}, "not served as a classifier"),
+        ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"]}, "it reads images too"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3_text", {"layer_types": ["full_attention"]}, "1 attention windows for 2 layers"),
@@ -277,7 +277,7 @@ def test_a_fused_tensor_of_a_wrong_shape_is_refused(tmp_path: Path) -> None:
     hf.ModernBertModel(config).save_pretrained(tmp_path)
     rewrite(tmp_path, [], intermediate_size=50)
     with pytest.raises(
-        CheckpointError, match=r"mlp\.Wi\.weight: shape \[96, 32\], but the config needs \[100, 32\]"
+        CheckpointError, match=r"mlp\.Wi\.weight: shape \[96, 32\], but config.json needs \[100, 32\]"
     ):
         load_model(tmp_path)
 
