@@ -8,7 +8,7 @@ from torch import Tensor
 
 from app.engine.scheduler import ScheduledStep
 from app.engine.sequence import Sequence
-from model.layers.context import AttentionGroup
+from model.layers.grouped_context import AttentionGroup
 from model.layers.linear import AdapterSpans
 
 FREE_WASTE = 1024

@@ -10,7 +10,7 @@ from app.engine.batch import Batch
 from app.engine.kv_cache import PagedStore
 from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
-from model.layers.context import GroupedContext, PackedStore
+from model.layers.grouped_context import GroupedContext, PackedStore
 from model.pooling import Pooling
 from model.transformer import OWN, Transformer
 
