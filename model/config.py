@@ -78,6 +78,7 @@ class TransformerConfig:
     norm_offset: float = 0.0
     """What is added to an RMSNorm's stored weights: Gemma stores their distance from one."""
     norm_bias: bool = True
+    """Of LayerNorms; ModernBERT publishes none."""
     sandwich_norm: bool = False
     """What attention and feed-forward give is normed too, before it is added (Gemma 2 and 3)."""
     skip_first_norm: bool = False
@@ -91,6 +92,7 @@ class TransformerConfig:
     type_vocab_size: int = 0
     embedding_norm: bool = False
     embedding_scale: float = 1.0
+    """Words are multiplied by it after look-up (BART and its relatives, Gemma)."""
     tie_embeddings: bool = True
     logit_scale: float = 1.0
     logit_bias: bool = False

@@ -18,7 +18,8 @@ from model.greedy import generate_greedy
 from model.layers.positions import Rotary
 from model.loading import load_model
 from model.transformer import Transformer
-from tests.parity.test_families import LLAMA, build, close
+from tests.parity.published import build, close, their_tokens
+from tests.parity.test_families import LLAMA
 
 GPT2: dict[str, Any] = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_positions": 90}
 QWEN = LLAMA | {"max_position_embeddings": 64, "eos_token_id": [2, 7]}
@@ -98,16 +99,7 @@ def test_greedy_tokens_are_the_same_for_64_steps(name: str, tmp_path: Path) -> N
     theirs, ours = theirs.double(), ours.double()
     prompts = [torch.randint(3, 100, (length,)).tolist() for length in (11, 5)]
     for prompt, got in zip(prompts, generate_greedy(ours, prompts, 64, ignore_eos=True), strict=True):
-        generated = theirs.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=64,
-            min_new_tokens=64,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )[0].tolist()
-        assert got == generated[len(prompt) :]
+        assert got == their_tokens(theirs, prompt, 64)[len(prompt) :]
 
 
 @pytest.mark.parametrize(

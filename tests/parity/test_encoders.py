@@ -17,7 +17,7 @@ from model.families import FAMILIES, read_config
 from model.layers.disentangled import RelativePositions
 from model.loading import load_model, save_model
 from model.transformer import Transformer
-from tests.parity.test_families import build, close
+from tests.parity.published import build, close
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 100,

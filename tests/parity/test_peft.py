@@ -21,8 +21,9 @@ from model.transformer import Transformer
 from tests.api.folders import byte_tokenizer
 from tests.engine.test_engine import drain, greedy, make_engine
 from tests.model.test_packing import needs_onednn
+from tests.parity.published import build, close
 from tests.parity.test_decoders import MODELS
-from tests.parity.test_families import LLAMA, build, close
+from tests.parity.test_families import LLAMA
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),

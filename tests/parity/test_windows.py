@@ -16,7 +16,8 @@ from model.families import read_config
 from model.greedy import generate_greedy
 from model.loading import load_model
 from model.transformer import Transformer
-from tests.parity.test_families import build, close, inputs  # noqa: F401 - a fixture
+from tests.parity.published import build, close, their_tokens
+from tests.parity.test_families import inputs  # noqa: F401 - a fixture
 
 # Wide weights, so that attention is far from even and a key too many or too few shows.
 SMALL: dict[str, Any] = {"vocab_size": 100, "intermediate_size": 48, "pad_token_id": 0}
@@ -134,16 +135,7 @@ def test_greedy_tokens_are_the_same_for_64_steps(
     theirs, ours = theirs.double(), ours.double()
     prompts = [inputs[0][0].tolist(), inputs[0][1, :2].tolist()]
     for prompt, got in zip(prompts, generate_greedy(ours, prompts, 64, ignore_eos=True), strict=True):
-        generated = theirs.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=64,
-            min_new_tokens=64,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )[0].tolist()
-        assert got == generated[len(prompt) :]
+        assert got == their_tokens(theirs, prompt, 64)[len(prompt) :]
         assert len(set(got)) > 4
 
 
