@@ -201,6 +201,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors"),
     "NaN": (lambda f: _tensors(f, {DOWN: torch.full((4, 32), torch.nan)}), r"v_proj\.lora_A.*NaN"),
     "shape": (lambda f: _tensors(f, {DOWN: torch.zeros(4, 31)}), r"layers\.1\.self_attn\.v_proj.*do not fit"),
+    "whole beside low rank": (
+        lambda f: _tensors(f, {DOWN.replace("lora_A.", ""): torch.zeros(16, 32)}),
+        r"adapter_model\.safetensors: two updates of one layer",
+    ),
     "table": (
         lambda f: _tensors(f, {"base_model.model.model.embed_tokens.weight": torch.zeros(100, 32)}),
         r"left over model\.embed_tokens\.weight",
