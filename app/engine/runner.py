@@ -10,7 +10,7 @@ from app.engine.batch import Batch
 from app.engine.kv_cache import PagedStore
 from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
-from model.layers.context import GroupedContext, PackedStore
+from model.layers.grouped_context import GroupedContext, PackedStore
 from model.pooling import Pooling
 from model.transformer import OWN, Transformer
 
@@ -71,7 +71,7 @@ class Runner:
             hidden = hidden[batch.last_rows]
         if self.model.config.head == "sequence-class":
             return None, self._classes(batch.decoded, hidden)
-        return self.model.logits(hidden), outputs
+        return self.model.logits(hidden, batch.logit_spans), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
         """Writes go to the new sequences' cross blocks; a step without new ones only reads."""

@@ -166,8 +166,7 @@ class ExtractiveAnswers:
         many as the text needs, `stride` tokens shared between neighbours."""
         self._tokenizer, self._cls, self._sep, self._pad = tokenizer, cls, sep, pad_id
         self._max_length, self._stride = max_length, stride
-        self._head, self._adapter = head, adapter
-        self._validation = validation
+        self._head, self._adapter, self._validation = head, adapter, validation
         self._texts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         draw = random.Random(seed)
         self._windows: list[Window] = []
@@ -239,13 +238,12 @@ class ExtractiveAnswers:
 
     def _batch(self, windows: Sequence[Window]) -> Batch:
         rows = [window.ids for window in windows]
-        types = pad([window.types for window in windows], 0)
         # The first token stands for "no answer here", so it may be chosen too.
         inside = [[1, *(place is not None for place in window.offsets[1:])] for window in windows]
         return {
             "ids": pad(rows, self._pad),
             "mask": pad_mask(rows),
-            "types": types,
+            "types": pad([window.types for window in windows], 0),
             "answerable": pad(inside, 0).bool(),
         }
 
@@ -259,11 +257,10 @@ class ExtractiveAnswers:
         ids, offsets = self._encode(context)
         piece = slice(first, first + room)
         head = [self._cls, *question, self._sep]
-        places: list[tuple[int, int] | None] = [None] * len(head)
         return Window(
             ids=[*head, *ids[piece], self._sep],
             types=[0] * len(head) + [1] * (len(ids[piece]) + 1),
-            offsets=[*places, *offsets[piece], None],
+            offsets=[*[None] * len(head), *offsets[piece], None],
         )
 
     def _training_window(self, question: Question, draw: random.Random) -> Window | None:
