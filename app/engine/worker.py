@@ -39,7 +39,6 @@ from app.engine.protocol import (
     client_messages,
     encode_frame,
 )
-from model.allocation import keep_freed_memory
 from model.config import CheckpointError
 
 HEARTBEAT_SECONDS = 1.0
@@ -193,7 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app.engine.worker", description="The engine process.")
     parser.add_argument("--fd", type=int, required=True, help="the socket to the client")
     fd: int = parser.parse_args(arguments).fd
-    keep_freed_memory()
     # Signals go to the whole process group; when to end is the client's decision.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
