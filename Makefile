@@ -9,9 +9,10 @@ IMAGE ?= quartet:latest
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 TOOLS := .venv/.tools
+RECORDER := .venv-record/.packages
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: serve test check format train bench image clean help
+.PHONY: serve test check format train bench parity-record image clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +22,7 @@ help:
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make train   python -m model.training (ARGS='finetune --recipe … --data …')"
 	@echo "make bench   the benchmarks in their short form (ARGS='--full')"
+	@echo "make parity-record   record anew what the parity tests are held against"
 	@echo "make image   the container image (IMAGE=$(IMAGE), needs docker or podman)"
 
 serve: $(RUNTIME)
@@ -44,11 +46,15 @@ train: $(TOOLS)
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# The recorded answers come from another transformers than the tests', so from an environment of its own.
+parity-record: $(RECORDER)
+	OMP_NUM_THREADS=1 .venv-record/bin/python -m tests.parity.record $(ARGS)
+
 image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-record build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
@@ -64,3 +70,10 @@ $(TOOLS): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what tests, training and benchmarks need into .venv"
 	$(INSTALL) -e '.[test]'
 	@touch $(RUNTIME) $@
+
+$(RECORDER): tests/parity/recorder.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv-record
+	@echo "installing what the recorder needs into .venv-record"
+	.venv-record/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r $<
+	@touch $@
