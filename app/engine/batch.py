@@ -11,7 +11,7 @@ from app.engine.sequence import Sequence
 from model.layers.grouped_context import AttentionGroup
 from model.layers.linear import AdapterSpans
 
-FREE_WASTE = 1024
+FREE_WASTE = 2048
 """Query-key pairs of padding that cost less than one more dense call; measured on a CPU."""
 
 
