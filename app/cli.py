@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app.commands import download
 
             return download.run(**arguments)
+        if command == "info":
+            from app.commands import info
+
+            return info.run(**arguments)
         settings = with_folders(load_settings(arguments), _fetch)
         logs.configure(settings.log_format)
         return asyncio.run(serve(settings))
@@ -100,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    info = commands.add_parser(
+        "info",
+        help="what a checkpoint is, and why it could not be served",
+        description="Reads a checkpoint's or an adapter's folder, no weights. Exit code 2 when it cannot be served.",
+        allow_abbrev=False,
+    )
+    info.add_argument("path", metavar="PATH", help="the folder")
+    info.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     download = commands.add_parser(
         "download",
         help="fetch a checkpoint from the Hugging Face Hub",
