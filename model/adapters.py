@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's folder format: made, saved and loaded onto a base that is held once.
 
-An adapter is low-rank updates on linear layers, and a head of its own (`modules_to_save`). Its
-`config.json` names that head and its labels.
+An adapter is low-rank updates on linear layers, layers that it brings whole, and a head of its own
+(both `modules_to_save`). A `config.json` beside it names that head and its labels; PEFT itself writes none.
 """
 
 import json
@@ -16,23 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
-from model.families import FAMILIES, read_config, read_json, to_hf_config
+from model.families import published_name, read_adapter_config, read_json, to_hf_config
 from model.heads import HEADS
 from model.layers.linear import Linear, LowRank
+from model.loading import check_weight
+from model.lora import check_settings, read_updates
 from model.transformer import Transformer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-
-
-def read_adapter_config(base: TransformerConfig, folder: Path) -> TransformerConfig:
-    """What the base becomes under the adapter in `folder`: another head, other labels."""
-    if not (folder / "config.json").is_file():
-        return base
-    config = read_config(folder)
-    if (config.family, config.hidden_size) != (base.family, base.hidden_size):
-        raise CheckpointError(f"{folder / 'config.json'}: not an adapter for this base")
-    return config
 
 
 def add_adapter(
@@ -56,7 +48,7 @@ def add_adapter(
             continue
         scale = alpha / rank**0.5 if use_rslora else alpha / rank
         low_rank = LowRank(module.in_features, module.out_features, rank, scale, dropout)
-        module.adapters[name] = low_rank.to(module.weight.device)
+        module.adapters[name] = low_rank.to(model.embeddings.words.weight.device)
         trainable += low_rank.parameters()
     if config.head in HEADS:
         model.heads[name] = _fresh_head(config)
@@ -74,22 +66,22 @@ def save_adapter(
 ) -> None:
     """Writes adapter `name` as `peft` reads it, with a `config.json` for its head."""
     tensors: dict[str, Tensor] = {}
-    targets, scale, rank = set(), 1.0, 0
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
     for module_name, module in model.named_modules():
         if isinstance(module, Linear) and name in module.adapters:
             low_rank = module.adapters[name]
-            assert isinstance(low_rank, LowRank)
-            published = _published(f"{module_name}.weight", config).removesuffix(".weight")
-            if published in targets:  # one low-rank update there is shared by all that it holds
-                raise CheckpointError(f"adapter {name}: its updates of {published} cannot be written as one")
-            targets.add(published)
-            scale, rank = low_rank.scale, low_rank.down.shape[0]
+            published = published_name(f"{module_name}.weight", config).removesuffix(".weight")
+            if not isinstance(low_rank, LowRank) or published in ranks:
+                raise CheckpointError(f"adapter {name}: its update of {published} cannot be written")
+            ranks[published] = low_rank.down.shape[0]
+            alphas[published] = low_rank.scale * ranks[published]
             tensors[f"{_PREFIX}{published}.lora_A.weight"] = low_rank.down.detach()
             tensors[f"{_PREFIX}{published}.lora_B.weight"] = low_rank.up.detach()
     saved = set()
     if name in model.heads:
         for leaf, parameter in model.heads[name].named_parameters():
-            published = _published(f"heads.{name}.{leaf}", config)
+            published = published_name(f"heads.{name}.{leaf}", config)
             saved.add(_saved_module(published))
             tensors[_PREFIX + published] = parameter.detach()
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,18 +90,21 @@ def save_adapter(
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )
+    rank, alpha = next(iter(ranks.values()), 1), next(iter(alphas.values()), 1.0)
     adapter = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base_name,
         "r": rank,
-        "lora_alpha": scale * rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {key: value for key, value in ranks.items() if value != rank},
+        "alpha_pattern": {key: value for key, value in alphas.items() if value != alpha},
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
         "inference_mode": True,
-        "target_modules": _target_pattern(targets),
+        "target_modules": _target_pattern(set(ranks)),
         "modules_to_save": sorted(saved) or None,
     }
     (folder / CONFIG).write_text(json.dumps(adapter, indent=2) + "\n")
@@ -120,43 +115,45 @@ def save_adapter(
 def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConfig:
     """Puts the adapter in `folder` on `model` under `name`; returns its config.
 
-    Raises CheckpointError for weights that are missing, left over or of a wrong shape.
+    Raises CheckpointError for a kind of adapter that is not served, and for weights that are
+    missing, left over, or do not fit; the model is as before then.
     """
     _check_name(name)
     settings = read_json(folder / CONFIG)
-    if settings.get("peft_type") != "LORA" or settings.get("use_dora"):
-        raise CheckpointError(f"{folder / CONFIG}: only plain LoRA adapters are served")
     config = read_adapter_config(model.config, folder)
     try:
-        stored = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as fault:
-        raise CheckpointError(f"{folder / WEIGHTS}: {fault}") from None
-    like = next(model.parameters())
-    left = {key.removeprefix(_PREFIX): value.to(like.device, like.dtype) for key, value in stored.items()}
-    for module_name, module in model.named_modules():
-        if not isinstance(module, Linear) or module_name.startswith("heads."):
-            continue
-        published = _published(f"{module_name}.weight", config).removesuffix(".weight")
-        down, up = (_take(left, f"{published}.lora_{part}.weight", model, config) for part in "AB")
-        if down is None and up is None:
-            continue
-        if (
-            down is None
-            or up is None
-            or (down.shape[1], up.shape[0]) != (module.in_features, module.out_features)
-        ):
-            raise CheckpointError(f"{folder / WEIGHTS}: {published} does not fit the base")
-        rank = down.shape[0]
-        low_rank = LowRank(
-            module.in_features, module.out_features, rank, _scale(settings, published, rank), 0.0
-        )
-        low_rank.down, low_rank.up = nn.Parameter(down), nn.Parameter(up)
-        module.adapters[name] = low_rank.eval().requires_grad_(False)
-    if config.head in HEADS:
-        model.heads[name] = _load_head(config, name, left, folder, like)
-    if left:
-        raise CheckpointError(f"{folder / WEIGHTS}: left over {next(iter(left))}")
+        check_settings(settings)
+        updates, head = _read_updates(model, config, name, folder, settings)
+    except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as fault:
+        raise CheckpointError(f"{folder / CONFIG}: {fault}") from None
+    for module, update in updates:
+        module.adapters[name] = update.eval().requires_grad_(False)
+    if head is not None:
+        model.heads[name] = head
     return config
+
+
+def _read_updates(
+    model: Transformer, config: TransformerConfig, name: str, folder: Path, settings: Mapping[str, Any]
+) -> tuple[list[tuple[Linear, nn.Module]], nn.Module | None]:
+    """The updates by layer, and the head of the adapter's own; the model is only looked at."""
+    file = folder / WEIGHTS
+    try:
+        stored = load_file(file)
+    except (SafetensorError, OSError) as fault:
+        raise CheckpointError(f"{file}: {fault}") from None
+    like = model.embeddings.words.weight
+    left: dict[str, Tensor] = {}
+    for key, value in stored.items():
+        check_weight(value, f"{file}: {key}")
+        left[key.removeprefix(_PREFIX)] = value.to(like.device, like.dtype)
+    updates = read_updates(model, config, left, settings, file)
+    head = _load_head(config, name, left, folder, like) if config.head in HEADS else None
+    if left:
+        raise CheckpointError(
+            f"{file}: left over {next(iter(left))}: no layer that an adapter can change here"
+        )
+    return updates, head
 
 
 def _load_head(
@@ -164,7 +161,7 @@ def _load_head(
 ) -> nn.Module:
     head = _fresh_head(config).to(like.device, like.dtype)
     for leaf, parameter in head.named_parameters():
-        published = _published(f"heads.{name}.{leaf}", config)
+        published = published_name(f"heads.{name}.{leaf}", config)
         value = left.pop(published, None)
         if value is None or value.shape != parameter.shape:
             raise CheckpointError(f"{folder / WEIGHTS}: {published} is missing or has another shape")
@@ -180,25 +177,6 @@ def _fresh_head(config: TransformerConfig) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return head
-
-
-def _published(parameter: str, config: TransformerConfig) -> str:
-    return FAMILIES[config.family].published_name(parameter, config)
-
-
-def _take(left: dict[str, Tensor], key: str, model: Transformer, config: TransformerConfig) -> Tensor | None:
-    """A stored tensor; an adapter made on the bare model lacks the family's prefix."""
-    prefix = FAMILIES[config.family].base_prefix
-    value = left.pop(key, None)
-    return left.pop(key.removeprefix(prefix), None) if value is None else value
-
-
-def _scale(settings: Mapping[str, Any], published: str, rank: int) -> float:
-    alpha = float(settings.get("lora_alpha", rank))
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?{pattern}", published):
-            alpha = float(value)
-    return alpha / rank**0.5 if settings.get("use_rslora") else alpha / rank
 
 
 def _target_pattern(targets: set[str]) -> str:

@@ -73,10 +73,7 @@ class Stack(nn.Module):
         if config.position == "rotary":
             kinds = _rotary_kinds(config, num_layers)
             distinct = list(dict.fromkeys(kinds))
-            self.rotary.extend(
-                Rotary(config.head_dim, theta, config.rope_scaling if is_scaled else {})
-                for theta, is_scaled in distinct
-            )
+            self.rotary.extend(_rotary(config, *kind) for kind in distinct)
             self.rotary_of_layer = [distinct.index(kind) for kind in kinds]
         self.relative = None
         if config.position == "relative":
@@ -104,3 +101,10 @@ def _rotary_kinds(config: TransformerConfig, num_layers: int) -> list[tuple[floa
         return [(config.rope_theta, True)] * num_layers
     windows = config.layer_windows or (0,) * num_layers
     return [(theta, not window) for theta, window in zip(config.layer_rope_thetas, windows, strict=True)]
+
+
+def _rotary(config: TransformerConfig, theta: float, is_scaled: bool) -> Rotary:
+    scaling = config.rope_scaling if is_scaled else {}
+    # Beyond this length "dynamic" scaling is not a function of the position; see `model.families.rope`.
+    limit = config.max_positions if scaling.get("rope_type") == "dynamic" else None
+    return Rotary(config.head_dim, theta, scaling, limit)

@@ -1,8 +1,9 @@
 """What a Transformer is: the axes along which published checkpoints differ. Knows no tensors."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Head = Literal[
@@ -10,8 +11,15 @@ Head = Literal[
 ]
 
 
+MAX_LAYERS, MAX_SIZE, MAX_POSITIONS = 1000, 2**24, 2**31
+"""Far above what is published: a larger number is a broken config, which would take all memory or time."""
+
+
 class CheckpointError(Exception):
     """A checkpoint folder cannot be used; the message is one line that names the file and the fault."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # a tensor's name, or a library, may bring its own lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,8 @@ class TransformerConfig:
     position: Literal["none", "learned", "relative", "rotary", "sinusoidal"]
     """How tokens learn where they stand; "none" leaves it to `disentangled`."""
     rope_theta: float = 10000.0
+    rope_scaling: Mapping[str, Any] = field(default_factory=dict)
+    """How rotary frequencies are stretched over longer texts; see `model.families.rope`. Empty: not at all."""
     relative_buckets: int = 32
     relative_max_distance: int = 128
     position_offset: int = 0
@@ -58,18 +68,17 @@ class TransformerConfig:
     Empty where every layer looks everywhere."""
     layer_rope_thetas: tuple[float, ...] = ()
     """Per layer, where layers differ. `rope_scaling` is then for the layers without a window alone."""
-    rope_scaling: Mapping[str, Any] = field(default_factory=dict)
-    """How angles are stretched past the trained length, as published; empty where they are not."""
     frequency_shift: int = 0
     """Sinusoids fall to 1/10000 in hidden_size / 2 - shift steps: tensor2tensor's in one less."""
     norm: Literal["layernorm", "rmsnorm"]
     norm_eps: float
     pre_norm: bool
     qk_norm: bool = False
-    """Queries and keys are normed, each head by itself, before they are turned (Qwen 3, Gemma 3)."""
+    """Queries and keys are normed, each head by itself, before they are turned (Qwen3, Gemma 3)."""
     norm_offset: float = 0.0
     """What is added to an RMSNorm's stored weights: Gemma stores their distance from one."""
     norm_bias: bool = True
+    """Of LayerNorms; ModernBERT publishes none."""
     sandwich_norm: bool = False
     """What attention and feed-forward give is normed too, before it is added (Gemma 2 and 3)."""
     skip_first_norm: bool = False
@@ -83,6 +92,7 @@ class TransformerConfig:
     type_vocab_size: int = 0
     embedding_norm: bool = False
     embedding_scale: float = 1.0
+    """Words are multiplied by it after look-up (BART and its relatives, Gemma)."""
     tie_embeddings: bool = True
     logit_scale: float = 1.0
     logit_bias: bool = False
@@ -108,6 +118,21 @@ class TransformerConfig:
     """Keys of the published `config.json` that the task layer reads and a writer must keep."""
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            _check_type(one.name, one.type, getattr(self, one.name))
+        layers = {"encoder": self.num_encoder_layers, "decoder": self.num_decoder_layers}
+        for stack in self.kind.split("-"):
+            _check_range(f"num_{stack}_layers", layers[stack], MAX_LAYERS)
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+        ):
+            _check_range(name, getattr(self, name), MAX_SIZE)
+        _check_range("max_positions", self.max_positions, MAX_POSITIONS)
         if self.num_heads % self.num_kv_heads:
             raise CheckpointError(
                 f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key-value heads"
@@ -129,3 +154,21 @@ class TransformerConfig:
             raise CheckpointError("attention windows are served for one stack without a relative bias only")
         if self.position == "sinusoidal" and self.hidden_size % 2:
             raise CheckpointError(f"sinusoidal positions need an even hidden size, not {self.hidden_size}")
+
+
+def _check_type(name: str, kind: object, value: object) -> None:
+    """JSON brings anything: a size as a string, a switch as a number, NaN."""
+    if kind is int and type(value) is not int:
+        raise CheckpointError(f"{name} must be a whole number, not {value!r:.40}")
+    if kind is bool and type(value) is not bool:
+        raise CheckpointError(f"{name} must be true or false, not {value!r:.40}")
+    if kind is float and not (type(value) in (int, float) and math.isfinite(value)):  # type: ignore[arg-type]
+        raise CheckpointError(f"{name} must be a finite number, not {value!r:.40}")
+    if get_origin(kind) is tuple:
+        for one in value:  # type: ignore[attr-defined]
+            _check_type(f"each of {name}", get_args(kind)[0], one)
+
+
+def _check_range(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise CheckpointError(f"{name} must be from 1 to {most}, not {value!r:.40}")

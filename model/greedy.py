@@ -96,26 +96,33 @@ def generate_greedy(
     ignore_eos: bool = False,
     forced_bos_token: int | None = None,
     suppressed: Sequence[int] = (),
+    adapter: str | None = None,
 ) -> list[list[int]]:
     """New tokens for each prompt (source, for an encoder-decoder), the end token left out.
 
     `forced_bos_token` follows an encoder-decoder's start token; it is not new. `suppressed` are never chosen.
     """
+
+    def spans(num_rows: int) -> AdapterSpans:
+        return ((adapter, 0, num_rows),) if adapter else ()
+
     config = model.config
     device = model.embeddings.words.weight.device
     memory = memory_mask = None
     if config.kind == "encoder-decoder":
         source, memory_mask = pad(prompts, config.pad_token_id, device, left=False)
-        memory = model.encode_padded(source, memory_mask).flatten(0, 1)
+        memory = model.encode_padded(source, memory_mask, adapter=adapter).flatten(0, 1)
         forced = [] if forced_bos_token is None else [forced_bos_token]
         prompts = [[config.decoder_start_token_id or 0, *forced]] * len(prompts)
     ids, mask = pad(prompts, config.pad_token_id, device, left=True)
     context = GrowingContext(mask, ids.shape[1], memory, memory_mask)
+    context.memory_spans = () if memory is None else spans(len(memory))
     results: list[list[int]] = [[] for _ in prompts]
     done = [False] * len(prompts)
     for _ in range(max_new_tokens):
+        context.adapter_spans = spans(ids.numel())
         hidden = model.decode(ids.flatten(), context).view(*ids.shape, -1)[:, -1]
-        logits = model.logits(hidden)
+        logits = model.logits(hidden, spans(len(hidden)))
         logits[:, list(suppressed)] = -torch.inf
         chosen = logits.argmax(-1)
         for row, token in enumerate(chosen.tolist()):

@@ -2,16 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.config import CheckpointError
+from model.config import CheckpointError, TransformerConfig
 from model.families import FAMILIES, read_config, read_json, to_hf_config
 from model.families.family import Family
 from model.layers.linear import Linear
@@ -19,6 +20,10 @@ from model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+MAX_HEADER = 100_000_000
+WORDS, OUTPUT = "embeddings.words.weight", "lm_head.weight"
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
 def load_model(
@@ -26,35 +31,42 @@ def load_model(
 ) -> Transformer:
     """The Transformer that `folder` holds, in `dtype` (None: as stored), in eval mode.
 
-    Raises CheckpointError for a missing or left-over weight, a wrong shape or an unreadable file.
+    The modules are built on the meta device and filled tensor by tensor from the memory-mapped
+    files. On a CPU a weight kept as it is stored stays a view of its file, which takes page cache
+    and no anonymous memory; one that is cast, transposed or cut is copied, before the next is
+    looked at. So the anonymous peak is the copied part of the model, and one tensor while it is cast.
+
+    Raises CheckpointError for a missing or left-over weight, a wrong shape, dtype or number, or an
+    unreadable file; nothing is kept of the model then.
     """
     config = read_config(folder)
     family = FAMILIES[config.family]
-    with torch.device("meta"):
-        model = Transformer(config)
-    wanted = _wanted(model, family)
+    model = _unfilled(config, folder)
+    wanted = _wanted(model, family) | _tied_head(config, family)
     left_over = []
     copies: list[tuple[str, Tensor]] = []
     for file, name, tensor in _tensors(folder, device):
-        ours = _match(name, wanted, family)
-        kept = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        if ours is not None:
-            _place(model, ours, kept, f"{file}: {name}")
-        elif re.fullmatch(family.copies, name):
-            copies.append((f"{file}: {name}", kept))
-        elif not re.fullmatch(family.harmless, name):
-            left_over.append(name)
+        ours = wanted.get(name) or wanted.get(family.base_prefix + name)
+        if ours is None and not re.fullmatch(family.copies, name):
+            if not re.fullmatch(family.harmless, name):
+                left_over.append(name)
+            continue
+        where = f"{file}: {name}"
+        check_weight(tensor, where)
+        for parameter, piece in _pieces(model, family, name, ours or [WORDS], tensor, where):
+            kept = piece.to(dtype or piece.dtype, memory_format=torch.contiguous_format).contiguous()
+            if ours is None:
+                copies.append((where, kept))
+            else:
+                _place(model, parameter, kept, where)
     _settle_copies(model, copies)
-    for theirs, ours in wanted.items():
-        empty = model.get_parameter(ours[0])
-        if empty.is_meta and re.fullmatch(family.zero_if_missing, theirs):
-            like = model.embeddings.words.weight
-            _place(model, ours, torch.zeros(empty.shape, dtype=like.dtype, device=device), theirs)
+    _fill_with_zeros(model, wanted, family)
     missing = [theirs for theirs, ours in wanted.items() if model.get_parameter(ours[0]).is_meta]
     if missing or left_over:
         parts = [f"missing {missing[0]}" + _others(missing)] if missing else []
         parts += [f"left over {left_over[0]}" + _others(left_over)] if left_over else []
-        raise CheckpointError(f"{folder}: weights do not fit the config: {'; '.join(parts)}")
+        stored = WEIGHTS if (folder / WEIGHTS).is_file() else INDEX
+        raise CheckpointError(f"{folder / stored}: weights do not fit config.json: {'; '.join(parts)}")
     return model.to(device).eval().requires_grad_(False)  # computed tables move, weights are there
 
 
@@ -64,8 +76,12 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
     family = FAMILIES[config.family]
     tensors: dict[str, Tensor] = {}
     for theirs, ours in _wanted(model, family).items():
-        value = torch.cat([model.get_parameter(name).detach() for name in ours])
-        tensors[theirs] = value.to("cpu", dtype or value.dtype)
+        parts = [model.get_parameter(name).detach() for name in ours]
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        whole = whole.t() if re.fullmatch(family.transposed, theirs) else whole
+        tensors[theirs] = whole.to(
+            "cpu", dtype or whole.dtype, copy=True, memory_format=torch.contiguous_format
+        )
     if config.head == "none":
         tensors = {name.removeprefix(family.base_prefix): value for name, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +89,32 @@ def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = Non
     raw = to_hf_config(config) | {"dtype": str(stored).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def check_weight(tensor: Tensor, where: str) -> None:
+    """Raises CheckpointError for what cannot be computed with; `where` names file and tensor."""
+    if tensor.dtype not in FLOATS.values():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: stored as {kind}, but weights are floating-point numbers")
+    # The extremes of a tensor with a NaN are NaN. One pass and no copy, unlike isfinite().
+    if tensor.numel() and not all(bool(end.isfinite()) for end in tensor.aminmax()):
+        raise CheckpointError(f"{where}: holds NaN or infinity")
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype of the weights as stored; float32 where several are mixed."""
+    kinds = set()
+    for file in _files(folder):
+        kinds |= {entry["dtype"] for name, entry in _header(file).items() if name != "__metadata__"}
+    return FLOATS.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+
+
+def _unfilled(config: TransformerConfig, folder: Path) -> Transformer:
+    try:
+        with torch.device("meta"):
+            return Transformer(config)
+    except CheckpointError as fault:
+        raise CheckpointError(f"{folder / 'config.json'}: {fault}") from None
 
 
 def _wanted(model: Transformer, family: Family) -> dict[str, list[str]]:
@@ -84,89 +126,133 @@ def _wanted(model: Transformer, family: Family) -> dict[str, list[str]]:
     return wanted
 
 
+def _tied_head(config: TransformerConfig, family: Family) -> dict[str, list[str]]:
+    """A tied head is one with the table whether a checkpoint stores either or both.
+
+    Not where the family's `copies` have it: those configs say that every head is tied.
+    """
+    published = f"{family.weights.get('lm_head')}.weight"
+    if not config.tie_embeddings or "lm_head" not in family.weights or re.fullmatch(family.copies, published):
+        return {}
+    return {published: [WORDS]}
+
+
 def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, str, Tensor]]:
     """Every stored tensor with its file, one at a time, memory-mapped."""
-    for file in _files(folder):
+    for file, expected in _files(folder).items():
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
-                for name in opened.keys():  # noqa: SIM118 - not a mapping
+                names = list(opened.keys())
+                absent = sorted(expected.difference(names))
+                if absent:
+                    raise CheckpointError(f"{file}: {absent[0]} is not in it, though {INDEX} says so")
+                for name in names:
                     yield file, name, opened.get_tensor(name)
-        except (SafetensorError, OSError) as fault:
+        except (SafetensorError, OSError, ValueError) as fault:
             raise CheckpointError(f"{file}: {fault}") from None
 
 
-def _files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, single or sharded."""
+def _files(folder: Path) -> dict[Path, set[str]]:
+    """The safetensors files of a folder, single or sharded, each with what the index expects in it."""
     if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
+        return {folder / WEIGHTS: set()}
     if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-        if any(Path(name).name != name for name in names):
-            raise CheckpointError(f"{folder / INDEX}: a shard's name is not a plain file name")
-        return [folder / name for name in names]
-    if any(folder.glob("*.bin")):
+        return _shards(folder)
+    if folder.is_dir() and any(file.suffix in PICKLED for file in folder.iterdir()):
         raise CheckpointError(
-            f"{folder}: only pickled weights (.bin), which can run code; convert them to {WEIGHTS}"
+            f"{folder}: only pickled weights, and opening those can run code: where you trust them, load the folder"
+            f" with transformers and write it again with save_pretrained(), which makes {WEIGHTS}"
         )
+    if any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder / INDEX} is missing, and so is {WEIGHTS}")
     raise CheckpointError(f"{folder / WEIGHTS} is missing")
 
 
-def _match(name: str, wanted: dict[str, list[str]], family: Family) -> list[str] | None:
-    """Our names for a stored tensor; a bare model's names lack the family's prefix."""
-    return wanted.get(name) or wanted.get(family.base_prefix + name)
+def _shards(folder: Path) -> dict[Path, set[str]]:
+    index = folder / INDEX
+    names = read_json(index, unique_keys=True).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index}: weight_map does not say which file holds which tensor")
+    shards: dict[Path, set[str]] = {}
+    for tensor, name in names.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index}: the shard of {tensor} is not a plain file name: {name!r:.80}")
+        shards.setdefault(folder / name, set()).add(tensor)
+    for file, expected in shards.items():
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, where {INDEX} has {min(expected)}")
+    return dict(sorted(shards.items()))
 
 
-def _settle_copies(model: Transformer, copies: list[tuple[str, Tensor]]) -> None:
+def _pieces(
+    model: Transformer, family: Family, name: str, ours: Sequence[str], tensor: Tensor, where: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Our parameters in a published tensor: itself as a rule, cut and turned where the family says so."""
+    shapes = [model.get_parameter(parameter).shape for parameter in ours]
+    expected = [sum(shape[0] for shape in shapes), *shapes[0][1:]]
+    is_transposed = re.fullmatch(family.transposed, name)
+    if is_transposed:
+        expected.reverse()
+    if list(tensor.shape) != expected:
+        raise CheckpointError(f"{where}: shape {list(tensor.shape)}, but config.json needs {expected}")
+    rows = tensor.t() if is_transposed else tensor
+    return zip(ours, torch.split(rows, [shape[0] for shape in shapes]), strict=True)
+
+
+def _place(model: nn.Module, name: str, value: Tensor, where: str) -> None:
+    """Puts a real tensor where the meta one was; a second tensor for it must be its equal."""
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    present = getattr(module, leaf)
+    if present.is_meta:
+        setattr(module, leaf, nn.Parameter(value, requires_grad=False))
+    elif not torch.equal(present, value):
+        raise CheckpointError(f"{where}: differs from the weight that config.json ties it to, or its twin")
+
+
+def _settle_copies(model: Transformer, copies: Sequence[tuple[str, Tensor]]) -> None:
     """What tensors that should equal the word table are: the table, where it was stored under no name of
     its own, nothing new, or an output table that the config wrongly calls tied."""
-    for where, copy in sorted(copies, key=lambda entry: entry[0].endswith("lm_head.weight")):
+    for where, copy in sorted(copies, key=lambda entry: entry[0].endswith(OUTPUT)):
         words = model.embeddings.words.weight
-        if words.is_meta:
-            _place(model, ["embeddings.words.weight"], copy, where)
-        elif torch.equal(words, copy):
-            continue
-        elif where.endswith("lm_head.weight"):
+        if where.endswith(OUTPUT) and not words.is_meta and not torch.equal(words, copy):
             with torch.device("meta"):
                 model.lm_head = Linear(model.config.hidden_size, model.config.vocab_size, bias=False)
-            _place(model, ["lm_head.weight"], copy, where)
             model.config = replace(model.config, tie_embeddings=False)
+            _place(model, OUTPUT, copy, where)
         else:
-            raise CheckpointError(f"{where}: differs from the word table that it should share")
+            _place(model, WORDS, copy, where)
 
 
-def _place(model: nn.Module, names: list[str], value: Tensor, where: str) -> None:
-    """Puts a real tensor, or its parts along dimension 0, where the meta ones were."""
-    shapes = [model.get_parameter(name).shape for name in names]
-    expected = [sum(shape[0] for shape in shapes), *shapes[0][1:]]
-    if expected != list(value.shape):
-        raise CheckpointError(f"{where}: shape {list(value.shape)}, but the config needs {expected}")
-    for name, part in zip(names, torch.split(value, [shape[0] for shape in shapes]), strict=True):
-        module_name, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(module_name), leaf, nn.Parameter(part, requires_grad=False))
+def _fill_with_zeros(model: Transformer, wanted: Mapping[str, Sequence[str]], family: Family) -> None:
+    """What its family publishes only where it is not nought."""
+    like = model.embeddings.words.weight
+    for theirs, ours in wanted.items():
+        for name in ours if re.fullmatch(family.zero_if_missing, theirs) else ():
+            empty = model.get_parameter(name)
+            if empty.is_meta and not like.is_meta:
+                _place(model, name, torch.zeros(empty.shape, dtype=like.dtype, device=like.device), theirs)
 
 
 def _others(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The dtype of the weights as stored; float32 where several are mixed."""
-    kinds = set()
-    for file in _files(folder):
-        header = _header(file)
-        kinds |= {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
-    names = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-    return names.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
-
-
-def _header(file: Path) -> dict[str, dict[str, str]]:
+def _header(file: Path) -> Mapping[str, Mapping[str, Any]]:
     """The JSON header of a safetensors file: an eight-byte length, then the object."""
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            if length > 100_000_000:
+            if length > min(MAX_HEADER, file.stat().st_size):
                 raise CheckpointError(f"{file}: header of {length} bytes")
-            header: dict[str, dict[str, str]] = json.loads(opened.read(length))
-    except (OSError, ValueError) as fault:
+            header = json.loads(opened.read(length))
+    except (OSError, ValueError, RecursionError) as fault:
         raise CheckpointError(f"{file}: {fault}") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file}: its header is not a JSON object")
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or (
+            name != "__metadata__" and not isinstance(entry.get("dtype"), str)
+        ):
+            raise CheckpointError(f"{file}: {name} has no dtype in the header")
     return header

@@ -18,7 +18,7 @@ from model.heads import (
 from model.layers.attention import CrossAttention, SelfAttention
 from model.layers.context import AttentionContext, PaddedContext
 from model.layers.embeddings import Embeddings
-from model.layers.linear import Linear, can_pack, pack_weight, packed_linear
+from model.layers.linear import AdapterSpans, Linear, can_pack, pack_weight, packed_linear
 from model.layers.mlp import FeedForward
 
 OWN = "own"
@@ -66,12 +66,15 @@ class Transformer(nn.Module):
         hidden: Tensor = self.decoder(embeddings(ids, context.positions), context)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., hidden_size] decoder states to next-token logits [..., vocab_size]."""
+    def logits(self, hidden: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
+        """[..., hidden_size] decoder states to next-token logits [..., vocab_size].
+
+        With `adapter_spans` the states are flat rows, [n, hidden_size].
+        """
         if self.config.logit_scale != 1.0:
             hidden = hidden * self.config.logit_scale
         if self.lm_head is not None:
-            logits = self.lm_head(hidden)
+            logits = self.lm_head(hidden, adapter_spans)
             return logits if self.logit_bias is None else logits + self.logit_bias
         bias = None if self.logit_bias is None else self.logit_bias[0]
         if self._packed_words is not None:

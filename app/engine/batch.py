@@ -8,10 +8,10 @@ from torch import Tensor
 
 from app.engine.scheduler import ScheduledStep
 from app.engine.sequence import Sequence
-from model.layers.context import AttentionGroup
+from model.layers.grouped_context import AttentionGroup
 from model.layers.linear import AdapterSpans
 
-FREE_WASTE = 1024
+FREE_WASTE = 2048
 """Query-key pairs of padding that cost less than one more dense call; measured on a CPU."""
 
 
@@ -38,7 +38,8 @@ class Slots:
 class Batch:
     """The tensors of one step. `encoded` and `decoded` list the sequences in the order of the rows.
 
-    `last_rows` picks each decoded sequence's last token from the flat decoder tokens.
+    `last_rows` picks each decoded sequence's last token from the flat decoder tokens;
+    `logit_spans` are the adapters of those.
     """
 
     encoded: list[Sequence]
@@ -52,6 +53,7 @@ class Batch:
     cross_groups: list[AttentionGroup]
     cross_order: Tensor | None
     last_rows: Tensor | None
+    logit_spans: AdapterSpans
     num_tokens: int
     num_padding: int
 
@@ -98,6 +100,7 @@ def build_batch(step: ScheduledStep, block_size: int, device: torch.device) -> B
         cross_groups=cross_groups,
         cross_order=cross_order,
         last_rows=last_rows,
+        logit_spans=_adapter_spans(decoded, [1] * len(decoded)),
         num_tokens=num_tokens,
         num_padding=num_padding,
     )

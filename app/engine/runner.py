@@ -10,7 +10,8 @@ from app.engine.batch import Batch
 from app.engine.kv_cache import PagedStore
 from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
-from model.layers.context import GroupedContext, PackedStore
+from app.engine.threads import Threads
+from model.layers.grouped_context import GroupedContext, PackedStore
 from model.pooling import Pooling
 from model.transformer import OWN, Transformer
 
@@ -30,11 +31,14 @@ class Runner:
         self.model, self.block_size, self.pooling = model, block_size, pooling
         self.device, self._dtype = model.embeddings.words.weight.device, model.embeddings.words.weight.dtype
         self._cache = cache
+        self._threads = Threads(model.num_parameters) if self.device.type == "cpu" else None
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:
         """Logits [num decoded, vocab_size] for the last token of each decoded sequence, or the outputs of
         sequences that generate nothing, in the batch's order: the encoded ones', or if any decode, theirs."""
+        if self._threads is not None:
+            self._threads.use_for(batch.num_tokens)
         memory = None
         outputs: list[EncoderOutput] = []
         if batch.encode is not None:
@@ -71,7 +75,7 @@ class Runner:
             hidden = hidden[batch.last_rows]
         if self.model.config.head == "sequence-class":
             return None, self._classes(batch.decoded, hidden)
-        return self.model.logits(hidden), outputs
+        return self.model.logits(hidden, batch.logit_spans), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
         """Writes go to the new sequences' cross blocks; a step without new ones only reads."""

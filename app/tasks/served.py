@@ -14,7 +14,7 @@ from app.tasks.generate import Generate
 from app.tasks.qa import QA
 from app.tasks.translate import Translate
 from model.config import TransformerConfig
-from model.families import read_config, read_generation_config
+from model.families import GENERATION, read_adapter_config, read_config, read_generation_config
 from model.generation_config import GenerationConfig
 from model.tokenization import Tokenizer
 
@@ -62,7 +62,7 @@ def read_served(
 
     Raises CheckpointError for a folder that cannot be served, ConfigError for tasks in `only` that it cannot do.
     """
-    config = read_config(folder)
+    config = read_config(folder) if base is None else read_adapter_config(base.config, folder)
     if base is not None and not (folder / "tokenizer.json").is_file():
         tokenizer = base.tokenizer
     else:
@@ -77,6 +77,10 @@ def read_served(
             can = ", ".join(task.name for task in able)
             raise ConfigError(f"model {name!r} cannot {wanted}, only {can}")
     tasks = tuple(task for task in able if only is None or task.name in only)
-    is_encoder = config.kind == "encoder"
-    generation = GenerationConfig() if is_encoder else read_generation_config(folder, config.vocab_size)
+    if config.kind == "encoder":
+        generation = GenerationConfig()
+    elif base is not None and not (folder / GENERATION).is_file():
+        generation = base.generation
+    else:
+        generation = read_generation_config(folder, config.vocab_size)
     return Served(name, base.name if base else None, config, tokenizer, tasks, generation)

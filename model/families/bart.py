@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import Head, TransformerConfig
-from model.families.family import Family, architecture, keep, read_head, read_labels, token_ids, write_labels
+from model.families.family import (
+    Family,
+    architecture,
+    keep,
+    one_or_list,
+    pad_token,
+    read_head,
+    read_labels,
+    token_ids,
+    write_labels,
+)
 
 HEADS: Mapping[str, Head] = {
     "BartForConditionalGeneration": "lm",
@@ -66,7 +76,6 @@ def read_shape(
 
 def write_shape(config: TransformerConfig, heads: Mapping[str, Head]) -> dict[str, Any]:
     """Ours to published, for all relatives."""
-    eos = list(config.eos_token_ids)
     return write_labels(config) | {
         "architectures": [architecture(config, heads)],
         "model_type": config.family,
@@ -87,7 +96,7 @@ def write_shape(config: TransformerConfig, heads: Mapping[str, Head]) -> dict[st
         "init_std": config.initializer_range,
         "pad_token_id": config.pad_token_id,
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+        "eos_token_id": one_or_list(config.eos_token_ids),
         "decoder_start_token_id": config.decoder_start_token_id,
     }
 
@@ -141,7 +150,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         pre_norm=False,
         embedding_norm=True,
         logit_bias=read_head(raw, HEADS) == "lm",
-        pad_token_id=raw.get("pad_token_id", 1),
+        pad_token_id=pad_token(raw, 1),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import Head, TransformerConfig
-from model.families.family import Family, architecture, keep, read_head, read_labels, write_labels
+from model.families.family import Family, architecture, keep, pad_token, read_head, read_labels, write_labels
 
 HEADS: Mapping[str, Head] = {
     "BertModel": "none",
@@ -61,7 +61,7 @@ def read_encoder(raw: Mapping[str, Any], family: str, heads: Mapping[str, Head])
         tie_embeddings=raw.get("tie_word_embeddings", True),
         dropout=raw.get("hidden_dropout_prob", 0.1),
         initializer_range=raw.get("initializer_range", 0.02),
-        pad_token_id=raw.get("pad_token_id", 0),
+        pad_token_id=pad_token(raw),
         extra=keep(raw),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import Head, TransformerConfig
-from model.families.family import Family, architecture, keep, read_head, read_labels, write_labels
+from model.families.family import Family, architecture, keep, pad_token, read_head, read_labels, write_labels
 
 HEADS: Mapping[str, Head] = {
     "DistilBertModel": "none",
@@ -47,7 +47,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         pooler_activation="relu",
         dropout=raw.get("dropout", 0.1),
         initializer_range=raw.get("initializer_range", 0.02),
-        pad_token_id=raw.get("pad_token_id", 0),
+        pad_token_id=pad_token(raw),
         extra=keep(raw),
     )
 

@@ -25,6 +25,7 @@ class Family:
 
     Where several of our parameters have one published name, that tensor holds them one after the
     other along its output dimension, in the order of the model's parameters (query, key, value).
+    `transposed` matches the published names of weights that are stored as [in, out].
     """
 
     model_type: str
@@ -36,6 +37,7 @@ class Family:
     harmless: str = r"(?!)"
     copies: str = r"(?!)"
     zero_if_missing: str = r"(?!)"
+    transposed: str = r"(?!)"
 
     def published_name(self, parameter: str, config: TransformerConfig) -> str:
         """The published name, `base_prefix` included, of a parameter of ours; KeyError for an unknown one."""
@@ -103,6 +105,10 @@ def read_head(raw: Mapping[str, Any], heads: Mapping[str, Head]) -> Head:
         return next(iter(heads.values()))
     name = architectures[0]
     if name not in heads:
+        if "Classification" in str(name) and set(heads.values()).isdisjoint(
+            ("sequence-class", "token-class")
+        ):
+            raise ValueError(f"{name}: this family is not served as a classifier, only as {', '.join(heads)}")
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(heads)}")
     return heads[name]
 
@@ -117,6 +123,18 @@ def token_ids(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (value,)
+
+
+def pad_token(raw: Mapping[str, Any], default: int = 0) -> int:
+    """The padding token; the family's where none is published, or one outside the vocabulary (early Llamas: -1)."""
+    token = raw.get("pad_token_id")
+    is_outside = type(token) is int and not 0 <= token < raw["vocab_size"]
+    return default if token is None or is_outside else token
+
+
+def one_or_list(tokens: tuple[int, ...]) -> int | list[int] | None:
+    """Token ids as a published field has them; the other way round than `token_ids`."""
+    return tokens[0] if len(tokens) == 1 else list(tokens) or None
 
 
 TASK_KEYS = ("task_specific_params", "quartet", "finetuning_task", "prefix")

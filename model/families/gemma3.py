@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import Head, TransformerConfig
-from model.families.family import Family, architecture, keep, read_head, token_ids
+from model.families.family import Family, architecture, keep, one_or_list, pad_token, read_head, token_ids
 from model.families.layer_types import FULL, SLIDING, read_layer_rope, read_layer_types, write_layer_types
 
 HEADS: Mapping[str, Head] = {"Gemma3ForCausalLM": "lm"}
@@ -68,7 +68,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         embedding_scale=size**0.5,
         tie_embeddings=raw.get("tie_word_embeddings", True),
         initializer_range=raw.get("initializer_range", 0.02),
-        pad_token_id=raw["pad_token_id"] if raw.get("pad_token_id") is not None else 0,
+        pad_token_id=pad_token(raw),
         bos_token_id=raw.get("bos_token_id", 2),
         eos_token_ids=token_ids(raw.get("eos_token_id", 1)),
         extra=keep(raw),
@@ -77,7 +77,6 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
 
 def write(config: TransformerConfig) -> dict[str, Any]:
     """Ours to published."""
-    eos = list(config.eos_token_ids)
     return write_layer_types(config) | {
         "architectures": [architecture(config, HEADS)],
         "model_type": "gemma3_text",
@@ -98,7 +97,7 @@ def write(config: TransformerConfig) -> dict[str, Any]:
         "initializer_range": config.initializer_range,
         "pad_token_id": config.pad_token_id,
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+        "eos_token_id": one_or_list(config.eos_token_ids),
     }
 
 
@@ -110,7 +109,6 @@ GEMMA3 = Family(
     read=read,
     write=write,
     base_prefix="model.",
-    harmless=r"lm_head\.weight",
     weights={
         "embeddings.words": "model.embed_tokens",
         "lm_head": "lm_head",

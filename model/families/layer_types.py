@@ -37,7 +37,7 @@ def write_layer_types(config: TransformerConfig) -> dict[str, Any]:
     return {
         "layer_types": kinds,
         "rope_parameters": {
-            FULL: scaling | {"rope_theta": config.rope_theta},
+            FULL: scaling | {"rope_theta": thetas.get(FULL, config.rope_theta)},
             SLIDING: {"rope_type": "default", "rope_theta": thetas.get(SLIDING, config.rope_theta)},
         },
     }

@@ -4,17 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import Head, TransformerConfig
-from model.families.family import Family, architecture, keep, read_head, token_ids
+from model.families.family import (
+    Family,
+    architecture,
+    keep,
+    one_or_list,
+    pad_token,
+    read_head,
+    token_ids,
+)
+from model.families.rope import read_rope, write_rope
 
 HEADS: Mapping[str, Head] = {"LlamaForCausalLM": "lm"}
 
 
 def read(raw: Mapping[str, Any]) -> TransformerConfig:
     """Published to ours."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"rope scaling of kind {kind!r} is not served yet")
     size, num_heads = raw["hidden_size"], raw["num_attention_heads"]
     head_dim = raw.get("head_dim") or size // num_heads
     has_bias = raw.get("attention_bias", False)
@@ -29,9 +34,8 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         num_heads=num_heads,
         num_kv_heads=raw.get("num_key_value_heads") or num_heads,
         head_dim=head_dim,
-        max_positions=raw.get("max_position_embeddings", 2048),
         position="rotary",
-        rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
+        **read_rope(raw),
         norm="rmsnorm",
         norm_eps=raw.get("rms_norm_eps", 1e-6),
         pre_norm=True,
@@ -43,7 +47,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         attention_scale=head_dim**-0.5,
         tie_embeddings=raw.get("tie_word_embeddings", False),
         initializer_range=raw.get("initializer_range", 0.02),
-        pad_token_id=raw["pad_token_id"] if raw.get("pad_token_id") is not None else 0,
+        pad_token_id=pad_token(raw),
         bos_token_id=raw.get("bos_token_id"),
         eos_token_ids=token_ids(raw.get("eos_token_id")),
         extra=keep(raw),
@@ -52,8 +56,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
 
 def write(config: TransformerConfig) -> dict[str, Any]:
     """Ours to published."""
-    eos = list(config.eos_token_ids)
-    return {
+    return write_rope(config) | {
         "architectures": [architecture(config, HEADS)],
         "model_type": "llama",
         "vocab_size": config.vocab_size,
@@ -63,9 +66,6 @@ def write(config: TransformerConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_positions,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "rms_norm_eps": config.norm_eps,
         "hidden_act": config.activation,
         "attention_bias": config.attention_bias,
@@ -74,7 +74,7 @@ def write(config: TransformerConfig) -> dict[str, Any]:
         "initializer_range": config.initializer_range,
         "pad_token_id": config.pad_token_id,
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+        "eos_token_id": one_or_list(config.eos_token_ids),
     }
 
 

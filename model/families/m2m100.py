@@ -5,14 +5,14 @@ from typing import Any
 
 from model.config import Head, TransformerConfig
 from model.families.bart import NAMING, WEIGHTS, read_shape, write_shape
-from model.families.family import Family
+from model.families.family import Family, pad_token
 
 HEADS: Mapping[str, Head] = {"M2M100ForConditionalGeneration": "lm"}
 
 
 def read(raw: Mapping[str, Any]) -> TransformerConfig:
     """Published to ours."""
-    pad = raw.get("pad_token_id", 1)
+    pad = pad_token(raw, 1)
     return read_shape(
         raw,
         HEADS,

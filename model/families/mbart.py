@@ -5,7 +5,7 @@ from typing import Any
 
 from model.config import Head, TransformerConfig
 from model.families.bart import NAMING, WEIGHTS, read_shape, write_shape
-from model.families.family import Family
+from model.families.family import Family, pad_token
 
 HEADS: Mapping[str, Head] = {"MBartForConditionalGeneration": "lm", "MBartModel": "lm"}
 
@@ -22,7 +22,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         pre_norm=True,
         embedding_norm=True,
         logit_bias=True,
-        pad_token_id=raw.get("pad_token_id", 1),
+        pad_token_id=pad_token(raw, 1),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import Head, TransformerConfig
-from model.families.family import Family, architecture, keep, read_head, read_labels, write_labels
+from model.families.family import Family, architecture, keep, pad_token, read_head, read_labels, write_labels
 from model.families.layer_types import FULL, SLIDING, read_layer_rope, read_layer_types, write_layer_types
 
 HEADS: Mapping[str, Head] = {
@@ -77,7 +77,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         classifier_pooling=pooling,
         dropout=raw.get("mlp_dropout", 0.0),
         initializer_range=raw.get("initializer_range", 0.02),
-        pad_token_id=raw["pad_token_id"] if raw.get("pad_token_id") is not None else 0,
+        pad_token_id=pad_token(raw),
         extra=keep(raw),
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from model.config import Head, TransformerConfig
 from model.families.bart import NAMING, WEIGHTS, read_shape, write_shape
-from model.families.family import Family
+from model.families.family import Family, pad_token
 
 HEADS: Mapping[str, Head] = {"PegasusForConditionalGeneration": "lm"}
 
@@ -20,7 +20,7 @@ def read(raw: Mapping[str, Any]) -> TransformerConfig:
         position="sinusoidal",
         pre_norm=True,
         logit_bias=True,
-        pad_token_id=raw.get("pad_token_id", 0),
+        pad_token_id=pad_token(raw),
     )
 
 

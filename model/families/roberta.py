@@ -9,7 +9,7 @@ from typing import Any
 
 from model.config import Head, TransformerConfig
 from model.families.bert import encoder_weights, read_encoder, write_encoder
-from model.families.family import Family
+from model.families.family import Family, pad_token
 
 
 def _family(model_type: str, stem: str) -> Family:
@@ -23,7 +23,7 @@ def _family(model_type: str, stem: str) -> Family:
 
     def read(raw: Mapping[str, Any]) -> TransformerConfig:
         """Published to ours."""
-        config = read_encoder({"pad_token_id": 1, **raw}, model_type, heads)
+        config = read_encoder({**raw, "pad_token_id": pad_token(raw, 1)}, model_type, heads)
         if config.head == "masked-lm" and config.activation != "gelu":
             raise ValueError(
                 f"a masked-LM head with hidden_act {config.activation!r} is not served, only gelu"

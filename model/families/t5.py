@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import Head, TransformerConfig
-from model.families.family import Family, architecture, keep, read_head, token_ids
+from model.families.family import Family, architecture, keep, one_or_list, pad_token, read_head, token_ids
 
 HEADS: Mapping[str, Head] = {
     "T5ForConditionalGeneration": "lm",
@@ -52,9 +52,9 @@ def read(raw: Mapping[str, Any], heads: Mapping[str, Head] = HEADS) -> Transform
         tie_embeddings=tied,
         logit_scale=size**-0.5 if raw.get("scale_decoder_outputs", tied) else 1.0,
         dropout=raw.get("dropout_rate", 0.1),
-        pad_token_id=raw.get("pad_token_id", 0),
+        pad_token_id=pad_token(raw),
         eos_token_ids=token_ids(raw.get("eos_token_id", 1)),
-        decoder_start_token_id=raw.get("decoder_start_token_id", raw.get("pad_token_id", 0)),
+        decoder_start_token_id=raw.get("decoder_start_token_id", pad_token(raw)),
         extra=keep(raw),
     )
 
@@ -82,7 +82,7 @@ def write(config: TransformerConfig) -> dict[str, Any]:
         "scale_decoder_outputs": config.logit_scale != 1.0,
         "dropout_rate": config.dropout,
         "pad_token_id": config.pad_token_id,
-        "eos_token_id": config.eos_token_ids[0] if config.eos_token_ids else None,
+        "eos_token_id": one_or_list(config.eos_token_ids),
         "decoder_start_token_id": config.decoder_start_token_id,
     }
 

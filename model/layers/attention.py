@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.output = Linear(wide, config.hidden_size, config.output_bias)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))  # [num_tokens, heads, head_dim]
+        return x.view(*x.shape[:-1], -1, self.head_dim)  # [num_tokens, heads, head_dim]
 
 
 class SelfAttention(Attention):

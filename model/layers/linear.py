@@ -28,6 +28,19 @@ class LowRank(nn.Module):
         return functional.linear(down, self.up) * self.scale
 
 
+class WholeLayer(nn.Module):
+    """What an adapter that brings a layer whole computes in its place."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        return functional.linear(x, self.weight, self.bias)
+
+
 class PackedProduct:
     """The weights of linears that read the same rows, laid out for oneDNN: one product for all of them.
 
@@ -38,11 +51,12 @@ class PackedProduct:
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         """Takes the weights over: what is left in each linear keeps shape and dtype, and nothing to read."""
         self.sizes = [linear.out_features for linear in linears]
-        weight = torch.cat([linear.weight for linear in linears]) if len(linears) > 1 else linears[0].weight
+        weights: list[Tensor] = [linear.weight for linear in linears]
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         biases = [linear.bias for linear in linears]
         self._bias: Tensor | None = None
         if any(bias is not None for bias in biases):
-            parts = [
+            parts: list[Tensor] = [
                 weight.new_zeros(size) if bias is None else bias
                 for bias, size in zip(biases, self.sizes, strict=True)
             ]
@@ -57,10 +71,14 @@ class PackedProduct:
         """[num_tokens, in_features] to [num_tokens, sum of the linears' out_features]."""
         return packed_linear(x, self._weight, self._bias, self._min_rows)
 
+    def weight(self) -> Tensor:
+        """A plain copy of what was taken over: [sum of the linears' out_features, in_features]."""
+        return self._weight.to_dense()
+
 
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN has a packed form for it on this machine."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -77,7 +95,7 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, min_rows: int 
     num_rows = x.shape[0]
     if num_rows < min_rows:
         x = functional.pad(x, (0, 0, 0, min_rows - num_rows))
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
     return y[:num_rows] if num_rows < min_rows else y
 
 
@@ -98,16 +116,26 @@ class Linear(nn.Linear):
         return self.adapt(y, x, adapter_spans)
 
     def adapt(self, y: Tensor, x: Tensor, adapter_spans: AdapterSpans) -> Tensor:
-        """The plain output `y` of `x` with each span's adapter added, in place where that saves a copy."""
+        """The plain output `y` of `x` with each span's update added, in place where that saves a copy; a
+        `WholeLayer` takes its place instead."""
         if not adapter_spans or not self.adapters:
             return y
         for name, start, stop in adapter_spans:
             if name not in self.adapters:
                 continue
+            update = self.adapters[name]
+            is_whole = isinstance(update, WholeLayer)
             if stop - start == x.shape[0]:
-                return y + self.adapters[name](x)
-            y[start:stop] += self.adapters[name](x[start:stop])
+                return update(x) if is_whole else y + update(x)
+            if is_whole:
+                y[start:stop] = update(x[start:stop])
+            else:
+                y[start:stop] += update(x[start:stop])
         return y
+
+    def plain_weight(self) -> Tensor:
+        """[out_features, in_features], a copy where the layer is packed by itself."""
+        return self.weight if self._packed is None else self._packed.weight()
 
     def pack(self) -> None:
         """Gives the weight to oneDNN for serving; nothing where it cannot take it."""
@@ -126,7 +154,7 @@ class Together:
         """[num_tokens, in_features] to each linear's [num_tokens, out_features]."""
         if self._packed is None:
             return [linear(x, adapter_spans) for linear in self._linears]
-        parts = self._packed(x).split(self._packed.sizes, dim=-1)
+        parts = torch.split(self._packed(x), self._packed.sizes, dim=-1)
         if not adapter_spans:
             return list(parts)
         return [

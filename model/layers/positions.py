@@ -7,29 +7,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.config import CheckpointError
+from model.layers.rope_scaling import rotary_frequencies
 from model.layers.table import Table
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated against each other."""
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated against each other.
 
-    def __init__(self, head_dim: int, theta: float, scaling: Mapping[str, Any]) -> None:
+    Angles are float32 whatever the model's dtype, as where the weights were trained: a position in
+    the ten thousands times a frequency rounds so far that another precision is another angle.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        theta: float,
+        scaling: Mapping[str, Any] | None = None,
+        max_positions: int | None = None,
+    ) -> None:
+        """`scaling` as in `TransformerConfig.rope_scaling`; positions from `max_positions` on are refused."""
         super().__init__()
-        self.head_dim, self.theta = head_dim, theta
-        self.factor = 1.0
-        if scaling:
-            if scaling["rope_type"] != "linear":
-                raise CheckpointError(f"rope scaling of kind {scaling['rope_type']!r} is not served")
-            self.factor = float(scaling["factor"])
+        self.max_positions = max_positions
+        # Plain attributes, no buffers: neither a meta device around us nor a cast of the model may touch them.
+        self._frequencies, self._magnitude = rotary_frequencies(head_dim, theta, scaling or {})
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """[num_tokens] positions to cosines and sines, each [num_tokens, 1, head_dim], for `rotate`."""
-        precise = torch.float64 if dtype == torch.float64 else torch.float32
-        steps = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=precise)
-        frequencies = self.theta ** (-steps / self.head_dim) / self.factor
-        angles = positions.to(precise)[:, None] * frequencies  # [num_tokens, head_dim / 2]
+        if self.max_positions is not None and int(positions.max()) >= self.max_positions:
+            raise ValueError(f"position {int(positions.max())}, but this model ends at {self.max_positions}")
+        if self._frequencies.device != positions.device:
+            self._frequencies = self._frequencies.to(positions.device)
+        angles = positions.float()[:, None] * self._frequencies  # [num_tokens, head_dim / 2]
         cosine, sine = angles.cos(), angles.sin()
+        if self._magnitude != 1.0:
+            cosine, sine = cosine * self._magnitude, sine * self._magnitude
         cosine, sine = torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
         return cosine[:, None].to(dtype), sine[:, None].to(dtype)
 

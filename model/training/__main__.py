@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from model.allocation import keep_freed_memory
 from model.config import CheckpointError
 from model.training.base import import_base, published_folder
 from model.training.checkpoint import write_json
@@ -21,6 +22,7 @@ from model.training.zoo import build_zoo, export
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     try:
         return int(options.run(options))

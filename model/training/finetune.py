@@ -53,13 +53,8 @@ class TextToText:
         return self._validate(model) if self._validate else {}
 
 
-def translate(
-    model: Transformer, sources: Sequence[list[int]], *, batch_tokens: int = 2048
-) -> list[list[int]]:
-    """The greedy answer to each source, both as ids; likes are batched with likes.
-
-    An answer ends after three times its source and 32 tokens more, where the service ends it too.
-    """
+def translate(model: Transformer, sources: Sequence[list[int]], batch_tokens: int = 2048) -> list[list[int]]:
+    """The greedy answer to each source, both as ids, of thrice its length and 32 at most, as in the service."""
     answers: list[list[int]] = [[] for _ in sources]
     for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
         rows = [sources[index] for index in batch]
@@ -171,8 +166,7 @@ class ExtractiveAnswers:
         many as the text needs, `stride` tokens shared between neighbours."""
         self._tokenizer, self._cls, self._sep, self._pad = tokenizer, cls, sep, pad_id
         self._max_length, self._stride = max_length, stride
-        self._head, self._adapter = head, adapter
-        self._validation = validation
+        self._head, self._adapter, self._validation = head, adapter, validation
         self._texts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         draw = random.Random(seed)
         self._windows: list[Window] = []
@@ -244,13 +238,12 @@ class ExtractiveAnswers:
 
     def _batch(self, windows: Sequence[Window]) -> Batch:
         rows = [window.ids for window in windows]
-        types = pad([window.types for window in windows], 0)
         # The first token stands for "no answer here", so it may be chosen too.
         inside = [[1, *(place is not None for place in window.offsets[1:])] for window in windows]
         return {
             "ids": pad(rows, self._pad),
             "mask": pad_mask(rows),
-            "types": types,
+            "types": pad([window.types for window in windows], 0),
             "answerable": pad(inside, 0).bool(),
         }
 
@@ -264,11 +257,10 @@ class ExtractiveAnswers:
         ids, offsets = self._encode(context)
         piece = slice(first, first + room)
         head = [self._cls, *question, self._sep]
-        places: list[tuple[int, int] | None] = [None] * len(head)
         return Window(
             ids=[*head, *ids[piece], self._sep],
             types=[0] * len(head) + [1] * (len(ids[piece]) + 1),
-            offsets=[*places, *offsets[piece], None],
+            offsets=[*[None] * len(head), *offsets[piece], None],
         )
 
     def _training_window(self, question: Question, draw: random.Random) -> Window | None:

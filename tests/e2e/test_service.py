@@ -190,10 +190,11 @@ def test_clients_that_leave_free_their_blocks(running: Process) -> None:
         return running.metric("quartet_requests_running", model="writer")
 
     with running.client.stream("POST", "/v1/generate", json=LONG | {"stream": True}) as stays:
-        lines = stays.iter_lines()  # kept: httpx hangs up when it is dropped
+        lines = stays.iter_lines()  # kept, as the next: httpx hangs up when it is dropped
         next(lines)
         with running.client.stream("POST", "/v1/generate", json=LARGE | {"stream": True}) as leaves:
-            next(leaves.iter_lines())
+            leaving = leaves.iter_lines()
+            next(leaving)
             running.wait_until(lambda: num_running() == 2)
             peak = usage()
         running.wait_until(lambda: num_running() <= 1 and usage() < peak)

@@ -9,21 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.engine.build import build_engine
 from app.engine.engine import Engine, RequestError
 from app.engine.protocol import (
     AdapterSpec,
     Encoded,
     EncodeOutput,
     EncodeRequest,
-    ModelSpec,
-    WorkerConfig,
 )
 from model.adapters import add_adapter, save_adapter
 from model.config import Head, TransformerConfig
 from model.families import read_config
 from model.loading import load_model, save_model
 from model.transformer import OWN, Transformer
+from tests.engine.test_engine import make_engine
 from tests.tiny import BERT, random_model
 
 ROBERTA = replace(BERT, family="roberta", type_vocab_size=1, position_offset=2, pad_token_id=1)
@@ -64,18 +62,6 @@ HEADS: dict[EncodeOutput, Head] = {
     "span": "span",
     "mask": "masked-lm",
 }
-
-
-def make_engine(folder: Path, adapters: list[AdapterSpec] | None = None) -> Engine:
-    return build_engine(
-        WorkerConfig(
-            models=[ModelSpec("m", str(folder))],
-            adapters=adapters or [],
-            device="cpu",
-            dtype="float64",
-            kv_cache_memory=100_000,
-        )
-    )
 
 
 def make_requests(output: EncodeOutput, models: tuple[str, ...] = ("m",)) -> list[EncodeRequest]:
@@ -134,7 +120,7 @@ def test_a_packed_step_gives_what_each_text_gives_alone(
     save_model(model, tmp_path)
     assert read_config(tmp_path) == model.config
     requests = make_requests(output)
-    got = answers(make_engine(tmp_path), requests)
+    got = answers(make_engine({"m": tmp_path}, token_budget=2048), requests)
     for request in requests:
         torch.testing.assert_close(got[request.id], alone(model, request).float(), atol=1e-5, rtol=0)
 
@@ -152,7 +138,7 @@ def test_adapters_of_one_step_each_move_the_positions_of_their_own_rows(
         save_adapter(model, name, config, tmp_path / name, "base")
         specs.append(AdapterSpec(name, "m", str(tmp_path / name)))
     requests = make_requests("class", ("m", "first", "second"))
-    got = answers(make_engine(tmp_path / "base", specs), requests)
+    got = answers(make_engine({"m": tmp_path / "base"}, specs, token_budget=2048), requests)
     model = model.double().eval()
     for request in requests:
         torch.testing.assert_close(got[request.id], alone(model, request).float(), atol=1e-5, rtol=0)
@@ -160,7 +146,7 @@ def test_adapters_of_one_step_each_move_the_positions_of_their_own_rows(
 
 def test_an_output_needs_its_head(tmp_path: Path) -> None:
     save_model(random_model(ROBERTA), tmp_path)
-    engine = make_engine(tmp_path)
+    engine = make_engine({"m": tmp_path}, token_budget=2048)
     with pytest.raises(RequestError, match="no output 'token-class'"):
         engine.add(EncodeRequest(id=1, model="m", ids=[5], output="token-class"))
     with pytest.raises(RequestError, match="65 tokens"):

@@ -42,13 +42,14 @@ def make_engine(
     adapters: list[AdapterSpec] | None = None,
     kv_cache_memory: int = 2_000_000,
     token_budget: int = 64,
+    dtype: str = "float64",
 ) -> Engine:
     return build_engine(
         WorkerConfig(
             models=[ModelSpec(name, str(folder)) for name, folder in folders.items()],
             adapters=adapters or [],
             device="cpu",
-            dtype="float64",
+            dtype=dtype,
             kv_cache_memory=kv_cache_memory,
             token_budget=token_budget,
         )

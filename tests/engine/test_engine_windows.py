@@ -55,7 +55,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("windows")
     for name, config in CONFIGS.items():
         save_model(random_model(config), root / name)
-        assert load_model(root / name).config.layer_windows == config.layer_windows
+        loaded = load_model(root / name).config
+        assert loaded.layer_windows == config.layer_windows
+        assert loaded.layer_rope_thetas == config.layer_rope_thetas
     return {name: root / name for name in CONFIGS}
 
 

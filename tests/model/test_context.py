@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.config import TransformerConfig
-from model.layers.context import AttentionGroup, GroupedContext, PackedStore
+from model.layers.grouped_context import AttentionGroup, GroupedContext, PackedStore
 from tests.tiny import BERT, T5, random_model
 
 

@@ -102,7 +102,7 @@ def _bad_json(folder: Path) -> None:
     [
         (_drop, "missing model.norm.weight"),
         (_add, "left over surplus.weight"),
-        (_reshape, r"model\.norm\.weight: shape \[3\], but the config needs \[32\]"),
+        (_reshape, r"model\.norm\.weight: shape \[3\], but config.json needs \[32\]"),
         (_cut, WEIGHTS),
         (_pickled, "pickled weights"),
         (_escape, "not a plain file name"),
@@ -112,7 +112,7 @@ def _bad_json(folder: Path) -> None:
         (_config(hidden_size="gone"), "'hidden_size' is missing"),
         (_config(hidden_act="sine"), "unknown activation 'sine'"),
         (_config(num_key_value_heads=3), "cannot share 3"),
-        (_config(rope_parameters={"rope_type": "yarn"}), "rope scaling of kind 'yarn'"),
+        (_config(rope_parameters={"rope_type": "longrope"}), "rope scaling of kind 'longrope'"),
         (_config(num_hidden_layers=3), r"missing model\.layers\.2"),
         (_config(num_hidden_layers=1), r"left over model\.layers\.1"),
     ],

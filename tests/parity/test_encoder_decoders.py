@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import CheckpointError
 from model.families import read_config
 from model.greedy import generate_greedy
-from model.loading import load_model, save_model
+from model.loading import load_model
 from model.transformer import Transformer
-from tests.parity.test_families import close
+from tests.parity.published import build, close, their_tokens
+from tests.parity.test_families import T5S
 
 SMALL: dict[str, Any] = {"vocab_size": 100, "d_model": 32, "max_position_embeddings": 80}
 EVEN: dict[str, Any] = SMALL | {
@@ -48,40 +48,12 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "M2M100ForConditionalGeneration": [EVEN | NLLB, ODD | {"scale_embedding": False, "pad_token_id": 3}],
     "PegasusForConditionalGeneration": [EVEN | {"scale_embedding": True, "activation_function": "relu"}, ODD],
 }
-T5: dict[str, Any] = {
-    "vocab_size": 100,
-    "d_model": 32,
-    "d_kv": 10,
-    "d_ff": 48,
-    "num_heads": 3,
-    "num_layers": 2,
-}
-T5 |= {"decoder_start_token_id": 0, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6}
+T5 = T5S[0]
 GATED: dict[str, Any] = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 CASES = [(name, config) for name, configs in FAMILIES.items() for config in configs]
 CASES += [("MT5ForConditionalGeneration", config) for config in (T5, GATED)]
 CASES += [("T5ForConditionalGeneration", GATED | {"feed_forward_proj": "gated-silu"})]
 IDS = [f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
-
-
-def build(
-    name: str, config: dict[str, Any], folder: Path, is_tied: bool = True
-) -> tuple[Any, Transformer, Any]:
-    """Theirs, ours read from it, and theirs read from what ours wrote. Tables that nobody trains stay as they are."""
-    torch.manual_seed(0)
-    theirs_class = getattr(hf, name)
-    theirs = theirs_class(theirs_class.config_class(**config)).eval()
-    if not is_tied:
-        theirs.lm_head.weight = torch.nn.Parameter(torch.randn_like(theirs.lm_head.weight))
-    for parameter in theirs.parameters():
-        if parameter.requires_grad:
-            parameter.data += torch.randn_like(parameter) * 0.05
-    if hasattr(theirs, "final_logits_bias"):
-        theirs.final_logits_bias += torch.randn_like(theirs.final_logits_bias)
-    theirs.save_pretrained(folder / "theirs")
-    ours = load_model(folder / "theirs")
-    save_model(ours, folder / "ours")
-    return theirs, ours, theirs_class.from_pretrained(folder / "ours").eval()
 
 
 @pytest.fixture(scope="module")
@@ -173,19 +145,16 @@ def test_greedy_tokens_are_the_same_for_64_steps(
     for forced, bad in ((None, []), (7, [pad, 5])):
         got = generate_greedy(ours, prompts, 64, True, forced, bad)
         for prompt, tokens in zip(prompts, got, strict=True):
-            generated = theirs.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=64 + (forced is not None),
-                min_new_tokens=64 + (forced is not None),
-                do_sample=False,
-                eos_token_id=None,
+            generated = their_tokens(
+                theirs,
+                prompt,
+                64 + (forced is not None),
                 forced_eos_token_id=None,
                 forced_bos_token_id=forced,
                 bad_words_ids=[[token] for token in bad] or None,
                 decoder_start_token_id=start,
                 pad_token_id=pad,
-            )[0].tolist()
+            )
             given = [start] if forced is None else [start, forced]
             assert generated == given + tokens
 

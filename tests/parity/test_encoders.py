@@ -17,7 +17,7 @@ from model.families import FAMILIES, read_config
 from model.layers.disentangled import RelativePositions
 from model.loading import load_model, save_model
 from model.transformer import Transformer
-from tests.parity.test_families import build, close
+from tests.parity.published import build, close
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 100,
@@ -206,6 +206,7 @@ def test_the_weights_that_deberta_v3_publishes_beside_the_bare_model_are_passed_
     [
         ("roberta", {"is_decoder": True}, "roberta as a decoder"),
         ("roberta", {"architectures": ["RobertaForCausalLM"]}, "unknown architecture 'RobertaForCausalLM'"),
+        ("roberta", {"architectures": ["RobertaForAudioClassification"]}, "unknown architecture"),
         ("roberta", {"architectures": ["RobertaForMaskedLM"], "hidden_act": "relu"}, "only gelu"),
         ("xlm-roberta", {"vocab_size": None}, "'vocab_size' is missing"),
         ("distilbert", {}, "'dim' is missing"),

@@ -16,7 +16,8 @@ from model.families import read_config
 from model.greedy import generate_greedy
 from model.loading import load_model
 from model.transformer import Transformer
-from tests.parity.test_families import build, close, inputs  # noqa: F401 - a fixture
+from tests.parity.published import build, close, their_tokens
+from tests.parity.test_families import inputs  # noqa: F401 - a fixture
 
 # Wide weights, so that attention is far from even and a key too many or too few shows.
 SMALL: dict[str, Any] = {"vocab_size": 100, "intermediate_size": 48, "pad_token_id": 0}
@@ -134,16 +135,7 @@ def test_greedy_tokens_are_the_same_for_64_steps(
     theirs, ours = theirs.double(), ours.double()
     prompts = [inputs[0][0].tolist(), inputs[0][1, :2].tolist()]
     for prompt, got in zip(prompts, generate_greedy(ours, prompts, 64, ignore_eos=True), strict=True):
-        generated = theirs.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=64,
-            min_new_tokens=64,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )[0].tolist()
-        assert got == generated[len(prompt) :]
+        assert got == their_tokens(theirs, prompt, 64)[len(prompt) :]
         assert len(set(got)) > 4
 
 
@@ -242,8 +234,8 @@ def test_published_configs_with_little_in_them_take_the_defaults(tmp_path: Path)
     [
         ("mistral", {"sliding_window": 0}, "sliding_window 0"),
         ("mistral", {"sliding_window": -4}, "an attention window of -4"),
-        ("mistral", {"architectures": ["MistralForTokenClassification"]}, "unknown architecture"),
-        ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"]}, "with images"),
+        ("mistral", {"architectures": ["MistralForTokenClassification"]}, "not served as a classifier"),
+        ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"]}, "it reads images too"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3_text", {"layer_types": ["full_attention"]}, "1 attention windows for 2 layers"),
@@ -277,7 +269,7 @@ def test_a_fused_tensor_of_a_wrong_shape_is_refused(tmp_path: Path) -> None:
     hf.ModernBertModel(config).save_pretrained(tmp_path)
     rewrite(tmp_path, [], intermediate_size=50)
     with pytest.raises(
-        CheckpointError, match=r"mlp\.Wi\.weight: shape \[96, 32\], but the config needs \[100, 32\]"
+        CheckpointError, match=r"mlp\.Wi\.weight: shape \[96, 32\], but config.json needs \[100, 32\]"
     ):
         load_model(tmp_path)
 

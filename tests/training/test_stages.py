@@ -20,6 +20,7 @@ from model.adapters import add_adapter, save_adapter
 from model.greedy import generate_greedy
 from model.loading import load_model, save_model
 from model.tokenization import Tokenizer
+from model.training import __main__ as command_line
 from model.training import config as recipes
 from model.training.__main__ import main
 from model.training.tokenizer import train_text_to_text
@@ -72,7 +73,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     table = dict(recipes.RECIPES)
     for name, change in changes.items():
         table[name] = replace(table[name], architecture=dict(table[name].architecture or {}) | change)
-    monkeypatch.setattr("model.training.__main__.RECIPES", table)
+    monkeypatch.setattr(command_line, "RECIPES", table)
 
 
 def test_a_translator_is_made_scored_and_loads_elsewhere(data: Path, small: None, tmp_path: Path) -> None:
@@ -114,6 +115,32 @@ def test_a_translator_is_made_scored_and_loads_elsewhere(data: Path, small: None
         generated = theirs.generate(ids, max_new_tokens=8, do_sample=False)[0, 1:].tolist()
     answer = generate_greedy(ours, ids.tolist(), 8)[0]
     assert generated[: len(answer)] == answer
+
+
+def test_the_zoo_is_built_in_order_and_what_is_done_is_not_done_again(
+    data: Path, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = ("translator-pretrain", "translator-words", "translator-sentences", "translator", "writer")
+    table = {}
+    for name in order:
+        recipe = command_line.RECIPES[name]
+        table[name] = replace(recipe, schedule=replace(recipe.schedule, max_epochs=1))
+    folders = {"translator": "translator", "writer": "writer"}
+    for name, value in {"RECIPES": table, "ZOO_ORDER": order, "ZOO_FOLDERS": folders}.items():
+        monkeypatch.setattr(f"model.training.zoo.{name}", value)
+    tests = {"de": ("tatoeba-test-v2020-07-28",), "fr": (), "zh": ()}
+    monkeypatch.setattr("model.training.evaluate.TRANSLATION_TESTS", tests)
+    runs, zoo = tmp_path / "runs", tmp_path / "zoo"
+    (zoo / "minilm").mkdir(parents=True)
+    (zoo / "minilm" / "model.safetensors").touch()
+    arguments = ["zoo", "--data", str(data), "--out", str(runs), "--zoo", str(zoo)]
+    assert main(arguments) == 0
+    for name in folders:
+        assert load_model(zoo / name).config.vocab_size == Tokenizer.from_folder(zoo / name).vocab_size
+        assert json.loads((runs / name / "test.json").read_text())
+    times = {name: (runs / name / "result.json").stat().st_mtime_ns for name in order}
+    assert main(arguments) == 0
+    assert times == {name: (runs / name / "result.json").stat().st_mtime_ns for name in order}
 
 
 def test_a_writer_is_made_scored_and_loads_elsewhere(data: Path, small: None, tmp_path: Path) -> None:
