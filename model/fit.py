@@ -6,17 +6,14 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
-from model.config import CheckpointError, TransformerConfig
+from model.config import CheckpointError
 from model.families import FAMILIES, read_config
-from model.loading import _wanted as wanted_tensors
+from model.loading import WORDS, unfilled_model, wanted_tensors
 from model.stored import read_tensors
-from model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,14 @@ class Fit:
     left_over: list[str]
 
 
-def compare_names(config: TransformerConfig, stored: Iterable[str]) -> Fit:
-    """What `model.loading.load_model` would say of these names. Raises CheckpointError for a config without a model."""
+def compare_names(folder: Path) -> Fit:
+    """What `model.loading.load_model` would say of the names in `folder`.
+
+    Raises CheckpointError for a config without a model and for headers that cannot be read.
+    """
+    config, stored = read_config(folder), read_tensors(folder)
     family = FAMILIES[config.family]
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = unfilled_model(config, folder)
     wanted = wanted_tensors(model, family)
     used: list[str] = []
     ignored: list[str] = []
@@ -50,9 +50,9 @@ def compare_names(config: TransformerConfig, stored: Iterable[str]) -> Fit:
             copies.append(name)
         else:
             (ignored if re.fullmatch(family.harmless, name) else left_over).append(name)
-    if copies and "embeddings.words.weight" not in filled:
+    if copies and WORDS not in filled:
         used.append(copies.pop(0))
-        filled.add("embeddings.words.weight")
+        filled.add(WORDS)
     missing = [
         theirs
         for theirs, ours in wanted.items()
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     """Prints the fit, or `{"error": …}`."""
     folder = Path(arguments[0])
     try:
-        told: dict[str, object] = asdict(compare_names(read_config(folder), read_tensors(folder)))
+        told: dict[str, object] = asdict(compare_names(folder))
     except CheckpointError as fault:
         told = {"error": str(fault)}
     sys.stdout.write(json.dumps(told))

@@ -53,7 +53,7 @@ def weight_files(folder: Path) -> dict[Path, set[str]]:
 
 def _shards(folder: Path) -> dict[Path, set[str]]:
     index = folder / INDEX
-    names = read_json(index).get("weight_map")
+    names = read_json(index, unique_keys=True).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index}: weight_map does not say which file holds which tensor")
     shards: dict[Path, set[str]] = {}
@@ -103,7 +103,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             tensors[name], data_end = _entry(entry, f"{file}: {name}")
             end = max(end, 8 + length + data_end)
     if end > size:
-        raise CheckpointError(f"{file} is cut short: {size} bytes of {end}")
+        raise CheckpointError(f"{file}: cut short: {size} bytes of {end}")
     return tensors
 
 

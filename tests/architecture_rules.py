@@ -25,6 +25,7 @@ MODEL_FACTS = (
     "model.generation_config",
     "model.tokenization",
     "model.hub",
+    "model.lora_settings",
     "model.pooling",
     "model.stored",
 )

@@ -16,6 +16,7 @@ from app.tasks.served import TASKS
 from model.config import CheckpointError, TransformerConfig
 from model.families import GENERATION, read_config, read_generation_config, read_json
 from model.generation_config import GenerationConfig
+from model.lora_settings import check_settings
 from model.pooling import read_pooling
 from model.stored import (
     ADAPTER_CONFIG,
@@ -97,7 +98,9 @@ def _shape(reader: _Reader, config: TransformerConfig) -> dict[str, Any]:
     raw = read_json(folder / "config.json")
     tasks = [task.name for task in TASKS if task.fits(config)]
     if not tasks:
-        reader.refused.append(f"no task is served yet for this kind ({config.kind}) with head {config.head!r}")
+        reader.refused.append(
+            f"no task is served yet for this kind ({config.kind}) with head {config.head!r}"
+        )
     if raw.get("quantization_config"):
         reader.refused.append(
             f"{folder / 'config.json'}: quantization_config: quantized weights are not served"
@@ -179,8 +182,10 @@ def _adapter(reader: _Reader) -> dict[str, Any]:
     """What PEFT wrote; whether it fits is known only where its base is."""
     folder = reader.folder
     settings = reader.attempt(lambda: read_json(folder / ADAPTER_CONFIG)) or {}
-    if settings.get("peft_type") != "LORA" or settings.get("use_dora"):
-        reader.refused.append(f"{folder / ADAPTER_CONFIG}: only plain LoRA adapters are served")
+    try:
+        check_settings(settings)
+    except ValueError as fault:
+        reader.refused.append(f"{folder / ADAPTER_CONFIG}: {fault}")
     facts: dict[str, Any] = {
         "what": "adapter",
         "method": settings.get("peft_type"),

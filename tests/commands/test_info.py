@@ -15,10 +15,8 @@ from app.commands import checkpoint
 from app.commands.checkpoint import describe
 from app.commands.info import run
 from model.config import CheckpointError, TransformerConfig
-from model.families import read_config
 from model.fit import compare_names, main
 from model.loading import load_model, save_model
-from model.stored import read_tensors
 from tests.api.folders import bert, write_folder
 from tests.e2e.checkpoints import write_checkpoints
 from tests.tiny import BERT, LLAMA, T5, random_model
@@ -204,7 +202,7 @@ def pickled(folder: Path) -> None:
         ),
         ({"quantization_config": {"bits": 4}}, None, "quantized weights are not served"),
         ({"hidden_act": "nonesuch"}, None, "unknown activation 'nonesuch'"),
-        ({}, cut_short, "is cut short"),
+        ({}, cut_short, "cut short"),
         ({}, pickled, "only pickled weights"),
         ({}, lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         ({}, lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json"),
@@ -266,7 +264,7 @@ def test_the_comparison_says_what_loading_says(
         tensors = load_file(tmp_path / WEIGHTS)
         change(tensors)
         save_file(tensors, tmp_path / WEIGHTS)
-    fit = compare_names(read_config(tmp_path), read_tensors(tmp_path))
+    fit = compare_names(tmp_path)
     named = [*(f"missing {name}" for name in fit.missing), *(f"left over {name}" for name in fit.left_over)]
     if change is None:
         assert named == []
