@@ -97,6 +97,11 @@ class Tokenizer:
         return size
 
     @property
+    def kind(self) -> str:
+        """How it cuts words: BPE, WordPiece, Unigram or WordLevel."""
+        return type(self._inner.model).__name__
+
+    @property
     def mask_token(self) -> str | None:
         """What stands for a masked token in a text, where the checkpoint has it."""
         return self.special_tokens.get("mask_token")
