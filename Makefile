@@ -10,6 +10,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 TOOLS := .venv/.tools
 RECORDER := .venv-record/.packages
+KERNELS := $(wildcard model/kernels/*.cpp)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
 .PHONY: serve test check format train bench parity-record image clean help
@@ -60,13 +61,13 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+$(RUNTIME): pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	@echo "installing what the service needs into .venv"
 	$(INSTALL) -e .
 	@touch $@
 
 # the tools hold the run-time packages too, so that stamp is renewed with this one
-$(TOOLS): pyproject.toml constraints.txt | $(BIN)/python
+$(TOOLS): pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	@echo "installing what tests, training and benchmarks need into .venv"
 	$(INSTALL) -e '.[test]'
 	@touch $(RUNTIME) $@

@@ -1,5 +1,5 @@
-"""`quartet serve`: from flags to a running service, and its end. Exit codes: 0 clean stop, 2 wrong usage or
-checkpoint (one line on stderr that says what to do), 3 the engine could not be kept alive."""
+"""The command line, and `quartet serve`: from flags to a running service, and its end. Exit codes: 0 clean stop, 2
+wrong usage or checkpoint (one line on stderr that says what to do), 3 the engine could not be kept alive."""
 
 import argparse
 import asyncio
@@ -11,33 +11,50 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
 import uvicorn
 
 from app import logs
-from app.config import Settings, load_settings, read_version
+from app.config import Settings, load_settings, read_version, with_folders
 from app.errors import ConfigError, QuartetError
 from app.metrics import Metrics
 from app.registry import Registry, build_engine, build_registry
 from model.config import CheckpointError
 
-USAGE_ERROR, ENGINE_LOST = 2, 3
+USAGE_ERROR, ENGINE_LOST, INTERRUPTED = 2, 3, 130
 _BACKLOG = 2048
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script."""
     arguments = vars(_parser().parse_args(argv))
-    arguments.pop("command")
+    command = arguments.pop("command")
     try:
-        settings = load_settings(arguments)
+        if command == "download":
+            from app.commands import download
+
+            return download.run(**arguments)
+        if command == "info":
+            from app.commands import info
+
+            return info.run(**arguments)
+        settings = with_folders(load_settings(arguments), _fetch)
         logs.configure(settings.log_format)
         return asyncio.run(serve(settings))
     except (ConfigError, CheckpointError) as error:
         print(f"quartet: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:  # of a download; serving has its own way to stop
+        return INTERRUPTED
+
+
+def _fetch(name: str) -> Path:
+    from app.commands.download import fetch
+
+    return fetch(name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,12 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = serve_.add_argument
     add("--config", metavar="FILE", help="models.toml")
-    add("--model", action="append", metavar="NAME=PATH", help="a checkpoint folder and its name; repeatable")
+    add("--model", action="append", metavar="NAME=PATH", help="a folder, or org/repo[@revision]; repeatable")
     add(
         "--adapter",
         action="append",
         metavar="NAME=BASE:PATH",
-        help="a PEFT folder on a served model; repeatable",
+        help="a PEFT adapter, PATH as above, on a served model; repeatable",
     )
     add("--host", help="address to listen on (127.0.0.1)")
     add("--port", type=int, help="port, 0 for any free one (8000)")
@@ -82,7 +99,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-timeout", type=float, metavar="SECONDS", help="longest a request may take (600)")
     add("--drain-timeout", type=float, metavar="SECONDS", help="for work in flight at the end (30)")
     add("--log-format", choices=["text", "json"], help="of the log on stderr (text)")
+    _add_checkpoint_commands(commands)
     return parser
+
+
+def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    info = commands.add_parser(
+        "info",
+        help="what a checkpoint is, and why it could not be served",
+        description="Reads a checkpoint's or an adapter's folder, no weights. Exit code 2 when it cannot be served.",
+        allow_abbrev=False,
+    )
+    info.add_argument("path", metavar="PATH", help="the folder")
+    info.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+    download = commands.add_parser(
+        "download",
+        help="fetch a checkpoint from the Hugging Face Hub",
+        description="Fetches what serving needs and prints the folder. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE count.",
+        allow_abbrev=False,
+    )
+    download.add_argument("name", metavar="ORG/REPO[@REVISION]", help="branch, tag or commit (main)")
+    download.add_argument("--to", metavar="DIR", help="instead of the cache that all of HF's tools share")
 
 
 class _Server(uvicorn.Server):

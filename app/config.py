@@ -5,20 +5,23 @@ frozen object; components get the few fields they use, nobody stores the whole.
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
 
 PREFIX = "QUARTET_"
 ZOO = ("minilm", "qa", "intent", "banking", "sentiment", "fill-mask", "translator", "writer")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+HUB_PATTERN = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
+"""`org/repo`, with a branch, tag or commit behind an @."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Positive = Annotated[int, Field(gt=0)]
@@ -29,21 +32,39 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSettings(_Frozen):
-    """One served checkpoint folder, and the tasks it is narrowed to (None: all that it can do)."""
+class _Source(_Frozen):
+    """Where a checkpoint or an adapter is: a folder, or a repository on the hub, which `with_folders` makes one."""
 
     name: Name
-    path: Path
+    path: Path | None = None
+    hub: Annotated[str, Field(pattern=HUB_PATTERN)] | None = None
     tasks: tuple[str, ...] | None = None
+    """What it is narrowed to; None: all that it can do."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError(f"{self.name} needs either a path or a hub repository")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Once `with_folders` has seen the settings."""
+        assert self.path is not None
+        return self.path
 
 
-class AdapterSettings(_Frozen):
-    """A PEFT folder that is served as a model of its own on top of `base`."""
+AnySource = TypeVar("AnySource", bound=_Source)
 
-    name: Name
+
+class ModelSettings(_Source):
+    """One served checkpoint."""
+
+
+class AdapterSettings(_Source):
+    """A PEFT adapter that is served as a model of its own on top of `base`."""
+
     base: Name
-    path: Path
-    tasks: tuple[str, ...] | None = None
 
 
 class Settings(_Frozen):
@@ -102,6 +123,22 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
         raise ConfigError(_one_line(error)) from None
     _check_names(settings)
     return settings
+
+
+def with_folders(settings: Settings, fetch: Callable[[str], Path]) -> Settings:
+    """The same settings with a folder for each repository, as `fetch` gives it for `org/repo[@revision]`."""
+
+    def placed(entry: AnySource) -> AnySource:
+        return (
+            entry if entry.hub is None else entry.model_copy(update={"path": fetch(entry.hub), "hub": None})
+        )
+
+    return settings.model_copy(
+        update={
+            "models": tuple(placed(one) for one in settings.models),
+            "adapters": tuple(placed(one) for one in settings.adapters),
+        }
+    )
 
 
 def read_version() -> str:
@@ -180,16 +217,18 @@ def _table(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
 
 def _entry(kind: str, name: str, entry: Any, path: Path) -> dict[str, Any]:
     """A model of the file; its path is relative to the file."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        raise ConfigError(f'{path}: [{kind}.{name}] needs path = "FOLDER"')
-    return {"name": name} | entry | {"path": path.parent / entry["path"]}
+    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+        return {"name": name} | entry | {"path": path.parent / entry["path"]}
+    if isinstance(entry, dict) and isinstance(entry.get("hub"), str):
+        return {"name": name} | entry
+    raise ConfigError(f'{path}: [{kind}.{name}] needs path = "FOLDER" or hub = "ORG/REPO"')
 
 
 def _parse_model(text: str, origin: str) -> dict[str, Any]:
     name, equals, path = text.partition("=")
     if not equals or not path:
         raise ConfigError(f"--model takes NAME=PATH, not {text!r} (from {origin})")
-    return {"name": name, "path": path}
+    return {"name": name} | _place(path)
 
 
 def _parse_adapter(text: str, origin: str) -> dict[str, Any]:
@@ -197,7 +236,13 @@ def _parse_adapter(text: str, origin: str) -> dict[str, Any]:
     base, colon, path = rest.partition(":")
     if not equals or not colon or not path:
         raise ConfigError(f"--adapter takes NAME=BASE:PATH, not {text!r} (from {origin})")
-    return {"name": name, "base": base, "path": path}
+    return {"name": name, "base": base} | _place(path)
+
+
+def _place(text: str) -> dict[str, str]:
+    """A folder that is there is a folder, whatever it is called."""
+    is_hub = not Path(text).is_dir() and re.match(HUB_PATTERN, text)
+    return {"hub" if is_hub else "path": text}
 
 
 def _check_names(settings: Settings) -> None:
@@ -211,7 +256,7 @@ def _check_names(settings: Settings) -> None:
         if adapter.base not in bases:
             raise ConfigError(f"adapter {adapter.name!r}: its base {adapter.base!r} is not a served model")
     for entry in entries:
-        if not entry.path.is_dir():
+        if entry.path is not None and not entry.path.is_dir():
             raise ConfigError(f"model {entry.name!r}: {entry.path} is not a folder")
     for task, name in settings.default_models.items():
         if name not in names:

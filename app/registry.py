@@ -229,17 +229,17 @@ def build_registry(settings: Settings, metrics: Metrics, version: str) -> Regist
     """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
     served: dict[str, Served] = {}
     for model in settings.models:
-        served[model.name] = read_served(model.name, model.path, None, model.tasks)
+        served[model.name] = read_served(model.name, model.folder, None, model.tasks)
     for adapter in settings.adapters:
-        served[adapter.name] = read_served(adapter.name, adapter.path, served[adapter.base], adapter.tasks)
+        served[adapter.name] = read_served(adapter.name, adapter.folder, served[adapter.base], adapter.tasks)
     return Registry(version, list(served.values()), metrics, settings.default_models)
 
 
 def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
     """The client of an engine process that is not started yet; what it reports goes into the metrics."""
     config = WorkerConfig(
-        models=[ModelSpec(model.name, str(model.path)) for model in settings.models],
-        adapters=[AdapterSpec(one.name, one.base, str(one.path)) for one in settings.adapters],
+        models=[ModelSpec(model.name, str(model.folder)) for model in settings.models],
+        adapters=[AdapterSpec(one.name, one.base, str(one.folder)) for one in settings.adapters],
         device=settings.device,
         dtype=settings.dtype,
         kv_cache_memory=settings.kv_cache_memory,

@@ -20,10 +20,12 @@ from model.families import published_name, read_adapter_config, read_json, to_hf
 from model.heads import HEADS
 from model.layers.linear import Linear, LowRank
 from model.loading import check_weight
-from model.lora import check_settings, read_updates
+from model.lora import read_updates
+from model.lora_settings import check_settings
+from model.stored import ADAPTER_CONFIG as CONFIG
+from model.stored import ADAPTER_WEIGHTS as WEIGHTS
 from model.transformer import Transformer
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 

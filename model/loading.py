@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,15 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
-from model.families import FAMILIES, read_config, read_json, to_hf_config
+from model.families import FAMILIES, read_config, to_hf_config
 from model.families.family import Family
 from model.layers.linear import Linear
+from model.stored import INDEX, WEIGHTS, read_header, weight_files
 from model.transformer import Transformer
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-MAX_HEADER = 100_000_000
 WORDS, OUTPUT = "embeddings.words.weight", "lm_head.weight"
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
@@ -41,8 +37,8 @@ def load_model(
     """
     config = read_config(folder)
     family = FAMILIES[config.family]
-    model = _unfilled(config, folder)
-    wanted = _wanted(model, family) | _tied_head(config, family)
+    model = unfilled_model(config, folder)
+    wanted = wanted_tensors(model, family)
     left_over = []
     copies: list[tuple[str, Tensor]] = []
     for file, name, tensor in _tensors(folder, device):
@@ -103,18 +99,22 @@ def check_weight(tensor: Tensor, where: str) -> None:
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The dtype of the weights as stored; float32 where several are mixed."""
-    kinds = set()
-    for file in _files(folder):
-        kinds |= {entry["dtype"] for name, entry in _header(file).items() if name != "__metadata__"}
+    kinds = {tensor.dtype for file in weight_files(folder) for tensor in read_header(file).values()}
     return FLOATS.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
 
 
-def _unfilled(config: TransformerConfig, folder: Path) -> Transformer:
+def unfilled_model(config: TransformerConfig, folder: Path) -> Transformer:
+    """All on the meta device. Raises CheckpointError that names the config of `folder`."""
     try:
         with torch.device("meta"):
             return Transformer(config)
     except CheckpointError as fault:
         raise CheckpointError(f"{folder / 'config.json'}: {fault}") from None
+
+
+def wanted_tensors(model: Transformer, family: Family) -> dict[str, list[str]]:
+    """By published name, the parameters that such a tensor gives: what a folder may store, a tied head too."""
+    return _wanted(model, family) | _tied_head(model.config, family)
 
 
 def _wanted(model: Transformer, family: Family) -> dict[str, list[str]]:
@@ -139,7 +139,7 @@ def _tied_head(config: TransformerConfig, family: Family) -> dict[str, list[str]
 
 def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, str, Tensor]]:
     """Every stored tensor with its file, one at a time, memory-mapped."""
-    for file, expected in _files(folder).items():
+    for file, expected in weight_files(folder).items():
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
                 names = list(opened.keys())
@@ -150,38 +150,6 @@ def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[Path, s
                     yield file, name, opened.get_tensor(name)
         except (SafetensorError, OSError, ValueError) as fault:
             raise CheckpointError(f"{file}: {fault}") from None
-
-
-def _files(folder: Path) -> dict[Path, set[str]]:
-    """The safetensors files of a folder, single or sharded, each with what the index expects in it."""
-    if (folder / WEIGHTS).is_file():
-        return {folder / WEIGHTS: set()}
-    if (folder / INDEX).is_file():
-        return _shards(folder)
-    if folder.is_dir() and any(file.suffix in PICKLED for file in folder.iterdir()):
-        raise CheckpointError(
-            f"{folder}: only pickled weights, and opening those can run code: where you trust them, load the folder"
-            f" with transformers and write it again with save_pretrained(), which makes {WEIGHTS}"
-        )
-    if any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder / INDEX} is missing, and so is {WEIGHTS}")
-    raise CheckpointError(f"{folder / WEIGHTS} is missing")
-
-
-def _shards(folder: Path) -> dict[Path, set[str]]:
-    index = folder / INDEX
-    names = read_json(index, unique_keys=True).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise CheckpointError(f"{index}: weight_map does not say which file holds which tensor")
-    shards: dict[Path, set[str]] = {}
-    for tensor, name in names.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: the shard of {tensor} is not a plain file name: {name!r:.80}")
-        shards.setdefault(folder / name, set()).add(tensor)
-    for file, expected in shards.items():
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing, where {INDEX} has {min(expected)}")
-    return dict(sorted(shards.items()))
 
 
 def _pieces(
@@ -236,23 +204,3 @@ def _fill_with_zeros(model: Transformer, wanted: Mapping[str, Sequence[str]], fa
 
 def _others(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _header(file: Path) -> Mapping[str, Mapping[str, Any]]:
-    """The JSON header of a safetensors file: an eight-byte length, then the object."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if length > min(MAX_HEADER, file.stat().st_size):
-                raise CheckpointError(f"{file}: header of {length} bytes")
-            header = json.loads(opened.read(length))
-    except (OSError, ValueError, RecursionError) as fault:
-        raise CheckpointError(f"{file}: {fault}") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{file}: its header is not a JSON object")
-    for name, entry in header.items():
-        if not isinstance(entry, dict) or (
-            name != "__metadata__" and not isinstance(entry.get("dtype"), str)
-        ):
-            raise CheckpointError(f"{file}: {name} has no dtype in the header")
-    return header

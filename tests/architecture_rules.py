@@ -25,6 +25,9 @@ MODEL_FACTS = (
     "model.generation_config",
     "model.tokenization",
     "model.hub",
+    "model.lora_settings",
+    "model.pooling",
+    "model.stored",
 )
 BORDER = ("app.engine.sampling_params", "app.engine.protocol")
 
@@ -35,7 +38,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
     "app.config": LEAVES,
-    "app.cli": ("app.main", "app.registry", "app.config", *LEAVES, *MODEL_FACTS),
+    "app.cli": ("app.commands", "app.main", "app.registry", "app.config", *LEAVES, *MODEL_FACTS),
+    # what the command line does without serving: it looks at folders, and at what tasks would make of them
+    "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
     "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
     "app.api": ("app.api", "app.registry", "app.tasks", *LEAVES),
     "app.registry": ("app.config", "app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
@@ -63,6 +68,7 @@ TORCH_FREE = (
     *(
         "app.main",
         "app.cli",
+        "app.commands",
         "app.config",
         "app.registry",
         *LEAVES,

@@ -11,7 +11,7 @@ from app.engine.sequence import Sequence
 from model.layers.grouped_context import AttentionGroup
 from model.layers.linear import AdapterSpans
 
-FREE_WASTE = 1024
+FREE_WASTE = 2048
 """Query-key pairs of padding that cost less than one more dense call; measured on a CPU."""
 
 
@@ -58,8 +58,13 @@ class Batch:
     num_padding: int
 
 
-def build_batch(step: ScheduledStep, block_size: int, device: torch.device) -> Batch:
-    """Lays a step's sequences out flat; sequences of one adapter stand together."""
+def build_batch(
+    step: ScheduledStep, block_size: int, device: torch.device, is_in_place: bool = False
+) -> Batch:
+    """Lays a step's sequences out flat; sequences of one adapter stand together.
+
+    `is_in_place` says that sequences with one query read their keys where they lie, whatever their lengths.
+    """
     encoded = sorted((s for s in step.sequences if s.needs_encode), key=lambda s: s.adapter or "")
     decoded = sorted((s for s in step.sequences if s.token_ids), key=lambda s: s.adapter or "")
     encode = decode = last_rows = type_ids = cross_slots = slots = None
@@ -76,7 +81,7 @@ def build_batch(step: ScheduledStep, block_size: int, device: torch.device) -> B
             spans = [(s.cross_block_table, 0, len(s.source_ids)) for s in crossing]
             cross_slots = _slots(spans, block_size, device)
     if decoded:
-        decode, padding = _decode_part(decoded, block_size, device)
+        decode, padding = _decode_part(decoded, block_size, device, is_in_place)
         num_tokens += len(decode.ids)
         num_padding += padding
         spans = [(s.block_table, s.num_computed_tokens, len(s.token_ids)) for s in decoded]
@@ -87,7 +92,7 @@ def build_batch(step: ScheduledStep, block_size: int, device: torch.device) -> B
             ends.append(total - 1)
         last_rows = torch.tensor(ends, device=device)
         if decoded[0].source_ids:
-            cross_groups, cross_order = _cross_part(decoded, block_size, device)
+            cross_groups, cross_order = _cross_part(decoded, block_size, device, is_in_place)
     return Batch(
         encoded=encoded,
         decoded=decoded,
@@ -129,6 +134,16 @@ def group_by_length(shapes: ListLike[tuple[int, int]]) -> list[list[int]]:
     return groups
 
 
+def _members(shapes: ListLike[tuple[int, int]], is_in_place: bool) -> list[list[int]]:
+    """`group_by_length`, but those with one query together and in their order where that costs no padding."""
+    if not is_in_place:
+        return group_by_length(shapes)
+    single = [i for i, (t, _) in enumerate(shapes) if t == 1]
+    others = [i for i, (t, _) in enumerate(shapes) if t > 1]
+    groups = [[others[j] for j in group] for group in group_by_length([shapes[i] for i in others])]
+    return [single, *groups] if single else groups
+
+
 def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[GroupedPart, int]:
     """Every token of a source looks at every other; the keys are the rows themselves."""
     lengths = [len(s.source_ids) for s in encoded]
@@ -158,11 +173,13 @@ def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[Grouped
     return part, padding
 
 
-def _decode_part(decoded: list[Sequence], block_size: int, device: torch.device) -> tuple[GroupedPart, int]:
+def _decode_part(
+    decoded: list[Sequence], block_size: int, device: torch.device, is_in_place: bool
+) -> tuple[GroupedPart, int]:
     """Queries are the tokens not yet computed, keys everything up to the last of them."""
     new = [s.num_new_tokens for s in decoded]
     starts = _starts(new)
-    members = group_by_length([(t, len(s.token_ids)) for t, s in zip(new, decoded, strict=True)])
+    members = _members([(t, len(s.token_ids)) for t, s in zip(new, decoded, strict=True)], is_in_place)
     groups, padding = [], 0
     for group in members:
         sequences = [decoded[i] for i in group]
@@ -176,6 +193,9 @@ def _decode_part(decoded: list[Sequence], block_size: int, device: torch.device)
         rows = torch.where(real, first + steps, 0).to(device)
         positions = torch.where(real, computed + steps, 0).to(device)  # [b, t]
         keys = torch.arange(tables.shape[1] * block_size, device=device)
+        if is_in_place and longest == 1:
+            groups.append(AttentionGroup(rows, tables, None, positions, keys, positions[:, 0] + 1))
+            continue
         mask = (keys <= positions[:, :, None])[:, None]  # [b, 1, t, k]
         groups.append(AttentionGroup(rows, tables, mask, positions, keys))
         padding += real.numel() - sum(new[i] for i in group)
@@ -192,12 +212,12 @@ def _decode_part(decoded: list[Sequence], block_size: int, device: torch.device)
 
 
 def _cross_part(
-    decoded: list[Sequence], block_size: int, device: torch.device
+    decoded: list[Sequence], block_size: int, device: torch.device, is_in_place: bool
 ) -> tuple[list[AttentionGroup], Tensor | None]:
     """The same queries, looking at the encoder's keys: all of them, from every position."""
     new = [s.num_new_tokens for s in decoded]
     starts = _starts(new)
-    members = group_by_length([(t, len(s.source_ids)) for t, s in zip(new, decoded, strict=True)])
+    members = _members([(t, len(s.source_ids)) for t, s in zip(new, decoded, strict=True)], is_in_place)
     groups = []
     for group in members:
         longest = max(new[i] for i in group)
@@ -207,15 +227,18 @@ def _cross_part(
         steps = torch.arange(longest)
         rows = torch.where(steps < size, first + steps, 0).to(device)
         keys = torch.arange(tables.shape[1] * block_size, device=device)
-        num_keys = torch.tensor([len(decoded[i].source_ids) for i in group], device=device)[:, None]
-        mask = (keys < num_keys)[:, None, None, :]  # [b, 1, 1, k]
+        num_keys = torch.tensor([len(decoded[i].source_ids) for i in group], device=device)
+        if is_in_place and longest == 1:
+            groups.append(AttentionGroup(rows, tables, None, rows, keys, num_keys))
+            continue
+        mask = (keys < num_keys[:, None])[:, None, None, :]  # [b, 1, 1, k]
         groups.append(AttentionGroup(rows, tables, mask, rows, keys))
     return groups, _order(members, new, starts, device)
 
 
 def _tables(tables: list[list[int]], device: torch.device) -> Tensor:
     """[b, blocks], short ones filled with their own first block, which the mask hides."""
-    longest = max(len(t) for t in tables)
+    longest = max(map(len, tables))
     return torch.tensor([t + t[:1] * (longest - len(t)) for t in tables], device=device)
 
 

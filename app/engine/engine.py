@@ -114,7 +114,7 @@ class Engine:
         runner = self._runners[step.model]
         if step.stale_blocks:
             self._arena.clear(step.stale_blocks)
-        batch = build_batch(step, runner.block_size, runner.device)
+        batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
         logits, encoded = runner.run(batch)
         samples = None if logits is None else sample(logits.float(), self._sample_rows(batch))
         outputs = self._commit(batch, samples, encoded, started)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from app.engine.block_manager import num_blocks
 from model.config import TransformerConfig
+from model.kernels import decode_attention
 from model.layers.context import KeyValue
+from model.layers.grouped_context import AttentionGroup
 
 MIN_BLOCK_SIZE = 16
 """Positions that a block of the model with the widest cache holds; others fit more into a page."""
@@ -96,3 +98,10 @@ class PagedStore:
         gathered = torch.index_select(self._cache[layer], 0, keys.flatten())
         key, value = gathered.view(keys.shape[0], -1, *gathered.shape[2:]).chunk(2, dim=-1)
         return key, value
+
+    def decode(
+        self, layer: int, query: Tensor, group: AttentionGroup, bias: Tensor | None, window: int, scale: float
+    ) -> Tensor:
+        """See `KeyValueStore`."""
+        assert group.num_keys is not None
+        return decode_attention(query, self._cache[layer], group.keys, group.num_keys, scale, bias, window)

@@ -10,6 +10,8 @@ from app.engine.batch import Batch
 from app.engine.kv_cache import PagedStore
 from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
+from app.engine.threads import Threads
+from model.kernels import can_decode
 from model.layers.grouped_context import GroupedContext, PackedStore
 from model.pooling import Pooling
 from model.transformer import OWN, Transformer
@@ -24,17 +26,21 @@ class EncoderOutput:
 
 
 class Runner:
-    """Owns one model and its view of the arena."""
+    """Owns one model and its view of the arena. `is_in_place`: decoding queries read their keys where they lie."""
 
     def __init__(self, model: Transformer, cache: Tensor | None, block_size: int, pooling: Pooling) -> None:
         self.model, self.block_size, self.pooling = model, block_size, pooling
         self.device, self._dtype = model.embeddings.words.weight.device, model.embeddings.words.weight.dtype
         self._cache = cache
+        self.is_in_place = can_decode(self.device, self._dtype)
+        self._threads = Threads(model.num_parameters) if self.device.type == "cpu" else None
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:
         """Logits [num decoded, vocab_size] for the last token of each decoded sequence, or the outputs of
         sequences that generate nothing, in the batch's order: the encoded ones', or if any decode, theirs."""
+        if self._threads is not None:
+            self._threads.use_for(batch.num_tokens)
         memory = None
         outputs: list[EncoderOutput] = []
         if batch.encode is not None:

@@ -47,7 +47,7 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
         )
         return out.transpose(1, 2)
     query = query.view(b, t, kv, shared, d).permute(0, 2, 3, 1, 4).reshape(b, kv, shared * t, d)
-    if mask is not None:
+    if mask is not None and (t > 1 or mask.shape[1] == h):  # a single query's mask is that of all its heads
         k = key.shape[2]
         heads = mask.shape[1]
         mask = mask.expand(b, heads, t, k)

@@ -25,7 +25,8 @@ class AttentionGroup:
 
     `rows` [b, t] picks the queries from the flat batch (padding repeats row 0); `keys` picks keys
     and values from their store, [b, k] rows of a packed batch or [b, blocks] of a paged cache.
-    `mask` [b, 1, t, k] is true where a query may look, None where all may look everywhere.
+    `mask` [b, 1, t, k] is true where a query may look, None where all may look everywhere. With
+    `num_keys` [b] each sequence has one query, which looks at its first so many keys in the cache.
     """
 
     rows: Tensor
@@ -33,6 +34,7 @@ class AttentionGroup:
     mask: Tensor | None
     query_positions: Tensor
     key_positions: Tensor
+    num_keys: Tensor | None = None
 
 
 class KeyValueStore(Protocol):
@@ -44,6 +46,12 @@ class KeyValueStore(Protocol):
 
     def read(self, layer: int, keys: Tensor) -> KeyValue:
         """Each [b, k, num_kv_heads, head_dim] for the `keys` of a group."""
+        ...
+
+    def decode(
+        self, layer: int, query: Tensor, group: AttentionGroup, bias: Tensor | None, window: int, scale: float
+    ) -> Tensor:
+        """[b, h, d] queries of a group with `num_keys` to as many outputs, without a read."""
         ...
 
 
@@ -63,6 +71,12 @@ class PackedStore:
             raise ValueError("read before write")
         key, value = self._fresh
         return _pick(key, keys), _pick(value, keys)
+
+    def decode(
+        self, layer: int, query: Tensor, group: AttentionGroup, bias: Tensor | None, window: int, scale: float
+    ) -> Tensor:
+        """See `KeyValueStore`."""
+        raise ValueError("an encode has no cache to decode from")
 
 
 @dataclass(frozen=True)
@@ -89,8 +103,10 @@ class GroupedContext:
     )
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
+        biases = [relative(g.query_positions, g.key_positions) for g in self.groups]
         return [
-            bias_mask(g.mask, relative(g.query_positions, g.key_positions), self.dtype) for g in self.groups
+            bias_mask(g.mask, bias, self.dtype).contiguous()
+            for g, bias in zip(self.groups, biases, strict=True)
         ]
 
     @cached_property
@@ -122,7 +138,7 @@ class GroupedContext:
     ) -> Tensor:
         self.store.write(layer, fresh)
         masks = self._masks(window) if bias is None else bias
-        return _attend_groups(layer, query, self.store, self.groups, masks, self.order, scale)
+        return _attend_groups(layer, query, self.store, self.groups, masks, self.order, scale, window)
 
     def _masks(self, window: int) -> Sequence[Tensor | None]:
         """One a group, made once for the layers that share a window.
@@ -132,7 +148,7 @@ class GroupedContext:
         if window not in self._windowed:
             masks = [
                 window_mask(g.mask, g.query_positions, g.key_positions, window)
-                if 0 < window < len(g.key_positions)
+                if 0 < window < len(g.key_positions) and g.num_keys is None
                 else g.mask
                 for g in self.groups
             ]
@@ -157,13 +173,17 @@ def _attend_groups(
     masks: Sequence[Tensor | None],
     order: Tensor | None,
     scale: float,
+    window: int = 0,
 ) -> Tensor:
-    """One dense call a group, then every row back to its place."""
+    """One call a group, then every row back to its place."""
     results = []
     for group, mask in zip(groups, masks, strict=True):
-        keys, values = store.read(layer, group.keys)
         b = group.rows.shape[0]
         grouped = query.view(b, -1, *query.shape[1:]) if order is None else _pick(query, group.rows)
+        if group.num_keys is not None:
+            results.append(store.decode(layer, grouped[:, 0], group, mask, window, scale))
+            continue
+        keys, values = store.read(layer, group.keys)
         out = dense_attention(grouped, keys, values, mask, scale)
         results.append(out.reshape(-1, *query.shape[1:]))
     if order is None:

@@ -95,7 +95,7 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, min_rows: int 
     num_rows = x.shape[0]
     if num_rows < min_rows:
         x = functional.pad(x, (0, 0, 0, min_rows - num_rows))
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
     return y[:num_rows] if num_rows < min_rows else y
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import _parser
-from app.config import Settings, load_settings, zoo_models
+from app.config import Settings, load_settings, with_folders, zoo_models
 from app.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +49,34 @@ def test_models_by_flag_replace_those_of_the_file(tmp_path: Path, folder: Path) 
     assert [model.name for model in by_environment.models] == ["x", "y"]
 
 
+def test_a_repository_becomes_a_folder_and_a_folder_stays_one(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "here").mkdir(parents=True)
+    text = (
+        '[models.c]\nhub = "org/c@v1"\n[models.d]\npath = "some"\n[adapters.e]\nbase = "d"\nhub = "org/e"\n'
+    )
+    by_file = load_settings({"config": write(tmp_path / "models.toml", text)}, {})
+    flags = {"model": ["a=org/a", "b=org/here"], "adapter": ["e=a:org/e@refs/pr/1"]}
+    by_flags = load_settings(flags, {})
+    fetched: list[str] = []
+
+    def fetch(name: str) -> Path:
+        fetched.append(name)
+        return Path("/cache", name)
+
+    settings = [with_folders(one, fetch) for one in (by_file, by_flags)]
+    assert fetched == ["org/c@v1", "org/e", "org/a", "org/e@refs/pr/1"]
+    assert [model.folder for one in settings for model in one.models] == [
+        Path("/cache/org/c@v1"),
+        folder,
+        Path("/cache/org/a"),
+        Path("org/here"),
+    ]
+    assert [one.adapters[0].folder.parts[-1] for one in settings] == ["e", "1"]
+
+
 @pytest.mark.parametrize(
     ("flags", "environ", "word"),
     [
@@ -78,7 +106,7 @@ def test_wrong_settings_are_told_in_one_line(
 @pytest.mark.parametrize(
     "text",
     ["[server]\nprot = 1\n", "[nonsense]\n", "[models.a]\n", "models = 3\n", "[server\n", "[models.a]\npath = 3\n",
-     '[models.a]\npath = "some"\nextra = 1\n'],
+     '[models.a]\npath = "some"\nextra = 1\n', '[models.a]\npath = "some"\nhub = "org/a"\n', '[models.a]\nhub = "a"\n'],
 )  # fmt: skip
 def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, folder: Path, text: str) -> None:
     with pytest.raises(ConfigError) as refused:

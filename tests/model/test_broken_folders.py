@@ -14,7 +14,8 @@ from app.engine.build import build_engine
 from app.engine.protocol import ModelSpec, WorkerConfig
 from app.tasks.served import read_served
 from model.config import CheckpointError
-from model.loading import INDEX, WEIGHTS, load_model, save_model, stored_dtype
+from model.loading import load_model, save_model, stored_dtype
+from model.stored import INDEX, WEIGHTS
 from model.tokenization import Tokenizer
 from tests.api.folders import byte_tokenizer
 from tests.tiny import LLAMA, random_model

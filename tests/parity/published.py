@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from model.fit import compare_names
 from model.loading import load_model, save_model
 from model.transformer import Transformer
 
@@ -34,6 +35,9 @@ def build(
     theirs.save_pretrained(folder / "theirs")
     ours = load_model(folder / "theirs")
     save_model(ours, folder / "ours")
+    for written in ("theirs", "ours"):
+        fit = compare_names(folder / written)
+        assert (fit.missing, fit.left_over) == ([], [])
     return theirs, ours, theirs_class.from_pretrained(folder / "ours").eval()
 
 

@@ -1,0 +1,1 @@
+"""The commands of `quartet` beside `serve`, each imported only when it is given."""

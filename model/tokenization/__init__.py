@@ -1,0 +1,6 @@
+"""Text to token ids and back, and chats to text, as a checkpoint's own files say. Torch-free."""
+
+from model.tokenization.chat_template import ChatTemplate, ChatTemplateError
+from model.tokenization.tokenizer import Encoding, TextOrPair, Tokenizer
+
+__all__ = ["ChatTemplate", "ChatTemplateError", "Encoding", "TextOrPair", "Tokenizer"]
