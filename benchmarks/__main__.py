@@ -5,11 +5,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks import against_transformers, concurrency, startup
+from benchmarks import against_transformers, concurrency, loading, startup
 from benchmarks.measure import Options
 
 BENCHMARKS = {
     "startup": startup.run,
+    "loading": loading.run,
     "concurrency": concurrency.run,
     "against_transformers": against_transformers.run,
 }

@@ -10,8 +10,11 @@ from statistics import median
 import pytest
 
 from benchmarks.connection import Body, send_all
+from benchmarks.loading import in_child
 from benchmarks.measure import Claim, Report, alternate
 from benchmarks.workloads import mixed_lengths, mixed_texts, sentences, w2_trace
+from model.loading import save_model
+from tests.tiny import LLAMA, random_model
 
 
 def test_trace_is_the_published_one_at_a_quarter_of_its_lengths() -> None:
@@ -84,6 +87,13 @@ def test_client_reads_sized_and_chunked_answers_and_keeps_connections() -> None:
 def test_client_raises_for_an_error_status() -> None:
     with toy_server() as (port, _), pytest.raises(RuntimeError, match="418"):
         send_all(port, "/teapot", [{"stream": False}], clients=1)
+
+
+def test_loading_is_timed_and_weighed_in_a_process_of_its_own(tmp_path: Path) -> None:
+    save_model(random_model(LLAMA), tmp_path)
+    seconds, peak = in_child("pack", tmp_path)
+    assert 0 < seconds < 60
+    assert 0 < peak < 500
 
 
 @contextmanager
