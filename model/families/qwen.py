@@ -7,6 +7,7 @@ from typing import Any
 from model.config import Head, TransformerConfig
 from model.families import llama
 from model.families.family import architecture, read_head
+from model.families.layer_types import FULL, SLIDING, read_layer_types
 
 QWEN2_HEADS: Mapping[str, Head] = {"Qwen2ForCausalLM": "lm"}
 QWEN3_HEADS: Mapping[str, Head] = {"Qwen3ForCausalLM": "lm"}
@@ -28,19 +29,38 @@ def read_qwen3(raw: Mapping[str, Any]) -> TransformerConfig:
 def _read(
     raw: Mapping[str, Any], heads: Mapping[str, Head], defaults: Mapping[str, Any]
 ) -> TransformerConfig:
-    # The published files name a window even where none is used.
-    if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or ()):
-        raise ValueError("use_sliding_window: sliding windows are not served for this family")
     head = read_head(raw, heads)
-    return replace(llama.read({**defaults, **raw, "architectures": None}), head=head)
+    config = llama.read({**defaults, **raw, "architectures": None})
+    return replace(config, head=head, layer_windows=_read_windows(raw))
+
+
+def _read_windows(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of each layer, those before `max_window_layers` being full where no types are listed.
+
+    The published files name a window even where `use_sliding_window` says that none is used.
+    """
+    window = raw.get("sliding_window", 4096) if raw.get("use_sliding_window") else None
+    num_full = raw["num_hidden_layers"] if window is None else raw.get("max_window_layers", 28)
+    pattern = [FULL if i < num_full else SLIDING for i in range(raw["num_hidden_layers"])]
+    kinds = read_layer_types(raw, pattern)
+    if SLIDING not in kinds:
+        return ()
+    if not window:
+        raise ValueError("layer_types ask for a window, but sliding_window is not set or not used")
+    return tuple(window if kind == SLIDING else 0 for kind in kinds)
 
 
 def _write(config: TransformerConfig, heads: Mapping[str, Head]) -> dict[str, Any]:
-    return llama.write(config) | {
+    raw = llama.write(config) | {
         "architectures": [architecture(config, heads)],
         "model_type": config.family,
-        "use_sliding_window": False,
+        "use_sliding_window": any(config.layer_windows),
     }
+    if any(config.layer_windows):
+        kinds = [SLIDING if window else FULL for window in config.layer_windows]
+        raw |= {"layer_types": kinds, "max_window_layers": kinds.index(SLIDING)}
+        raw["sliding_window"] = max(config.layer_windows)
+    return raw
 
 
 def write_qwen2(config: TransformerConfig) -> dict[str, Any]:

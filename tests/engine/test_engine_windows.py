@@ -47,7 +47,8 @@ MODERNBERT = replace(
     head_bias=False,
     classifier_pooling="mean",
 )
-CONFIGS = {"mistral": MISTRAL, "gemma": GEMMA, "modernbert": MODERNBERT}
+QWEN = replace(LLAMA, family="qwen2", num_decoder_layers=3, layer_windows=(0, 6, 6), attention_bias=True)
+CONFIGS = {"mistral": MISTRAL, "gemma": GEMMA, "modernbert": MODERNBERT, "qwen": QWEN}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_windowed_models_give_the_plain_loops_answers(
     all_free = num_free(engine)
     prompts: dict[int, tuple[str, list[int]]] = {}
     for i in range(24):
-        model = ("mistral", "gemma", "modernbert")[i % 3]
+        model = ("mistral", "gemma", "modernbert", "qwen")[i % 4]
         prompts[i] = (model, random_ids(source, 60 if model == "modernbert" else 40))
         if model == "modernbert":
             engine.add(EncodeRequest(id=i, model=model, ids=prompts[i][1], output="class"))

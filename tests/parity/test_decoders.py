@@ -59,6 +59,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3ForCausalLM",
         QWEN | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10},
     ),
+    "qwen2-windows": (
+        "Qwen2ForCausalLM",
+        QWEN
+        | {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+        | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+    "qwen3-windows": (
+        "Qwen3ForCausalLM",
+        QWEN
+        | {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 10, "num_hidden_layers": 3}
+        | {"use_sliding_window": True, "sliding_window": 5}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
     "qwen3-biased-tied": (
         "Qwen3ForCausalLM",
         QWEN
@@ -147,6 +160,24 @@ def test_dynamic_scaling_ends_where_its_frequencies_begin_to_move(tmp_path: Path
         logits_of(ours, ids)
 
 
+def test_the_windows_of_qwen_are_those_of_its_last_layers_or_as_listed(tmp_path: Path) -> None:
+    _, ours, _ = build(*MODELS["qwen3-windows"], tmp_path / "listed")
+    assert ours.config.layer_windows == (5, 0, 5)
+    _, ours, _ = build(*MODELS["qwen2-windows"], tmp_path / "last")
+    assert ours.config.layer_windows == (0, 6, 6)
+    file = tmp_path / "last" / "theirs" / "config.json"
+    raw = json.loads(file.read_text())
+    del raw["layer_types"]  # as the published files are
+    for changes, windows in (
+        ({}, (0, 6, 6)),
+        ({"max_window_layers": 28}, ()),
+        ({"sliding_window": None}, ()),
+        ({"use_sliding_window": False}, ()),
+    ):
+        file.write_text(json.dumps(raw | changes))
+        assert read_config(file.parent).layer_windows == windows
+
+
 def test_yarn_stretches_the_length_that_is_served(tmp_path: Path) -> None:
     name, config = MODELS["qwen2-tied-yarn"]
     _, ours, _ = build(name, config | {"max_position_embeddings": 16}, tmp_path)
@@ -217,8 +248,10 @@ def test_end_tokens_are_one_or_many_and_generation_config_counts(tmp_path: Path)
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
         ("gpt2", {"n_head": 5}, "n_embd 32 is not a multiple of n_head 5"),
         ("gpt2", {"architectures": ["GPT2DoubleHeadsModel"]}, "unknown architecture"),
-        ("qwen2", {"use_sliding_window": True}, "sliding windows are not served"),
-        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding windows are not served"),
+        ("qwen2-windows", {"sliding_window": 0}, "sliding_window is not set or not used"),
+        ("qwen2-windows", {"sliding_window": -6}, "an attention window of -6"),
+        ("qwen2-windows", {"use_sliding_window": False}, "sliding_window is not set or not used"),
+        ("qwen3", {"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention'"),
         ("qwen2", {"architectures": ["Qwen2ForSequenceClassification"]}, "not served as a classifier"),
         ("llama-linear", {"architectures": ["LlamaForSequenceClassification"]}, "not served as a classifier"),
         ("llama-linear", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
