@@ -25,7 +25,6 @@ def reference(
     window: int,
 ) -> Tensor:
     """Gathers all blocks, masks what is past each sequence's end or before its window, and writes it out."""
-    b, h, d = query.shape
     keys, values = cache[tables].flatten(1, 2).double().chunk(2, dim=-1)  # [b, k, kv, d]
     places = torch.arange(keys.shape[1])
     mask = places < num_keys[:, None]

@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, recipes.Recipe]:
     """The recipes with models of a few thousand parameters."""
     t5 = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1}
     llama = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
@@ -74,9 +74,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, change in changes.items():
         table[name] = replace(table[name], architecture=dict(table[name].architecture or {}) | change)
     monkeypatch.setattr(command_line, "RECIPES", table)
+    return table
 
 
-def test_a_translator_is_made_scored_and_loads_elsewhere(data: Path, small: None, tmp_path: Path) -> None:
+def test_a_translator_is_made_scored_and_loads_elsewhere(
+    data: Path, small: dict[str, recipes.Recipe], tmp_path: Path
+) -> None:
     arguments = ["--data", str(data), "--max-epochs", "1"]
     first, second, zoo = tmp_path / "first", tmp_path / "second", tmp_path / "zoo"
     assert main(["pretrain", "--recipe", "translator-pretrain", "--out", str(first), *arguments]) == 0
@@ -118,12 +121,12 @@ def test_a_translator_is_made_scored_and_loads_elsewhere(data: Path, small: None
 
 
 def test_the_zoo_is_built_in_order_and_what_is_done_is_not_done_again(
-    data: Path, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, small: dict[str, recipes.Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = ("translator-pretrain", "translator-words", "translator-sentences", "translator", "writer")
     table = {}
     for name in order:
-        recipe = command_line.RECIPES[name]
+        recipe = small[name]
         table[name] = replace(recipe, schedule=replace(recipe.schedule, max_epochs=1))
     folders = {"translator": "translator", "writer": "writer"}
     for name, value in {"RECIPES": table, "ZOO_ORDER": order, "ZOO_FOLDERS": folders}.items():
@@ -143,7 +146,9 @@ def test_the_zoo_is_built_in_order_and_what_is_done_is_not_done_again(
     assert times == {name: (runs / name / "result.json").stat().st_mtime_ns for name in order}
 
 
-def test_a_writer_is_made_scored_and_loads_elsewhere(data: Path, small: None, tmp_path: Path) -> None:
+def test_a_writer_is_made_scored_and_loads_elsewhere(
+    data: Path, small: dict[str, recipes.Recipe], tmp_path: Path
+) -> None:
     run, zoo = tmp_path / "run", tmp_path / "zoo"
     arguments = ["--data", str(data)]
     assert main(["pretrain", "--recipe", "writer", "--max-epochs", "1", "--out", str(run), *arguments]) == 0
