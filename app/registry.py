@@ -180,6 +180,8 @@ class Registry:
             card["base"] = one.base
         if one.config.labels:
             card["labels"] = list(one.config.labels)
+        if languages := one.languages():
+            card["languages"] = languages
         info = next((info for info in self.ready.models if info.name == name), None) if self.ready else None
         if info is not None:
             card["max_model_len"] = info.max_model_len

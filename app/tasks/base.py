@@ -94,10 +94,10 @@ class Task(ABC):
     def fits(cls, config: TransformerConfig) -> bool:
         """Whether a checkpoint of this shape can do it."""
 
-    async def tokenize(self, texts: Sequence[TextOrPair]) -> list[Encoding]:
-        """Encodes all, in the same order; long input off the event loop."""
+    async def tokenize(self, texts: Sequence[TextOrPair], language: str | None = None) -> list[Encoding]:
+        """Encodes all, in the same order; long input off the event loop. `language` is the tokenizer's."""
         size = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
-        return await self.offload(size, lambda: self.model.tokenizer.encode_batch(texts))
+        return await self.offload(size, lambda: self.model.tokenizer.encode_batch(texts, language=language))
 
     async def offload(self, size: int, work: Callable[[], T]) -> T:
         """Runs `work` here when `size` (characters, or so) is small, else in the thread pool."""

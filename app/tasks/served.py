@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.engine.protocol import ModelInfo
 from app.errors import ConfigError
@@ -11,6 +12,7 @@ from app.tasks.classify import Classify
 from app.tasks.embed import Embed
 from app.tasks.fill_mask import FillMask
 from app.tasks.generate import Generate
+from app.tasks.languages import find_languages
 from app.tasks.qa import QA
 from app.tasks.translate import Translate
 from model.config import TransformerConfig
@@ -22,7 +24,7 @@ TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Em
 """Every task; a model that can do several is made for the first of them."""
 
 WANTED_CHECKPOINT = {
-    "translate": "an encoder-decoder that names its language pairs in config.json",
+    "translate": "an mBART, M2M100, NLLB or Marian, or an encoder-decoder that names its language pairs in config.json",
     "generate": "a decoder, or an encoder-decoder",
     "classify": "an encoder, alone or with a decoder, with a sequence classification head",
     "qa": "an encoder with a span head",
@@ -41,6 +43,12 @@ class Served:
     tokenizer: Tokenizer
     tasks: tuple[type[Task], ...]
     generation: GenerationConfig
+
+    def languages(self) -> dict[str, Any]:
+        """What it translates, as `app.tasks.languages` tells it; {} where it does not."""
+        if Translate not in self.tasks:
+            return {}
+        return find_languages(self.name, self.config, self.tokenizer).told()
 
     def task_model(self, info: ModelInfo) -> TaskModel:
         """As the tasks see it, with the limits that the engine told."""

@@ -1,8 +1,7 @@
 """Translation: sentence by sentence through an encoder-decoder, joined with the original spacing."""
 
 import math
-import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -10,14 +9,12 @@ from typing import Any, ClassVar
 import msgspec
 
 from app.engine.protocol import GenerateRequest
-from app.errors import InvalidRequest
 from app.tasks.base import Usage
 from app.tasks.generate import Completion, Generate, Piece
+from app.tasks.languages import Way, find_languages, translates
 from app.tasks.sampling import GenerateOptions
 from app.tasks.sentences import has_letters, split_sentences
 from model.config import TransformerConfig
-
-_PAIR = re.compile(r"^translation_([A-Za-z]{2,3}(?:-\w+)?)_to_([A-Za-z]{2,3}(?:-\w+)?)$")
 
 
 @dataclass(frozen=True)
@@ -30,12 +27,16 @@ class Alternative:
 
 @dataclass(frozen=True)
 class TranslateOptions:
-    """Language codes, and how the text is generated. `source` None takes the only one that fits."""
+    """Language codes, and how the text is generated. `source` None takes the only one that fits, or the default.
+
+    `forces_token`: the first token is the request's own, and is not to be the target's.
+    """
 
     generate: GenerateOptions
     target: str
     source: str | None = None
     split_sentences: bool = True
+    forces_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,6 @@ class _Plan:
     slots: list[int | None]
 
 
-def language_pairs(config: TransformerConfig) -> dict[tuple[str, str], str]:
-    """(source, target) → the prefix that asks for it, as the checkpoint's `task_specific_params` say."""
-    published = config.extra.get("task_specific_params")
-    pairs: dict[tuple[str, str], str] = {}
-    for key, values in published.items() if isinstance(published, Mapping) else ():
-        match = _PAIR.match(str(key))
-        prefix = values.get("prefix", "") if isinstance(values, Mapping) else ""
-        if match and isinstance(prefix, str):
-            pairs[match[1].lower(), match[2].lower()] = prefix
-    return pairs
-
-
 class Translate(Generate):
     """Many sentences are one batch: all sequences of a request are handed to the engine at once."""
 
@@ -66,31 +55,12 @@ class Translate(Generate):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.pairs = language_pairs(self.model.config)
+        self.languages = find_languages(self.model.name, self.model.config, self.model.tokenizer)
 
     @classmethod
     def fits(cls, config: TransformerConfig) -> bool:
-        """An encoder-decoder that names its language pairs."""
-        return config.kind == "encoder-decoder" and config.head == "lm" and bool(language_pairs(config))
-
-    def prefix(self, source: str | None, target: str) -> str:
-        """What stands before the text. Raises InvalidRequest for a pair that the model does not translate."""
-        target = target.lower()
-        known = sorted({pair[1] for pair in self.pairs})
-        fits = [pair for pair in self.pairs if pair[1] == target and source in (None, pair[0])]
-        if source is not None and not fits:
-            fits = [pair for pair in self.pairs if pair == (source.lower(), target)]
-        if not fits:
-            if target not in known:
-                raise InvalidRequest(f"{self.model.name!r} translates to {', '.join(known)}", "target")
-            sources = sorted({pair[0] for pair in self.pairs if pair[1] == target})
-            raise InvalidRequest(
-                f"{self.model.name!r} translates to {target} from {', '.join(sources)}", "source"
-            )
-        if len(fits) > 1:
-            sources = sorted(pair[0] for pair in fits)
-            raise InvalidRequest(f"say which language the text is in: {', '.join(sources)}", "source")
-        return self.pairs[fits[0]]
+        """An encoder-decoder that is made for translation, or names its language pairs."""
+        return translates(config)
 
     async def translate(
         self, texts: Sequence[str], options: TranslateOptions, usage: Usage
@@ -113,15 +83,15 @@ class Translate(Generate):
         self, texts: Sequence[str], options: TranslateOptions
     ) -> tuple[list[_Plan], list[GenerateRequest]]:
         """The pieces of each text, and the sequences that translate them, `n` for each piece."""
-        prefix = self.prefix(options.source, options.target)
+        way = self.languages.way(options.source, options.target)
         size = sum(map(len, texts))
         cut = await self.offload(
             size, lambda: [split_sentences(text) if options.split_sentences else [text] for text in texts]
         )
         wanted = [[piece for piece in pieces if has_letters(piece)] for pieces in cut]
-        sentences = [prefix + piece for pieces in wanted for piece in pieces]
-        rows = await self.prompt_ids(sentences) if sentences else []
-        requests = self.plan(rows, _scored(options.generate))
+        sentences = [way.prefix + piece for pieces in wanted for piece in pieces]
+        encodings = await self.tokenize(sentences, way.language) if sentences else []
+        requests = self.plan([encoding.ids for encoding in encodings], _asked(options, way))
         plans, slot = [], 0
         for pieces in cut:
             slots: list[int | None] = []
@@ -131,9 +101,9 @@ class Translate(Generate):
             plans.append(_Plan(pieces, slots))
         return plans, requests
 
-    def max_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
+    def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """Left out, the limit grows with the sentence: no translation is thrice as long as its source."""
-        limit = super().max_tokens(prompt_tokens, wanted)
+        limit = super().max_tokens(prompt_tokens, wanted, is_forced)
         return limit if wanted is not None else min(limit, 3 * prompt_tokens + 32)
 
     async def _ordered(
@@ -162,6 +132,14 @@ class Translate(Generate):
         if news is not None:
             await news.aclose()
         yield Piece(0, "", [], finish_reason=reason)
+
+
+def _asked(options: TranslateOptions, way: Way) -> GenerateOptions:
+    """What the engine is asked for: the target's token first, where the checkpoint has one, and scores."""
+    scored = _scored(options.generate)
+    if way.first_token is None or options.forces_token:
+        return scored
+    return replace(scored, params=msgspec.structs.replace(scored.params, forced_bos_token=way.first_token))
 
 
 def _scored(options: GenerateOptions) -> GenerateOptions:

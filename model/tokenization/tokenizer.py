@@ -54,7 +54,8 @@ class Tokenizer:
         self.settings = settings
         self.max_length = _max_length(settings)
         self.special_tokens = {key: text for key in NAMES if (text := content(settings.get(key))) is not None}
-        self._has_codes_in_text = is_mapped and spelling is not None and spelling.place == "text"
+        self._puts_codes_in_text = spelling is not None and spelling.place == "text"
+        self._has_codes_in_text = is_mapped and self._puts_codes_in_text
         self._language_id = None if language_token is None else self.token_id(language_token)
         self._code = spelling.token if spelling is not None else "{}"
         self.languages = {} if spelling is None else find_languages(self._writer, spelling)
@@ -104,7 +105,7 @@ class Tokenizer:
         """Many at once, in the same order."""
         if language is not None and language not in self.languages:
             raise ValueError(f"unknown language {language!r}")
-        if self._has_codes_in_text:
+        if self._has_codes_in_text or (self._puts_codes_in_text and language is not None):
             return [self._encode_with_code(text, add_special_tokens, language) for text in texts]
         encoded = [
             self._encoding(e)

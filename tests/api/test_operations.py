@@ -122,6 +122,9 @@ def test_models_have_openai_s_shape(shared: Service) -> None:
         "labels": ["bad", "fair", "good"],
     }
     assert shared.client.get("/v1/models/mood").json() == one
+    assert "languages" not in one
+    card = shared.client.get("/v1/models/translator").json()
+    assert card["languages"] == {"pairs": [["en", "de"], ["en", "fr"]]}
 
 
 def test_info_tells_models_and_defaults(shared: Service) -> None:

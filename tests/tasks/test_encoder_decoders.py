@@ -77,4 +77,12 @@ def test_a_decoder_takes_no_forced_token_and_is_given_none(tmp_path: Path) -> No
 def test_a_published_length_counts_what_the_decoder_is_given(
     generation: dict[str, Any], wanted: int, tmp_path: Path
 ) -> None:
-    assert generator(tmp_path / "bart", BART, generation).max_tokens(5, None) == wanted
+    task = generator(tmp_path / "bart", BART, generation)
+    [request] = task.plan([[5] * 5], task.options({}, 0.0))
+    assert request.params.max_tokens == wanted
+
+
+def test_a_requests_own_first_token_counts_too(tmp_path: Path) -> None:
+    task = generator(tmp_path / "bart", BART, {"max_length": 20})
+    [request] = task.plan([[5] * 5], task.options({"forced_bos_token": 9}, 0.0))
+    assert request.params.max_tokens == 18

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers.models import WordLevel
 
 from model.config import CheckpointError
 from model.tokenization import Tokenizer, languages
@@ -92,6 +94,17 @@ def test_a_request_brings_its_own_language(write: Any, code: str, at: int, tmp_p
 def test_languages_of_marian_are_the_codes_of_its_vocabulary(tmp_path: Path) -> None:
     folders.marian(tmp_path)
     assert Tokenizer.from_folder(tmp_path).languages == {"fra": 2, "deu": 3}
+
+
+def test_a_code_goes_into_the_text_where_marian_has_a_tokenizer_json_too(tmp_path: Path) -> None:
+    folders.marian(tmp_path)
+    built = Tokenizer.from_folder(tmp_path)
+    inner = WordLevel({"</s>": 0, "<unk>": 1, ">>fra<<": 2, ">>deu<<": 3, "cat": 4}, "<unk>")
+    tokenizers.Tokenizer(inner).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert tokenizer.languages == built.languages
+    assert tokenizer.encode("cat", language="deu").ids == [3, 4]
+    assert tokenizer.encode("cat").ids == [4]
 
 
 def test_marian_writes_by_the_target_vocabulary_where_there_are_two(tmp_path: Path) -> None:

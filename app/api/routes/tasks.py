@@ -45,6 +45,7 @@ async def translate(body: TranslateBody, desk: DeskDep) -> Response:
         body.target,
         body.source,
         body.split_sentences is not False,
+        forces_token=body.forced_bos_token is not None,
     )
     if body.logprobs is not None:
         raise InvalidRequest("this route tells a score, no logprobs", "logprobs", "unsupported_parameter")
