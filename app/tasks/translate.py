@@ -131,9 +131,9 @@ class Translate(Generate):
             plans.append(_Plan(pieces, slots))
         return plans, requests
 
-    def max_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
+    def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """Left out, the limit grows with the sentence: no translation is thrice as long as its source."""
-        limit = super().max_tokens(prompt_tokens, wanted)
+        limit = super().max_tokens(prompt_tokens, wanted, is_forced)
         return limit if wanted is not None else min(limit, 3 * prompt_tokens + 32)
 
     async def _ordered(
