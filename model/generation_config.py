@@ -1,6 +1,7 @@
 """How a checkpoint's makers generate with it, as `generation_config.json` says. Knows no tensors.
 
-Read and kept, but not acted on yet: beams, length penalty, n-gram blocking, minimum lengths, the forced end.
+Read and kept, but not acted on yet: beams with what belongs to them (groups, length penalty, early stopping,
+diversity), and the two settings that are about the encoder's tokens.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.config import CheckpointError
+
+MAX_NGRAM_SIZE = 64
+MAX_BAD_WORDS = 1024
+"""What the engine takes; a checkpoint that asks for more is refused when it is read, not at each request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,12 @@ class GenerationConfig:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+
     no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    encoder_repetition_penalty: float = 1.0
 
     do_sample: bool = False
     temperature: float | None = None
@@ -45,6 +55,11 @@ class GenerationConfig:
         alone = (word[0] for word in self.bad_words_ids if len(word) == 1)
         return tuple(sorted({token_id for token_id in alone if token_id not in self.eos_token_ids}))
 
+    @property
+    def longer_bad_words(self) -> tuple[tuple[int, ...], ...]:
+        """The bad words of several tokens, of which the last one must not follow the others."""
+        return tuple(word for word in self.bad_words_ids if len(word) > 1)
+
 
 def parse_generation_config(raw: Mapping[str, Any], file: Path, vocab_size: int) -> GenerationConfig:
     """From the object that `file` holds. Raises CheckpointError for a value out of range, by its key."""
@@ -60,7 +75,11 @@ def parse_generation_config(raw: Mapping[str, Any], file: Path, vocab_size: int)
         num_beams=read.integer("num_beams", 1) or 1,
         length_penalty=1.0 if raw.get("length_penalty") is None else read.number("length_penalty") or 0.0,
         early_stopping=early or False,
-        no_repeat_ngram_size=read.integer("no_repeat_ngram_size", 0) or 0,
+        num_beam_groups=read.integer("num_beam_groups", 1) or 1,
+        diversity_penalty=read.number("diversity_penalty") or 0.0,
+        no_repeat_ngram_size=read.integer("no_repeat_ngram_size", 0, MAX_NGRAM_SIZE) or 0,
+        encoder_no_repeat_ngram_size=read.integer("encoder_no_repeat_ngram_size", 0) or 0,
+        encoder_repetition_penalty=read.number("encoder_repetition_penalty", 0.01, 100.0) or 1.0,
         do_sample=read.flag("do_sample"),
         temperature=read.number("temperature", 0.0, 2.0),
         top_k=read.integer("top_k", -1),
@@ -70,7 +89,7 @@ def parse_generation_config(raw: Mapping[str, Any], file: Path, vocab_size: int)
         eos_token_ids=read.token_ids("eos_token_id"),
         decoder_start_token_id=read.integer("decoder_start_token_id", 0, vocab_size - 1),
         forced_bos_token_id=read.integer("forced_bos_token_id", 0, vocab_size - 1),
-        forced_eos_token_ids=read.token_ids("forced_eos_token_id"),
+        forced_eos_token_ids=read.token_ids("forced_eos_token_id", vocab_size - 1),
         bad_words_ids=read.words("bad_words_ids", vocab_size),
     )
 
@@ -106,12 +125,12 @@ class _Reader:
             raise self.fault(key, "true or false")
         return bool(value)
 
-    def token_ids(self, key: str) -> tuple[int, ...]:
+    def token_ids(self, key: str, high: int | None = None) -> tuple[int, ...]:
         value = self.raw.get(key)
         if value is None:
             return ()
         ids = value if isinstance(value, list) else [value]
-        if not all(_is_integer(token_id, 0, None) for token_id in ids):
+        if not all(_is_integer(token_id, 0, high) for token_id in ids):
             raise self.fault(key, "a token id or a list of them")
         return tuple(ids)
 
@@ -119,12 +138,13 @@ class _Reader:
         value = self.raw.get(key)
         if value is None:
             return ()
-        is_right = isinstance(value, list) and all(
+        is_list = isinstance(value, list) and len(value) <= MAX_BAD_WORDS
+        is_right = is_list and all(
             isinstance(word, list) and word and all(_is_integer(i, 0, vocab_size - 1) for i in word)
             for word in value
         )
         if not is_right:
-            raise self.fault(key, f"a list of lists of token ids below {vocab_size}")
+            raise self.fault(key, f"a list of at most {MAX_BAD_WORDS} lists of token ids below {vocab_size}")
         return tuple(tuple(word) for word in value)
 
 

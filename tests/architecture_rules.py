@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.journal": (*BORDER, "app.errors"),
     "app.engine.process": BORDER,
     "app.engine.client": ("app.engine.journal", "app.engine.process", *BORDER, *LEAVES),
-    "app.engine.sequence": BORDER,
+    "app.engine.rules": BORDER,
+    "app.engine.sequence": ("app.engine.rules", *BORDER),
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
     "app.engine.scheduler": ("app.engine.sequence", "app.engine.block_manager", *BORDER),
     "app.engine": ("app.engine", "app.errors", "app.logs", "model"),
@@ -78,7 +79,8 @@ TORCH_FREE = (
         "app.engine.journal",
         "app.engine.process",
     ),
-    *(*BORDER, "app.engine.sequence", "app.engine.block_manager", "app.engine.scheduler", *MODEL_FACTS),
+    *("app.engine.rules", "app.engine.sequence", "app.engine.block_manager", "app.engine.scheduler"),
+    *(*BORDER, *MODEL_FACTS),
 )
 # (part of the tree, packages it never imports)
 FORBIDDEN_PACKAGES = (

@@ -125,6 +125,7 @@ class GenerationParameters(Body):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     repetition_penalty: Finite | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=64)] | None = None
     presence_penalty: Finite | None = None
     frequency_penalty: Finite | None = None
     seed: int | None = None
@@ -141,7 +142,6 @@ class GenerationParameters(Body):
     num_beams: nothing("Beam search", 1)  # type: ignore[valid-type]
     length_penalty: nothing("Beam search", 1, 1.0)  # type: ignore[valid-type]
     early_stopping: nothing("Beam search", False)  # type: ignore[valid-type]
-    no_repeat_ngram_size: nothing("no_repeat_ngram_size", 0)  # type: ignore[valid-type]
     prompt_logprobs: nothing("prompt_logprobs")  # type: ignore[valid-type]
     json_schema: nothing("Constrained generation")  # type: ignore[valid-type]
     regex: nothing("Constrained generation")  # type: ignore[valid-type]

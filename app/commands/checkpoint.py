@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from app.tasks.served import TASKS
 from model.config import CheckpointError, TransformerConfig
-from model.families import GENERATION, read_config, read_generation_config, read_json
+from model.families import read_config, read_generation_config, read_json
 from model.generation_config import GenerationConfig
 from model.lora_settings import check_settings
 from model.pooling import read_pooling
@@ -132,7 +132,7 @@ def _shape(reader: _Reader, config: TransformerConfig) -> dict[str, Any]:
         is_published = (folder / "1_Pooling" / "config.json").is_file()
         if pooling is not None:
             facts["pooling"] = {**asdict(pooling), "published": is_published}
-    if config.kind != "encoder" and (folder / GENERATION).is_file():
+    if config.kind != "encoder":
         facts["generation"] = _changed(read_generation_config(folder, config.vocab_size))
     per_token = 2 * config.num_decoder_layers * config.num_kv_heads * config.head_dim
     facts["cache_bytes_per_1000_tokens"] = {

@@ -20,6 +20,7 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
 )
+from app.engine.rules import make_rules
 from app.engine.runner import EncoderOutput, Runner
 from app.engine.sampler import SampleRow, Samples, sample
 from app.engine.sampling_params import ParameterError
@@ -154,14 +155,13 @@ class Engine:
     def _append(
         self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float
     ) -> Tokens:
-        """One token more; an end token ends the sequence and is not handed out."""
-        params = _generate_request(sequence).params
+        """One token more. An end token is not handed out; a forced one is the limit's doing, not the model's."""
+        eos_token_ids = self._served[sequence.request.model].config.eos_token_ids
+        ends = token_id in _generate_request(sequence).params.end_token_ids(eos_token_ids)
+        is_forced = sequence.rules is not None and sequence.rules.forced(sequence.num_completion_tokens)
         sequence.num_computed_tokens = len(sequence.token_ids)
         sequence.token_ids.append(token_id)
-        ends = token_id in params.stop_token_ids
-        if not params.ignore_eos:
-            ends = ends or token_id in self._served[sequence.request.model].config.eos_token_ids
-        if ends:
+        if ends and not is_forced:
             self._scheduler.finish(sequence, "stop")
         elif sequence.num_completion_tokens >= sequence.max_tokens:
             self._scheduler.finish(sequence, "length")
@@ -224,6 +224,7 @@ class Engine:
             token_ids=tokens,
             num_prompt_tokens=len(tokens),
             max_tokens=max_tokens,
+            rules=make_rules(request.params, max_tokens),
         )
 
     def _check_room(self, num_tokens: int, num_source: int, served: Served) -> None:
@@ -241,11 +242,11 @@ class Engine:
             rows.append(
                 SampleRow(
                     params=request.params,
-                    seed=request.params.seed or 0,
                     index=request.index,
                     token_ids=sequence.token_ids,
                     num_prompt_tokens=sequence.num_prompt_tokens,
                     eos_token_ids=self._served[request.model].config.eos_token_ids,
+                    rules=sequence.rules,
                 )
             )
         return rows

@@ -1,8 +1,9 @@
 """From logits to token ids: penalties, bias, temperature, truncation and the draw, for a whole step.
 
-A pure function of its inputs. The noise of a token depends on (seed, sequence index, position, token id)
-alone, so equal logits give equal tokens in any batch, and again when the sequence is computed anew. A greedy
-step without penalties pays for one argmax and nothing else.
+A function of its inputs, of which only the rules remember anything: how far they have read. The noise of a
+token depends on (seed, sequence index, position, token id) alone, so equal logits give equal tokens in any
+batch, and again when the sequence is computed anew. A greedy step without penalties and rules pays for one
+argmax and nothing else.
 """
 
 from collections import Counter
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.engine.protocol import TokenLogprobs
+from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
 
 _BITS = 2**64
@@ -30,15 +32,16 @@ class SampleRow:
     """One row of the logits: whose next token it gives.
 
     `token_ids` are prompt and output so far, by reference; the next token's position is counted from
-    `num_prompt_tokens`. `index` is the sequence's within its request; `eos_token_ids` end a sequence.
+    `num_prompt_tokens`. `index` is the sequence's within its request; `eos_token_ids` end a sequence; `rules`
+    are the sequence's own, None where it has none.
     """
 
     params: SamplingParams
-    seed: int
     index: int
     token_ids: Sequence[int]
     num_prompt_tokens: int
     eos_token_ids: tuple[int, ...]
+    rules: Rules | None = None
 
     @property
     def position(self) -> int:
@@ -57,7 +60,8 @@ class Samples:
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
     """The next token of each row of `logits` [B, V] float32, which stay as they are.
 
-    Token ids in the parameters must be below V (`SamplingParams.check_vocabulary`).
+    Token ids in the parameters must be below V (`SamplingParams.check_vocabulary`). A row to which every token
+    is forbidden gets token 0.
     """
     adjusted = _adjust(logits, rows)
     drawn = [i for i, row in enumerate(rows) if not row.params.is_greedy]
@@ -73,12 +77,13 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
 
 
 def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """Penalties, then bias, then the masks that hold tokens back; a copy only where a row needs one."""
+    """Penalties, bias, tokens held back, then forced ones; a copy only where a row needs one."""
     penalised = [i for i, row in enumerate(rows) if row.params.has_penalties]
     biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
-    too_short = [i for i, row in enumerate(rows) if row.position < row.params.min_tokens]
-    suppressed = [i for i, row in enumerate(rows) if row.params.suppress_token_ids]
-    if not (penalised or biased or too_short or suppressed):
+    ruled = [(i, row.rules) for i, row in enumerate(rows) if row.rules is not None]
+    never = _held_back(rows, ruled)
+    forced = [(i, ends) for i, rules in ruled if (ends := rules.forced(rows[i].position))]
+    if not (penalised or biased or never.ids or forced):
         return logits
     logits = logits.clone()
     _penalise(logits, rows, penalised)
@@ -86,16 +91,25 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
         bias = rows[i].params.logit_bias
         ids = torch.tensor(list(bias), device=logits.device)
         logits[i, ids] += torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
-    for i in too_short:
-        params = rows[i].params
-        ends = [*params.stop_token_ids, *(() if params.ignore_eos else rows[i].eos_token_ids)]
-        logits[i, torch.tensor(ends, dtype=torch.long, device=logits.device)] = -torch.inf
-    if suppressed:
-        never = _Entries()
-        for i in suppressed:
-            never.add(i, rows[i].params.suppress_token_ids, ())
+    if never.ids:
         logits[never.places(logits.device)] = -torch.inf
+    for i, ends in forced:
+        logits[i] = -torch.inf
+        logits[i, torch.tensor(ends, device=logits.device)] = 0.0
     return logits
+
+
+def _held_back(rows: Sequence[SampleRow], ruled: Iterable[tuple[int, Rules]]) -> "_Entries":
+    """End tokens before the minimum, tokens that are never wanted, and what the rules forbid; maybe twice."""
+    never = _Entries()
+    for i, row in enumerate(rows):
+        if row.position < row.params.min_tokens:
+            never.add(i, row.params.end_token_ids(row.eos_token_ids), ())
+        if row.params.suppress_token_ids:
+            never.add(i, row.params.suppress_token_ids, ())
+    for i, rules in ruled:
+        never.add(i, rules.banned(rows[i].token_ids), ())
+    return never
 
 
 def _penalise(logits: Tensor, rows: Sequence[SampleRow], penalised: Sequence[int]) -> None:
@@ -120,7 +134,7 @@ def _penalise(logits: Tensor, rows: Sequence[SampleRow], penalised: Sequence[int
 
 
 class _Entries:
-    """Single entries of the logits, each at most once, and a value for each where one is wanted."""
+    """Single entries of the logits, and for each a value where one is wanted; then each at most once."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -221,7 +235,7 @@ def _column(values: Iterable[float], device: torch.device, dtype: torch.dtype = 
 def _key(row: SampleRow) -> int:
     """64 bits as a signed integer that stand for (seed, sequence index, position)."""
     key = 0
-    for part in (row.seed, row.index, row.position):
+    for part in (row.params.seed or 0, row.index, row.position):
         key = _mix((key ^ part % _BITS) + _GOLDEN)
     return _signed(key)
 

@@ -5,6 +5,7 @@ Knows no text: stop strings belong to the tasks.
 """
 
 import math
+from itertools import chain
 
 import msgspec
 
@@ -12,6 +13,8 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_STOP_TOKENS = 64
 MAX_SUPPRESSED_TOKENS = 1024
+MAX_BAD_WORDS = 1024
+MAX_NGRAM_SIZE = 64
 # Below this the division of the logits could overflow, and nothing but the best token has any mass left.
 GREEDY_BELOW = 1e-5
 
@@ -32,6 +35,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     those of the n likeliest. `seed` None: the client of the engine chooses one at admission.
     `forced_bos_token` is what an encoder-decoder's output begins with (a language code, say): it counts as
     given, not as generated, and is not handed out. `suppress_token_ids` are never generated.
+
+    Over all tokens of the decoder, prompt or start token included: no `no_repeat_ngram_size` tokens in a row
+    come twice (0 is off), and none of `bad_words`, each of several tokens, is completed. The last token that
+    `max_tokens` allows is one of `forced_eos_tokens`, where there are any and end tokens are not ignored.
     """
 
     max_tokens: int = 256
@@ -49,6 +56,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = {}
     forced_bos_token: int | None = None
     suppress_token_ids: tuple[int, ...] = ()
+    no_repeat_ngram_size: int = 0
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    forced_eos_tokens: tuple[int, ...] = ()
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -67,10 +77,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.seed is not None:
             _check_integer("seed", self.seed, -(2**63), 2**63 - 1)
-        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
-            raise ParameterError("stop_token_ids", f"must not have more than {MAX_STOP_TOKENS} entries")
-        for token_id in self.stop_token_ids:
-            _check_integer("stop_token_ids", token_id, 0)
+        _check_token_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKENS)
         if len(self.logit_bias) > MAX_LOGIT_BIASES:
             raise ParameterError("logit_bias", f"must not have more than {MAX_LOGIT_BIASES} entries")
         for token_id, bias in self.logit_bias.items():
@@ -78,12 +85,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             _check_number("logit_bias", bias, -100.0, 100.0)
         if self.forced_bos_token is not None:
             _check_integer("forced_bos_token", self.forced_bos_token, 0)
-        if len(self.suppress_token_ids) > MAX_SUPPRESSED_TOKENS:
-            raise ParameterError(
-                "suppress_token_ids", f"must not have more than {MAX_SUPPRESSED_TOKENS} entries"
-            )
-        for token_id in self.suppress_token_ids:
-            _check_integer("suppress_token_ids", token_id, 0)
+        _check_token_ids("suppress_token_ids", self.suppress_token_ids, MAX_SUPPRESSED_TOKENS)
+        _check_integer("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, MAX_NGRAM_SIZE)
+        if len(self.bad_words) > MAX_BAD_WORDS or any(len(word) < 2 for word in self.bad_words):
+            raise ParameterError("bad_words", f"must be at most {MAX_BAD_WORDS} words of at least two tokens")
+        for token_id in chain.from_iterable(self.bad_words):
+            _check_integer("bad_words", token_id, 0)
+        _check_token_ids("forced_eos_tokens", self.forced_eos_tokens, MAX_STOP_TOKENS)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
 
@@ -95,6 +103,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
+    def end_token_ids(self, eos_token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """What ends the sequence, of a model that ends its own with `eos_token_ids`."""
+        return self.stop_token_ids if self.ignore_eos else (*self.stop_token_ids, *eos_token_ids)
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raises `ParameterError` where a token id is not below `vocab_size`."""
         forced = () if self.forced_bos_token is None else (self.forced_bos_token,)
@@ -103,6 +115,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             ("stop_token_ids", self.stop_token_ids),
             ("suppress_token_ids", self.suppress_token_ids),
             ("forced_bos_token", forced),
+            ("bad_words", [max(word) for word in self.bad_words]),
+            ("forced_eos_tokens", self.forced_eos_tokens),
         ):
             if token_ids and max(token_ids) >= vocab_size:
                 raise ParameterError(param, f"has token ids that are not below {vocab_size}")
@@ -115,6 +129,13 @@ def _check_integer(param: str, value: object, low: int, high: int | None = None)
         raise ParameterError(
             param, f"must be at least {low}" if high is None else f"must be in {low}..{high}"
         )
+
+
+def _check_token_ids(param: str, token_ids: tuple[int, ...], most: int) -> None:
+    if len(token_ids) > most:
+        raise ParameterError(param, f"must not have more than {most} entries")
+    for token_id in token_ids:
+        _check_integer(param, token_id, 0)
 
 
 def _check_number(param: str, value: object, low: float, high: float) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest
+from app.engine.rules import Rules
 
 
 class Status(Enum):
@@ -37,6 +38,7 @@ class Sequence:
     status: Status = Status.WAITING
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
+    rules: Rules | None = None
 
     @property
     def id(self) -> int:

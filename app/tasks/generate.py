@@ -14,7 +14,7 @@ from app.errors import InvalidRequest
 from app.tasks.base import Task, Usage
 from app.tasks.concurrency import gather_or_cancel, merge
 from app.tasks.detokenizer import CONTEXT_TOKENS, Detokenizer
-from app.tasks.sampling import GenerateOptions, make_options, with_limit
+from app.tasks.sampling import GenerateOptions, make_options, with_limits
 from model.config import TransformerConfig
 
 DEFAULT_MAX_TOKENS = 256
@@ -88,7 +88,11 @@ class Generate(Task):
             if not row:
                 raise InvalidRequest("the text has no tokens", self.param)
             is_forced = options.params.forced_bos_token is not None
-            params = with_limit(options.params, self.max_tokens(len(row), options.max_tokens, is_forced))
+            most = self.max_tokens(len(row), options.max_tokens, is_forced)
+            least = options.min_tokens
+            if least is None:
+                least = min(most, self._published_minimum(len(row), is_forced))
+            params = with_limits(options.params, most, least)
             requests += [
                 GenerateRequest(
                     model=self.model.name,
@@ -122,9 +126,19 @@ class Generate(Task):
     def _published_limit(self, is_forced: bool) -> int | None:
         """Published lengths count the start token and what is forced behind it; ours count what is generated."""
         published = self.model.generation
-        if published.max_new_tokens is not None or published.max_length is None:
-            return published.max_new_tokens
+        if published.max_new_tokens is not None:
+            return max(1, published.max_new_tokens - is_forced)
+        if published.max_length is None:
+            return None
         return max(1, published.max_length - (2 if is_forced else 1))
+
+    def _published_minimum(self, prompt_tokens: int, is_forced: bool) -> int:
+        """The same for the minimum, which counts a decoder's prompt unless it says `new`."""
+        published = self.model.generation
+        if published.min_new_tokens is not None:
+            return max(0, published.min_new_tokens - is_forced)
+        given = prompt_tokens if self.model.config.kind == "decoder" else 1 + is_forced
+        return max(0, (published.min_length or 0) - given)
 
     async def run(
         self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage

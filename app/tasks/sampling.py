@@ -10,7 +10,7 @@ from app.engine.sampling_params import ParameterError, SamplingParams
 from app.errors import InvalidRequest
 from model.generation_config import GenerationConfig
 
-_PUBLISHED_ALWAYS = ("repetition_penalty",)
+_PUBLISHED_ALWAYS = ("repetition_penalty", "no_repeat_ngram_size")
 _PUBLISHED_WHEN_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 _OURS = frozenset(SamplingParams.__struct_fields__) - {"max_tokens"}
 
@@ -20,10 +20,12 @@ class GenerateOptions:
     """`params` go to the engine; stop strings and the number of texts per prompt are ours.
 
     `max_tokens` None takes the default, cut to the room there is; a number that does not fit is refused.
+    `min_tokens` None takes the checkpoint's, cut to the limit. Stop strings wait for the request's own alone.
     """
 
     params: SamplingParams
     max_tokens: int | None = None
+    min_tokens: int | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
     priority: int = 0
@@ -55,13 +57,20 @@ def make_options(
         params.check_vocabulary(vocab_size)
     except ParameterError as error:
         raise InvalidRequest(str(error), error.param) from None
-    return GenerateOptions(params, max_tokens, n, tuple(given.get("stop", ())), given.get("priority", 0))
+    return GenerateOptions(
+        params=params,
+        max_tokens=max_tokens,
+        min_tokens=given.get("min_tokens"),
+        n=n,
+        stop=tuple(given.get("stop", ())),
+        priority=given.get("priority", 0),
+    )
 
 
-def with_limit(params: SamplingParams, max_tokens: int) -> SamplingParams:
-    """The same with another limit. Raises InvalidRequest where it is below `min_tokens`."""
+def with_limits(params: SamplingParams, max_tokens: int, min_tokens: int) -> SamplingParams:
+    """The same with other limits. Raises InvalidRequest where they cross."""
     try:
-        return msgspec.structs.replace(params, max_tokens=max_tokens)
+        return msgspec.structs.replace(params, max_tokens=max_tokens, min_tokens=min_tokens)
     except ParameterError as error:
         raise InvalidRequest(str(error), error.param) from None
 
@@ -70,7 +79,9 @@ def _published(config: GenerationConfig) -> dict[str, Any]:
     names = _PUBLISHED_ALWAYS + (_PUBLISHED_WHEN_SAMPLING if config.do_sample else ())
     values = {name: getattr(config, name) for name in names}
     values["forced_bos_token"] = config.forced_bos_token_id
-    values["suppress_token_ids"] = config.suppressed_token_ids or None
+    values["suppress_token_ids"] = config.suppressed_token_ids
+    values["bad_words"] = config.longer_bad_words
+    values["forced_eos_tokens"] = config.forced_eos_token_ids
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -47,6 +47,12 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         ("/v1/generate", GENERATE | {"top_p": 0}, "top_p"),
         ("/v1/generate", GENERATE | {"top_k": -2}, "top_k"),
         ("/v1/generate", GENERATE | {"repetition_penalty": 0}, "repetition_penalty"),
+        *(
+            (path, GENERATE | {"no_repeat_ngram_size": value}, "no_repeat_ngram_size")
+            for path in ("/v1/generate", "/v1/completions")
+            for value in (-1, 65, 2.0, "3", True)
+        ),
+        ("/v1/translate", {"text": "Hi", "target": "de", "no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
         ("/v1/generate", GENERATE | {"seed": 2**70}, "seed"),
         ("/v1/generate", GENERATE | {"stop": ["x" * 257]}, "stop"),
         ("/v1/generate", GENERATE | {"stop": [""]}, "stop"),
@@ -97,7 +103,6 @@ def test_400_names_the_field(shared: Service, path: str, body: dict[str, Any], p
         ("num_beams", 4),
         ("length_penalty", 0.5),
         ("early_stopping", True),
-        ("no_repeat_ngram_size", 3),
         ("prompt_logprobs", 1),
         ("json_schema", {"type": "object"}),
         ("regex", "a+"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from app.engine.protocol import GenerateRequest
 from tests.api.conftest import Service
 from tests.api.fake_engine import TEXT
 
@@ -35,6 +36,18 @@ def test_generate_tells_logprobs_when_asked(shared: Service) -> None:
     (first, second) = shared.post("/v1/generate", body).json()["results"][0]["logprobs"]
     assert (first["token"], second["token"], first["logprob"]) == ("G", "r", -0.5)
     assert first["top"] == [{"token": "G", "id": first["id"], "logprob": -0.5}]
+
+
+def test_a_size_of_ngrams_reaches_the_engine(service: Service) -> None:
+    for path in ("/v1/generate", "/v1/completions"):
+        assert service.post(path, {"prompt": "Hi", "no_repeat_ngram_size": 64}).status_code == 200
+    assert service.post("/v1/translate", {"text": "Hi", "target": "de", "no_repeat_ngram_size": 2}).is_success
+    sizes = [
+        request.params.no_repeat_ngram_size
+        for request in service.engine.requests
+        if isinstance(request, GenerateRequest)
+    ]
+    assert sizes == [64, 64, 2]
 
 
 def test_translate_keeps_spacing_and_leaves_what_has_no_letters(service: Service) -> None:

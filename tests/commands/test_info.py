@@ -91,6 +91,10 @@ def test_labels_pooling_and_generation_are_told(folders: dict[str, Path], tmp_pa
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     facts = describe(folder)
     assert facts["generation"] == {"num_beams": 4, "temperature": 0.5}
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_beams": 6}))
+    assert describe(folder)["generation"]["num_beams"] == 6, "from where it is read"
     assert facts["tokenizer"]["chat_template"]
 
 

@@ -41,7 +41,13 @@ TO_WORKER: list[ClientMessage] = [
         model="a",
         prompt_ids=list(range(70_000)),
         params=SamplingParams(
-            temperature=0.5, seed=-(2**63), logit_bias={3: -1.5}, stop_token_ids=(1, 2), logprobs=0
+            temperature=0.5,
+            seed=-(2**63),
+            logit_bias={3: -1.5},
+            stop_token_ids=(1, 2),
+            no_repeat_ngram_size=3,
+            bad_words=((1, 2), (3, 4, 5)),
+            logprobs=0,
         ),
         index=3,
         priority=-2,

@@ -23,8 +23,7 @@ def row(
     **params: Any,
 ) -> SampleRow:
     return SampleRow(
-        params=SamplingParams(**params),
-        seed=seed,
+        params=SamplingParams(seed=seed, **params),
         index=index,
         token_ids=[*prompt, *output],
         num_prompt_tokens=len(prompt),

@@ -27,6 +27,9 @@ from app.engine.sampling_params import ParameterError, SamplingParams
         ("logit_bias", dict.fromkeys(range(1025), 1.0)),
         *(("forced_bos_token", value) for value in (-1, 1.0, "a")),
         *(("suppress_token_ids", value) for value in ((-1,), (None,), tuple(range(1025)))),
+        *(("no_repeat_ngram_size", value) for value in (-1, 65, 1.0, True, "3")),
+        *(("bad_words", value) for value in (((5,),), ((),), ((-1, 2),), ((1, "a"),), ((1, 2),) * 1025)),
+        *(("forced_eos_tokens", value) for value in ((-1,), ("a",), tuple(range(65)))),
         *(("logprobs", value) for value in (-1, 21, 1.0)),
     ],
 )
@@ -50,9 +53,20 @@ def test_token_ids_are_checked_against_the_vocabulary() -> None:
     params.check_vocabulary(10)
     with pytest.raises(ParameterError, match="logit_bias"):
         params.check_vocabulary(9)
-    for wrong in ({"stop_token_ids": (10,)}, {"suppress_token_ids": (3, 10)}, {"forced_bos_token": 10}):
+    for wrong in (
+        {"stop_token_ids": (10,)},
+        {"suppress_token_ids": (3, 10)},
+        {"forced_bos_token": 10},
+        {"bad_words": ((1, 2), (10, 3))},
+        {"forced_eos_tokens": (10,)},
+    ):
         with pytest.raises(ParameterError, match=next(iter(wrong))):
             msgspec.convert(wrong, SamplingParams).check_vocabulary(10)
+
+
+def test_what_ends_a_sequence() -> None:
+    assert SamplingParams(stop_token_ids=(7,)).end_token_ids((2, 3)) == (7, 2, 3)
+    assert SamplingParams(stop_token_ids=(7,), ignore_eos=True).end_token_ids((2, 3)) == (7,)
 
 
 def test_greedy_is_a_temperature_of_nought_or_nearly() -> None:

@@ -63,6 +63,7 @@ def test_it_is_read_from_its_own_file_or_from_the_config(folder: Path, name: str
     generation = read_generation_config(folder, 96)
     assert generation == WANTED
     assert generation.suppressed_token_ids == (95,), "an end token is no bad word"
+    assert generation.longer_bad_words == ((3, 4),)
     config = read_config(folder)
     assert (config.eos_token_ids, config.decoder_start_token_id) == ((2, 7), 5)
 
@@ -87,7 +88,11 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "max_new_tokens": (0,),
     "min_length": (-1,),
     "min_new_tokens": (-1,),
-    "no_repeat_ngram_size": (-1, 2.0),
+    "no_repeat_ngram_size": (-1, 2.0, 65),
+    "encoder_no_repeat_ngram_size": (-1,),
+    "encoder_repetition_penalty": (0, "1"),
+    "num_beam_groups": (0,),
+    "diversity_penalty": ("1",),
     "length_penalty": ("1", [], True),
     "early_stopping": ("always", 2),
     "do_sample": ("yes",),
@@ -97,10 +102,10 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "min_p": (2,),
     "repetition_penalty": (0,),
     "eos_token_id": ("2", [2, None], -1, 1.0),
-    "forced_eos_token_id": ("2", [[2]]),
+    "forced_eos_token_id": ("2", [[2]], 96, [2, 96]),
     "decoder_start_token_id": (96, -1, [5]),
     "forced_bos_token_id": (96, "de"),
-    "bad_words_ids": (5, [5], [[]], [[96]], [["a"]]),
+    "bad_words_ids": (5, [5], [[]], [[96]], [["a"]], [[1, 2]] * 1025),
 }
 
 

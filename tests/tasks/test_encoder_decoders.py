@@ -72,6 +72,7 @@ def test_a_decoder_takes_no_forced_token_and_is_given_none(tmp_path: Path) -> No
         ({"max_length": 20}, 19),
         ({"max_length": 20, "forced_bos_token_id": 9}, 18),
         ({"max_length": 20, "max_new_tokens": 30}, 30),
+        ({"max_new_tokens": 30, "forced_bos_token_id": 9}, 29),
     ],
 )
 def test_a_published_length_counts_what_the_decoder_is_given(
@@ -86,3 +87,39 @@ def test_a_requests_own_first_token_counts_too(tmp_path: Path) -> None:
     task = generator(tmp_path / "bart", BART, {"max_length": 20})
     [request] = task.plan([[5] * 5], task.options({"forced_bos_token": 9}, 0.0))
     assert request.params.max_tokens == 18
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "values", "wanted"),
+    [
+        (BART, {}, {}, 0),
+        (BART, {"min_length": 12}, {}, 11),
+        (BART, {"min_length": 12, "forced_bos_token_id": 9}, {}, 10),
+        (BART, {"min_length": 12}, {"forced_bos_token": 9}, 10),
+        (BART, {"min_length": 12, "min_new_tokens": 3}, {}, 3),
+        (BART, {"min_new_tokens": 3, "forced_bos_token_id": 9}, {}, 2),
+        (BART, {"min_length": 1, "forced_bos_token_id": 9}, {}, 0),
+        (BART, {"min_length": 12}, {"max_tokens": 4}, 4),
+        (BART, {"min_length": 12}, {"min_tokens": 0}, 0),
+        (BART, {"min_length": 12}, {"min_tokens": 5}, 5),
+        (CONFIGS["writer"], {"min_length": 12}, {}, 7),
+        (CONFIGS["writer"], {"min_length": 4}, {}, 0),
+        (CONFIGS["writer"], {"min_new_tokens": 4}, {}, 4),
+    ],
+    ids=str,
+)
+def test_a_published_minimum_is_the_default_and_never_over_the_limit(
+    config: dict[str, Any], generation: dict[str, Any], values: dict[str, Any], wanted: int, tmp_path: Path
+) -> None:
+    task = generator(tmp_path / "it", config, generation)
+    options = task.options(values, 0.0)
+    [request] = task.plan([[5] * 5], options)
+    assert request.params.min_tokens == wanted
+    assert options.params.min_tokens == values.get("min_tokens", 0), "what stop strings wait for"
+
+
+def test_a_minimum_over_the_limit_is_refused_where_the_request_says_it(tmp_path: Path) -> None:
+    task = generator(tmp_path / "bart", BART, {"max_length": 20})
+    with pytest.raises(InvalidRequest) as refused:
+        task.plan([[5] * 5], task.options({"min_tokens": 25}, 0.0))
+    assert refused.value.param == "min_tokens"

@@ -11,7 +11,7 @@ from app.engine.sampling_params import SamplingParams
 from app.errors import InvalidRequest
 from app.tasks.base import cut_ids, softmax
 from app.tasks.concurrency import gather_or_cancel, merge
-from app.tasks.sampling import make_options, with_limit
+from app.tasks.sampling import make_options, with_limits
 from model.generation_config import GenerationConfig
 
 NOTHING = GenerationConfig()
@@ -31,16 +31,24 @@ def test_defaults_come_from_the_request_then_the_checkpoint_then_us() -> None:
 
 def test_what_a_checkpoint_forces_and_forbids_goes_to_the_engine() -> None:
     published = GenerationConfig(
-        forced_bos_token_id=7, bad_words_ids=((4,), (5, 6), (2,), (4,)), eos_token_ids=(2,)
+        forced_bos_token_id=7,
+        forced_eos_token_ids=(2,),
+        no_repeat_ngram_size=3,
+        bad_words_ids=((4,), (5, 6), (2,), (4,)),
+        eos_token_ids=(2,),
     )
     params = make_options({}, published, temperature=0.0, vocab_size=10).params
-    assert (params.forced_bos_token, params.suppress_token_ids) == (7, (4,))
+    assert (params.forced_bos_token, params.forced_eos_tokens) == (7, (2,))
+    assert (params.suppress_token_ids, params.bad_words) == ((4,), ((5, 6),))
+    assert params.no_repeat_ngram_size == 3
+    asked = make_options({"no_repeat_ngram_size": 0}, published, temperature=0.0, vocab_size=10).params
+    assert asked.no_repeat_ngram_size == 0
     assert make_options({}, NOTHING, temperature=0.0, vocab_size=10).params == SamplingParams(max_tokens=1)
 
 
 def test_a_limit_below_min_tokens_is_the_client_s_mistake() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        with_limit(SamplingParams(max_tokens=10, min_tokens=10), 5)
+        with_limits(SamplingParams(max_tokens=10, min_tokens=10), 5, 10)
     assert refused.value.param == "min_tokens"
 
 
