@@ -104,8 +104,6 @@ def best_spans(
     spans = [
         Span(offsets[start][0], offsets[end][1], float(np.exp(value - total)))
         for (start, end), value in values.items()
-        # A byte-level token may be a blank that its offsets leave out: no characters are no answer.
-        if offsets[start][0] < offsets[end][1]
     ]
     if allow_no_answer:
         spans.append(Span(0, 0, float(np.exp(-total))))

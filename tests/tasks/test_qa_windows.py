@@ -115,14 +115,3 @@ def test_huge_scores_stay_finite() -> None:
         [scores], [window], [(0, 1), (1, 2)], top_k=1, max_answer_tokens=2, allow_no_answer=True
     )
     assert math.isfinite(spans[0].score)
-
-
-def test_a_token_without_characters_is_no_answer() -> None:
-    window = Window(ids=[0, 5, 6, 7, 0], type_ids=[0, 1, 1, 1, 1], start=0, first=1, count=3)
-    scores = np.zeros((5, 2), dtype=np.float32)
-    scores[2] = 9.0  # the blank that the tokenizer counts as a token and leaves out of its offsets
-    spans = best_spans(
-        [scores], [window], [(0, 3), (4, 4), (4, 7)], top_k=3, max_answer_tokens=1, allow_no_answer=False
-    )
-    assert {(span.start, span.end) for span in spans} == {(0, 3), (4, 7)}
-    assert sum(span.score for span in spans) < 0.1, "the probability of the empty span is not given away"
