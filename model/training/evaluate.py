@@ -50,6 +50,7 @@ def evaluate(
     torch.manual_seed(recipe.schedule.seed)
     source = folder if base is None else base
     model = load_model(source, torch.float32)
+    model.pack()
     head, config = OWN, model.config
     if base is not None:
         head = recipe.name
