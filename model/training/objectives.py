@@ -108,6 +108,7 @@ def sentences(paragraphs: Iterable[str]) -> list[str]:
 
 def _text_to_text(recipe: Recipe, tokenizer: Tokenizer, config: TransformerConfig, data: Path) -> Objective:
     start = config.decoder_start_token_id or 0
+    repeat = recipe.options.get("repeat", {})
     if recipe.datasets == ("wiki-split",):
         rows = [row for row in files.read_tsv(data / "seq2seq" / "wiki-split.tsv.gz") if row[0] != "test"]
         texts = [(row[1], row[2].replace(" <::::> ", " ")) for row in rows]
@@ -116,6 +117,7 @@ def _text_to_text(recipe: Recipe, tokenizer: Tokenizer, config: TransformerConfi
             (f"<2{language}> {english}", target)
             for language in TARGET_LANGUAGES
             for english, target in files.translation_pairs(data, language, "train")
+            for _ in range(repeat.get(language, 1))
         ]
     sources = tokenizer.encode_batch([source for source, _ in texts])
     targets = tokenizer.encode_batch([target for _, target in texts])
