@@ -57,6 +57,11 @@ class Arena:
         """Zeroes pages that another model wrote."""
         self._bytes[torch.tensor(pages, device=self._bytes.device)] = 0
 
+    def copy(self, pages: list[tuple[int, int]]) -> None:
+        """Copies whole pages, (from, to) each; nothing that is copied to is copied from."""
+        source, target = torch.tensor(pages, device=self._bytes.device).unbind(1)
+        self._bytes[target] = self._bytes[source]
+
     def view(self, shape: CacheShape) -> Tensor:
         """[num_layers, num_pages, block_size, num_kv_heads, 2 * head_dim]: keys, then values, per head."""
         size = self.block_size(shape)
