@@ -112,13 +112,17 @@ class Engine:
 
     def _run(self, step: ScheduledStep) -> StepOutputs:
         started = time.perf_counter()
+        for sequence in step.sequences:
+            if sequence.first_scheduled is None:
+                sequence.first_scheduled = started
         runner = self._runners[step.model]
         if step.stale_blocks:
             self._arena.clear(step.stale_blocks)
         batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
         logits, encoded = runner.run(batch)
         samples = None if logits is None else sample(logits.float(), self._sample_rows(batch))
-        outputs = self._commit(batch, samples, encoded, started)
+        self._scheduler.commit(step)
+        outputs = self._commit(batch, samples, encoded)
         duration = time.perf_counter() - started
         self._scheduler.charge(step.model, duration)
         return StepOutputs(outputs, self._report(step, batch, duration))
@@ -128,13 +132,11 @@ class Engine:
         return Failed(sequence.id, "internal", "the engine failed to compute this request")
 
     def _commit(
-        self, batch: Batch, samples: Samples | None, encoded: list[EncoderOutput], now: float
+        self, batch: Batch, samples: Samples | None, encoded: list[EncoderOutput]
     ) -> list[Tokens | Encoded | Failed]:
         outputs: list[Tokens | Encoded | Failed] = []
-        for sequence in batch.encoded:
-            sequence.is_encoded = True
         if encoded:
-            asked = batch.encoded if batch.decode is None else batch.decoded
+            asked = batch.encoded if batch.decode is None else batch.complete
             for sequence, output in zip(asked, encoded, strict=True):
                 values = output.values.float().cpu().contiguous()
                 outputs.append(
@@ -143,34 +145,32 @@ class Engine:
                         shape=list(values.shape),
                         data=values.numpy().tobytes(),
                         ids=output.ids,
-                        queue_duration=_waited(sequence, now),
+                        queue_duration=_waited(sequence),
                     )
                 )
                 self._scheduler.finish(sequence, "stop")
         if samples is not None:
-            for i, sequence in enumerate(batch.decoded):
-                outputs.append(self._append(sequence, samples.token_ids[i], samples.logprobs[i], now))
+            for i, sequence in enumerate(batch.complete):
+                outputs.append(self._append(sequence, samples.token_ids[i], samples.logprobs[i]))
         return outputs
 
-    def _append(
-        self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float
-    ) -> Tokens:
+    def _append(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Tokens:
         """One token more. An end token is not handed out; a forced one is the limit's doing, not the model's."""
         eos_token_ids = self._served[sequence.request.model].config.eos_token_ids
         ends = token_id in _generate_request(sequence).params.end_token_ids(eos_token_ids)
         is_forced = sequence.rules is not None and sequence.rules.forced(sequence.num_completion_tokens)
-        sequence.num_computed_tokens = len(sequence.token_ids)
         sequence.token_ids.append(token_id)
         if ends and not is_forced:
             self._scheduler.finish(sequence, "stop")
         elif sequence.num_completion_tokens >= sequence.max_tokens:
             self._scheduler.finish(sequence, "length")
+        is_first = sequence.num_completion_tokens == 1
         return Tokens(
             id=sequence.id,
             token_ids=[] if ends else [token_id],
             logprobs=None if logprobs is None or ends else [logprobs],
             finish_reason=sequence.finish_reason,
-            queue_duration=_waited(sequence, now),
+            queue_duration=_waited(sequence) if is_first else None,
         )
 
     def _encoder_sequence(self, request: EncodeRequest, served: Served) -> Sequence:
@@ -237,7 +237,7 @@ class Engine:
 
     def _sample_rows(self, batch: Batch) -> list[SampleRow]:
         rows = []
-        for sequence in batch.decoded:
+        for sequence in batch.complete:
             request = _generate_request(sequence)
             rows.append(
                 SampleRow(
@@ -292,9 +292,6 @@ def _generate_request(sequence: Sequence) -> GenerateRequest:
     return sequence.request
 
 
-def _waited(sequence: Sequence, now: float) -> float | None:
-    """Seconds from arrival until first scheduled, told once."""
-    if sequence.first_scheduled is not None:
-        return None
-    sequence.first_scheduled = now
-    return now - sequence.arrival
+def _waited(sequence: Sequence) -> float:
+    """Seconds from arrival until first scheduled."""
+    return (sequence.first_scheduled or sequence.arrival) - sequence.arrival

@@ -13,19 +13,26 @@ from app.engine.protocol import FinishReason
 from app.engine.sequence import Sequence, Status
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScheduledStep:
-    """One model's next step: the sequences in it, oldest first, each to be computed to its end.
+    """One model's next step: the sequences in it, and beside them how many decoder tokens each computes.
 
-    `num_decoding` of them, the first ones, compute one token after earlier ones; the others are
-    new (encode, prefill). `stale_blocks` must be cleared before anything is written.
+    `num_decoding` of them, the first ones, compute their last token after earlier ones; the others are
+    in their prompts, which may take several steps. Those that need it have their source encoded, always whole.
+    `stale_blocks` must be cleared before anything is written.
     """
 
     model: str
-    sequences: list[Sequence]
-    num_decoding: int
-    stale_blocks: list[int]
-    num_preempted: int
+    sequences: list[Sequence] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
+    num_decoding: int = 0
+    stale_blocks: list[int] = field(default_factory=list)
+    num_preempted: int = 0
+
+    def add(self, sequence: Sequence, num_tokens: int) -> None:
+        """Lets a sequence compute that many more of its decoder tokens."""
+        self.sequences.append(sequence)
+        self.num_tokens.append(num_tokens)
 
 
 @dataclass
@@ -46,9 +53,10 @@ class Lane:
 class Scheduler:
     """Continuous batching: membership is decided anew each step.
 
-    Models take turns by the device time each has had. Running sequences go first; then waiting
-    ones join while token budget, batch size and blocks last. A prompt longer than the budget is
-    taken whole, as the only new one of its step.
+    Models take turns by the device time each has had. Of a step's token budget, sequences that decode come
+    first; what is left goes to prompts: those begun before, then waiting ones, while batch size and blocks
+    last. A prompt is cut where the budget ends. A source is not: one that is longer than the budget is taken
+    whole, where no other prompt is in its step.
     """
 
     def __init__(
@@ -95,7 +103,7 @@ class Scheduler:
         return found
 
     def schedule(self) -> ScheduledStep | None:
-        """The next step; None where nothing can be computed."""
+        """The next step; None where nothing can be computed. It must be run, then committed."""
         lanes = sorted((lane.clock, name) for name, lane in self.lanes.items() if lane.has_work)
         for _, name in lanes:
             step = self._schedule_model(name, self.lanes[name])
@@ -103,48 +111,87 @@ class Scheduler:
                 return step
         return None
 
+    def commit(self, step: ScheduledStep) -> None:
+        """Notes that a step has run: what it was to compute is computed."""
+        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
+            sequence.is_encoded = True
+            sequence.num_computed_tokens += count
+
     def _schedule_model(self, model: str, lane: Lane) -> ScheduledStep:
-        stale: list[int] = []
-        num_preempted = 0
-        chosen: list[Sequence] = []
-        budget = self.token_budget
+        step = ScheduledStep(model)
+        self._decode(lane, step)
+        budget = self._continue_prompts(lane, step, self.token_budget - step.num_decoding)
+        self._admit_waiting(lane, step, budget)
+        return step
+
+    def _decode(self, lane: Lane, step: ScheduledStep) -> None:
+        """One token each, while the budget lasts; who finds no block for it preempts, or is preempted."""
         for sequence in list(lane.running):
-            if sequence.status is not Status.RUNNING or budget <= 0:
+            if step.num_decoding == self.token_budget:
+                break
+            if sequence.status is not Status.RUNNING or sequence.num_new_tokens != 1:
                 continue
             needed = num_blocks(len(sequence.token_ids), lane.block_size) - len(sequence.block_table)
-            num_preempted += self._make_room(needed, sequence)
+            step.num_preempted += self._make_room(needed, sequence)
             if sequence.status is Status.RUNNING:
-                stale += self._extend(sequence, sequence.block_table, needed)
-                chosen.append(sequence)
-                budget -= sequence.step_tokens
-        num_decoding = len(chosen)
-        while lane.waiting and len(lane.running) < self.max_num_seqs:
+                step.stale_blocks += self._extend(sequence, sequence.block_table, needed)
+                step.add(sequence, 1)
+                step.num_decoding += 1
+
+    def _continue_prompts(self, lane: Lane, step: ScheduledStep, budget: int) -> int:
+        """The next tokens of prompts that have begun, whose blocks they hold since; returns what is left."""
+        for sequence in lane.running:
+            if sequence.num_new_tokens > 1 and budget > 0:
+                count = min(sequence.num_new_tokens, budget)
+                step.add(sequence, count)
+                budget -= count
+        return budget
+
+    def _admit_waiting(self, lane: Lane, step: ScheduledStep, budget: int) -> None:
+        """Waiting sequences join in their order; the first that cannot keeps those behind it waiting too."""
+        while lane.waiting and budget > 0 and len(lane.running) < self.max_num_seqs:
             sequence = lane.waiting[0]
-            if sequence.step_tokens > budget and len(chosen) > num_decoding:
+            num_source = len(sequence.source_ids)
+            has_prompts = len(step.sequences) > step.num_decoding
+            if num_source > budget and has_prompts:
                 break
-            if budget <= 0 or not self._has_room_for(sequence, lane):
+            if not self._has_room_for(sequence) or self._is_behind_another(sequence):
                 break
             lane.waiting.pop(0)
-            insort(lane.running, sequence, key=_order)
-            sequence.status = Status.RUNNING
-            if sequence.token_ids:
-                for table, length in (
-                    (sequence.block_table, len(sequence.token_ids)),
-                    (sequence.cross_block_table, len(sequence.source_ids)),
-                ):
-                    stale += self._extend(sequence, table, num_blocks(length, lane.block_size))
-            chosen.append(sequence)
-            budget -= sequence.step_tokens
-        return ScheduledStep(model, chosen, num_decoding, stale, num_preempted)
+            step.stale_blocks += self._start(sequence)
+            # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
+            count = min(sequence.num_new_tokens, max(1, budget - num_source))
+            step.add(sequence, count)
+            budget -= num_source + count
 
-    def _has_room_for(self, sequence: Sequence, lane: Lane) -> bool:
+    def _start(self, sequence: Sequence) -> list[int]:
+        """Gives a waiting sequence all the blocks that its tokens need; returns the stale ones among them."""
+        lane = self.lanes[sequence.model]
+        insort(lane.running, sequence, key=_order)
+        sequence.status = Status.RUNNING
+        if not sequence.token_ids:
+            return []
+        num_self = num_blocks(len(sequence.token_ids), lane.block_size)
+        num_cross = num_blocks(len(sequence.source_ids), lane.block_size)
+        return self._extend(sequence, sequence.block_table, num_self) + self._extend(
+            sequence, sequence.cross_block_table, num_cross
+        )
+
+    def _has_room_for(self, sequence: Sequence) -> bool:
         """Would its blocks leave one for every running sequence to grow into?"""
         if not sequence.token_ids:
             return True
-        needed = num_blocks(len(sequence.token_ids), lane.block_size)
-        needed += num_blocks(len(sequence.source_ids), lane.block_size)
+        size = self.lanes[sequence.model].block_size
+        needed = num_blocks(len(sequence.token_ids), size) + num_blocks(len(sequence.source_ids), size)
         reserve = sum(len(other.running) for other in self.lanes.values())
         return needed + min(reserve, self._blocks.num_blocks - needed) <= self._blocks.num_free
+
+    def _is_behind_another(self, sequence: Sequence) -> bool:
+        """Is one of another model earlier in order, and waits for blocks? Small ones must not starve a large one."""
+        if not sequence.token_ids:
+            return False
+        heads = (lane.waiting[0] for lane in self.lanes.values() if lane.waiting)
+        return any(head.order < sequence.order and not self._has_room_for(head) for head in heads)
 
     def _make_room(self, needed: int, sequence: Sequence) -> int:
         """Preempts from the last in order, of any model, until `needed` blocks are free.

@@ -64,8 +64,3 @@ class Sequence:
     def needs_encode(self) -> bool:
         """Its source has not been through the encoder, or was preempted since."""
         return bool(self.source_ids) and not self.is_encoded
-
-    @property
-    def step_tokens(self) -> int:
-        """Tokens that computing all of it that is missing would take from a step's budget."""
-        return self.num_new_tokens + (len(self.source_ids) if self.needs_encode else 0)

@@ -26,10 +26,11 @@ def sequence(
 
 
 def commit(scheduler: Scheduler, step: ScheduledStep) -> None:
-    """What the engine does after a step: everything is computed, each decoder sequence is one longer."""
+    """What the engine does after a step: who has everything computed is one token longer, or ends."""
+    scheduler.commit(step)
     for s in step.sequences:
-        s.is_encoded = True
-        s.num_computed_tokens = len(s.token_ids)
+        if s.num_new_tokens:
+            continue
         if s.token_ids:
             s.token_ids.append(0)
         if not s.token_ids or s.num_completion_tokens >= s.max_tokens:
@@ -41,27 +42,70 @@ def make(blocks: int = 100, budget: int = 10, most: int = 8, **sizes: int) -> tu
     return Scheduler(sizes or {"a": 4}, manager, budget, most), manager
 
 
+def planned(scheduler: Scheduler) -> list[tuple[int, int]]:
+    """The next step, run: who is in it, with how many tokens."""
+    step = scheduler.schedule()
+    assert step is not None
+    commit(scheduler, step)
+    return [(s.id, count) for s, count in zip(step.sequences, step.num_tokens, strict=True)]
+
+
 def test_sequences_join_while_the_budget_lasts() -> None:
     scheduler, _ = make(budget=10)
     for i in range(5):
         scheduler.add(sequence(i, prompt=4))
-    first = scheduler.schedule()
-    assert first is not None
-    assert [s.id for s in first.sequences] == [0, 1]
-    commit(scheduler, first)
-    second = scheduler.schedule()
-    assert second is not None
-    assert [s.id for s in second.sequences] == [0, 1, 2, 3], "two decode, two join with what is left"
-    assert second.num_decoding == 2
+    assert planned(scheduler) == [(0, 4), (1, 4), (2, 2)], "the last one is cut where the budget ends"
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 2), (3, 4), (4, 2)], (
+        "decodes, begun prompts, new prompts"
+    )
 
 
-def test_a_prompt_over_the_budget_is_the_only_new_one_of_its_step() -> None:
+def test_a_prompt_over_the_budget_takes_several_steps_between_which_others_decode() -> None:
     scheduler, _ = make(budget=10)
-    scheduler.add(sequence(0, prompt=30))
-    scheduler.add(sequence(1, prompt=2))
-    step = scheduler.schedule()
-    assert step is not None
-    assert [s.id for s in step.sequences] == [0]
+    scheduler.add(sequence(0, prompt=2, outputs=4))
+    assert planned(scheduler) == [(0, 2)]
+    scheduler.add(sequence(1, prompt=30, outputs=1))
+    assert [planned(scheduler) for _ in range(4)] == [
+        [(0, 1), (1, 9)],
+        [(0, 1), (1, 9)],
+        [(0, 1), (1, 9)],
+        [(1, 3)],
+    ]
+    assert not scheduler.has_work
+
+
+def test_a_source_is_never_cut_and_waits_for_a_step_where_it_fits_or_is_alone() -> None:
+    scheduler, _ = make(budget=10)
+    scheduler.add(sequence(0, prompt=4))
+    scheduler.add(sequence(1, prompt=1, source=30))
+    scheduler.add(sequence(2, prompt=6, source=6))
+    assert planned(scheduler) == [(0, 4)]
+    assert planned(scheduler) == [(0, 1), (1, 1)], "as a source longer than the budget may be"
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 2)], "its decoder tokens are cut like a prompt"
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 4)]
+
+
+def test_many_who_decode_leave_nothing_for_prompts_until_some_end() -> None:
+    scheduler, _ = make(budget=3)
+    for i in range(3):
+        scheduler.add(sequence(i, prompt=1, outputs=2 + i))
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 1)]
+    scheduler.add(sequence(3, prompt=3, outputs=1))
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 1)]
+    assert planned(scheduler) == [(1, 1), (2, 1), (3, 1)]
+    assert planned(scheduler) == [(2, 1), (3, 2)]
+
+
+def test_a_large_one_is_not_starved_by_small_ones_of_another_model() -> None:
+    scheduler, _ = make(blocks=8, budget=100, a=4, b=4)
+    scheduler.add(sequence(0, prompt=4, model="b", outputs=9))
+    assert planned(scheduler) == [(0, 4)]
+    scheduler.add(sequence(1, prompt=28, model="a", outputs=1))
+    scheduler.charge("b", 1.0)
+    for i in range(2, 40):
+        scheduler.add(sequence(i, prompt=4, model="b", outputs=9))
+    order = [number for _ in range(12) for number, _ in planned(scheduler)]
+    assert order.index(1) < order.index(2)
 
 
 def test_no_more_run_than_the_batch_may_hold() -> None:
@@ -178,6 +222,10 @@ def test_in_any_order_of_arrivals_and_aborts_everyone_ends_once_and_no_block_is_
                 size = scheduler.lanes[s.model].block_size
                 assert len(s.block_table) >= num_blocks(len(s.token_ids), size)
                 assert len(s.cross_block_table) == num_blocks(len(s.source_ids), size)
+        num_sources = sum(len(s.source_ids) for s in step.sequences if s.needs_encode)
+        assert sum(step.num_tokens) + num_sources <= budget or num_sources, (
+            "only a source may be over the budget"
+        )
         scheduler.charge(step.model, source.random())
         commit(scheduler, step)
     assert all(s.status is Status.FINISHED for s in everyone)
