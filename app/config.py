@@ -83,6 +83,7 @@ class Settings(_Frozen):
     max_model_len: Positive | None = None
     token_budget: Positive = 2048
     max_sequences: Positive = 256
+    prefix_cache: bool = True
     threads: Positive | None = None
 
     max_queue_requests: Positive = 4096

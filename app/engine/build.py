@@ -58,7 +58,9 @@ def build_engine(config: WorkerConfig) -> Engine:
         infos.append(_adapter_info(adapter.name, adapter.base, infos, added, seconds, base.model))
     runners, arena = _runners(loaded, device, config.kv_cache_memory)
     infos = [_with_blocks(info, runners, arena) for info in infos]
-    return Engine(runners, served, infos, arena, config.token_budget, config.max_num_seqs)
+    return Engine(
+        runners, served, infos, arena, config.token_budget, config.max_num_seqs, config.prefix_cache
+    )
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -68,12 +68,13 @@ class Engine:
         arena: Arena,
         token_budget: int,
         max_num_seqs: int,
+        prefix_cache: bool = True,
     ) -> None:
         self.infos = infos
         self._runners, self._served, self._arena = runners, served, arena
         self._blocks = BlockManager(arena.num_pages)
         sizes = {name: runner.block_size for name, runner in runners.items()}
-        self._scheduler = Scheduler(sizes, self._blocks, token_budget, max_num_seqs)
+        self._scheduler = Scheduler(sizes, self._blocks, token_budget, max_num_seqs, prefix_cache)
         self._last_report = 0.0
 
     @property
@@ -145,6 +146,7 @@ class Engine:
                         shape=list(values.shape),
                         data=values.numpy().tobytes(),
                         ids=output.ids,
+                        cached_tokens=sequence.num_cached_tokens or 0,
                         queue_duration=_waited(sequence),
                     )
                 )
@@ -170,6 +172,7 @@ class Engine:
             token_ids=[] if ends else [token_id],
             logprobs=None if logprobs is None or ends else [logprobs],
             finish_reason=sequence.finish_reason,
+            cached_tokens=(sequence.num_cached_tokens or 0) if is_first else 0,
             queue_duration=_waited(sequence) if is_first else None,
         )
 

@@ -55,6 +55,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     token_budget: int = 2048
     max_num_seqs: int = 256
     max_model_len: int | None = None
+    prefix_cache: bool = True
     threads: int | None = None
     log_format: Literal["text", "json"] = "text"
 
@@ -147,8 +148,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 class Tokens(Message, frozen=True, kw_only=True):
     """New tokens of a sequence; the last message of each sequence carries the finish reason.
 
-    `logprobs` runs beside `token_ids` where asked for. `queue_duration`, in seconds from arrival until first
-    scheduled, is on a sequence's first message only.
+    `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
+    seconds from arrival until first scheduled, and `cached_tokens`, how many of its prompt were not computed anew.
     """
 
     id: int
@@ -166,6 +167,7 @@ class Encoded(Message, frozen=True, kw_only=True):
     shape: list[int]
     data: bytes
     ids: list[int] = []
+    cached_tokens: int = 0
     queue_duration: float | None = None
 
 

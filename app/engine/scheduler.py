@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.prefix_cache import Found, PrefixCache
 from app.engine.protocol import FinishReason
 from app.engine.sequence import Sequence, Status
 
@@ -56,15 +57,21 @@ class Scheduler:
     Models take turns by the device time each has had. Of a step's token budget, sequences that decode come
     first; what is left goes to prompts: those begun before, then waiting ones, while batch size and blocks
     last. A prompt is cut where the budget ends. A source is not: one that is longer than the budget is taken
-    whole, where no other prompt is in its step.
+    whole, where no other prompt is in its step. What the prefix cache finds need not be computed.
     """
 
     def __init__(
-        self, block_sizes: Mapping[str, int], blocks: BlockManager, token_budget: int, max_num_seqs: int
+        self,
+        block_sizes: Mapping[str, int],
+        blocks: BlockManager,
+        token_budget: int,
+        max_num_seqs: int,
+        prefix_cache: bool = True,
     ) -> None:
         self.lanes = {model: Lane(size) for model, size in block_sizes.items()}
         self.token_budget, self.max_num_seqs = token_budget, max_num_seqs
         self._blocks = blocks
+        self._cache = PrefixCache(blocks, block_sizes, prefix_cache)
         self._by_id: dict[int, Sequence] = {}
 
     @property
@@ -112,13 +119,17 @@ class Scheduler:
         return None
 
     def commit(self, step: ScheduledStep) -> None:
-        """Notes that a step has run: what it was to compute is computed."""
+        """Notes that a step has run: what it was to compute is computed, and can be found."""
         for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
-            sequence.is_encoded = True
+            if sequence.needs_encode:
+                sequence.is_encoded = True
+                self._cache.register_source(sequence)
             sequence.num_computed_tokens += count
+            self._cache.register(sequence)
 
     def _schedule_model(self, model: str, lane: Lane) -> ScheduledStep:
         step = ScheduledStep(model)
+        self._cache.begin_step()
         self._decode(lane, step)
         budget = self._continue_prompts(lane, step, self.token_budget - step.num_decoding)
         self._admit_waiting(lane, step, budget)
@@ -144,6 +155,7 @@ class Scheduler:
             if sequence.num_new_tokens > 1 and budget > 0:
                 count = min(sequence.num_new_tokens, budget)
                 step.add(sequence, count)
+                self._cache.expect(sequence, count)
                 budget -= count
         return budget
 
@@ -151,38 +163,55 @@ class Scheduler:
         """Waiting sequences join in their order; the first that cannot keeps those behind it waiting too."""
         while lane.waiting and budget > 0 and len(lane.running) < self.max_num_seqs:
             sequence = lane.waiting[0]
-            num_source = len(sequence.source_ids)
+            found = self._cache.find(sequence)
+            num_source = 0 if found.cross_blocks else len(sequence.source_ids)
             has_prompts = len(step.sequences) > step.num_decoding
             if num_source > budget and has_prompts:
                 break
-            if not self._has_room_for(sequence) or self._is_behind_another(sequence):
+            if not self._has_room_for(sequence, found) or self._is_behind_another(sequence):
                 break
             lane.waiting.pop(0)
-            step.stale_blocks += self._start(sequence)
+            step.stale_blocks += self._start(sequence, found)
             # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
             count = min(sequence.num_new_tokens, max(1, budget - num_source))
             step.add(sequence, count)
+            self._cache.expect(sequence, count)
             budget -= num_source + count
 
-    def _start(self, sequence: Sequence) -> list[int]:
+    def _start(self, sequence: Sequence, found: Found) -> list[int]:
         """Gives a waiting sequence all the blocks that its tokens need; returns the stale ones among them."""
         lane = self.lanes[sequence.model]
         insort(lane.running, sequence, key=_order)
         sequence.status = Status.RUNNING
         if not sequence.token_ids:
             return []
-        num_self = num_blocks(len(sequence.token_ids), lane.block_size)
-        num_cross = num_blocks(len(sequence.source_ids), lane.block_size)
-        return self._extend(sequence, sequence.block_table, num_self) + self._extend(
-            sequence, sequence.cross_block_table, num_cross
-        )
+        self._take_over(sequence, found)
+        stale: list[int] = []
+        for table, length in (
+            (sequence.block_table, len(sequence.token_ids)),
+            (sequence.cross_block_table, len(sequence.source_ids)),
+        ):
+            stale += self._extend(sequence, table, num_blocks(length, lane.block_size) - len(table))
+        return stale
 
-    def _has_room_for(self, sequence: Sequence) -> bool:
-        """Would its blocks leave one for every running sequence to grow into?"""
+    def _take_over(self, sequence: Sequence, found: Found) -> None:
+        """Shares what is computed. Before any block is allocated, which could be one of these."""
+        self._blocks.share([*found.blocks, *found.cross_blocks])
+        sequence.block_table, sequence.cross_block_table = found.blocks, found.cross_blocks
+        sequence.num_registered_blocks = len(found.blocks)
+        sequence.num_computed_tokens = len(found.blocks) * self.lanes[sequence.model].block_size
+        sequence.is_encoded = bool(found.cross_blocks)
+        if sequence.num_cached_tokens is None:
+            num_source = len(sequence.source_ids) if sequence.is_encoded else 0
+            sequence.num_cached_tokens = num_source if sequence.source_ids else sequence.num_computed_tokens
+
+    def _has_room_for(self, sequence: Sequence, found: Found) -> bool:
+        """Would the blocks that it takes leave one for every running sequence to grow into?"""
         if not sequence.token_ids:
             return True
         size = self.lanes[sequence.model].block_size
         needed = num_blocks(len(sequence.token_ids), size) + num_blocks(len(sequence.source_ids), size)
+        needed -= sum(map(self._blocks.is_held, (*found.blocks, *found.cross_blocks)))
         reserve = sum(len(other.running) for other in self.lanes.values())
         return needed + min(reserve, self._blocks.num_blocks - needed) <= self._blocks.num_free
 
@@ -191,7 +220,8 @@ class Scheduler:
         if not sequence.token_ids:
             return False
         heads = (lane.waiting[0] for lane in self.lanes.values() if lane.waiting)
-        return any(head.order < sequence.order and not self._has_room_for(head) for head in heads)
+        earlier = (head for head in heads if head.order < sequence.order)
+        return any(not self._has_room_for(head, self._cache.find(head)) for head in earlier)
 
     def _make_room(self, needed: int, sequence: Sequence) -> int:
         """Preempts from the last in order, of any model, until `needed` blocks are free.
@@ -222,8 +252,12 @@ class Scheduler:
         return stale
 
     def _release(self, sequence: Sequence) -> None:
-        self._blocks.free(sequence.model, sequence.block_table + sequence.cross_block_table)
+        # From the end: the beginning of a text is what another may have too, so it is to be taken last; and of an
+        # encoder-decoder, the source.
+        table = [*reversed(sequence.block_table), *reversed(sequence.cross_block_table)]
+        self._blocks.free(sequence.model, table)
         sequence.block_table, sequence.cross_block_table = [], []
+        sequence.num_registered_blocks = 0
 
 
 def _order(sequence: Sequence) -> tuple[int, float, int]:

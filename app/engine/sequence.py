@@ -20,7 +20,9 @@ class Sequence:
     """What it should have (`source_ids`, `token_ids`) and what is computed of it.
 
     An encoder-decoder sequence has a source and decoder tokens, a decoder-only one no source, an
-    encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds.
+    encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds. `num_cached_tokens` of the
+    prompt (the source, where there is one) were found computed when it first ran; None before that. The keys and the
+    number of registered blocks are the prefix cache's.
     """
 
     request: GenerateRequest | EncodeRequest
@@ -35,6 +37,10 @@ class Sequence:
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     cross_block_table: list[int] = field(default_factory=list)
+    root_key: bytes = b""
+    block_keys: list[bytes] = field(default_factory=list)
+    num_registered_blocks: int = 0
+    num_cached_tokens: int | None = None
     status: Status = Status.WAITING
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None

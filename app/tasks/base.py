@@ -71,7 +71,6 @@ class Usage:
         """Counts new tokens: all, or the first `num_read` where a stop string cut the rest."""
         self.add_wait(answer)
         self.completion_tokens += len(answer.token_ids) if num_read is None else num_read
-        self.cached_tokens += answer.cached_tokens
 
     def add_wait(self, answer: Tokens | Encoded) -> None:
         """Notes how long a sequence waited; only its first message says."""
