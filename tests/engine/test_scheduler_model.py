@@ -1,0 +1,205 @@
+"""Scheduler and block manager against a model of the cache that remembers what every position holds.
+
+Decoders, encoder-decoders and encoders arrive and are aborted in any order, share beginnings and sources, in a cache
+so small that they preempt each other; some steps fail. In the end everybody has ended once.
+"""
+
+from collections import Counter
+from itertools import chain
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.scheduler import ScheduledStep, Scheduler
+from app.engine.sequence import Sequence, Status
+from tests.engine.test_scheduler import sequence_of
+
+SIZES = {"decoder": 4, "both": 3, "encoder": 1}
+TEXTS = [[1] * 16, [1] * 8 + [2] * 8, [3, 4] * 8]
+ADAPTERS = st.sampled_from([None, None, "adapter"])
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """`pages` are what the arena would hold: whose page it is, and by offset what was computed there."""
+
+    @initialize(
+        blocks=st.integers(12, 24), budget=st.integers(1, 30), most=st.integers(1, 6), is_on=st.booleans()
+    )
+    def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
+        self.manager = BlockManager(blocks)
+        self.scheduler = Scheduler(SIZES, self.manager, budget, most, prefix_cache=is_on)
+        self.pages: list[tuple[str, dict[int, object]]] = [("", {}) for _ in range(blocks)]
+        self.everyone: list[Sequence] = []
+        self.ends: Counter[int] = Counter()
+
+    @rule(
+        text=st.sampled_from(TEXTS),
+        length=st.integers(1, 16),
+        outputs=st.integers(1, 12),
+        priority=st.integers(-1, 1),
+        adapter=ADAPTERS,
+    )
+    def add_decoder(
+        self, text: list[int], length: int, outputs: int, priority: int, adapter: str | None
+    ) -> None:
+        self._add(text[:length], [], "decoder", outputs, priority, adapter)
+
+    @rule(
+        text=st.sampled_from(TEXTS),
+        num_source=st.integers(1, 10),
+        length=st.integers(1, 5),
+        outputs=st.integers(1, 6),
+        adapter=ADAPTERS,
+    )
+    def add_encoder_decoder(
+        self, text: list[int], num_source: int, length: int, outputs: int, adapter: str | None
+    ) -> None:
+        self._add([0] * length, text[:num_source], "both", outputs, 0, adapter)
+
+    @rule(length=st.integers(1, 40))
+    def add_encoder(self, length: int) -> None:
+        self._add([], [5] * length, "encoder", 0, 0, None)
+
+    @rule(data=st.data())
+    def abort(self, data: Any) -> None:
+        number = data.draw(st.integers(0, max(0, len(self.everyone) - 1)))
+        for sequence in self.scheduler.abort([number]):
+            self.ends[sequence.id] += 1
+
+    @precondition(lambda self: self.scheduler.has_work)
+    @rule(samples=st.lists(st.integers(0, 2), min_size=6, max_size=6), seconds=st.sampled_from([0.5, 1.0]))
+    def step(self, samples: list[int], seconds: float) -> None:
+        step = self._planned()
+        self._compute(step)
+        self.scheduler.charge(step.model, seconds)
+        self.scheduler.commit(step)
+        for sequence, token_id in zip(step.sequences, samples, strict=False):
+            if not sequence.num_new_tokens:
+                sequence.token_ids += [token_id] if sequence.token_ids else []
+                if not sequence.token_ids or sequence.num_completion_tokens >= sequence.max_tokens:
+                    self._finish(sequence)
+
+    @precondition(lambda self: self.scheduler.has_work)
+    @rule()
+    def fail(self) -> None:
+        """What the engine does when a step raises: nothing of it counts, whatever it has written."""
+        step = self._planned()
+        for block in step.stale_blocks:
+            self.pages[block] = (step.model, {})
+        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
+            for place in range(sequence.num_computed_tokens, sequence.num_computed_tokens + count):
+                self._write(sequence, sequence.block_table, place, "garbage")
+            if sequence.token_ids and sequence.needs_encode:
+                for place in range(len(sequence.source_ids)):
+                    self._write(sequence, sequence.cross_block_table, place, "garbage")
+        for sequence in step.sequences:
+            self._finish(sequence)
+
+    @invariant()
+    def every_block_is_held_as_often_as_tables_name_it_or_free(self) -> None:
+        tables = [table for s in self.everyone for table in (s.block_table, s.cross_block_table)]
+        holders = Counter(chain.from_iterable(tables))
+        for block in range(self.manager.num_blocks):
+            assert self.manager.is_held(block) == (holders[block] > 0)
+            assert self.manager.is_shared(block) == (holders[block] > 1)
+        assert len(set(holders)) + self.manager.num_free == self.manager.num_blocks
+        assert sum(self.manager.num_held(model) for model in SIZES) == len(set(holders))
+        assert all(len(set(table)) == len(table) for table in tables)
+
+    def teardown(self) -> None:
+        """Nobody is kept waiting for ever."""
+        if not hasattr(self, "everyone"):
+            return
+        for _ in range(100 * len(self.everyone)):
+            if not self.scheduler.has_work:
+                break
+            self.step([0] * 6, 1.0)
+        assert all(s.status is Status.FINISHED for s in self.everyone)
+        assert self.ends == Counter(s.id for s in self.everyone)
+        assert self.manager.num_free == self.manager.num_blocks
+
+    def _add(
+        self,
+        token_ids: list[int],
+        source_ids: list[int],
+        model: str,
+        outputs: int,
+        priority: int,
+        adapter: str | None,
+    ) -> None:
+        number = len(self.everyone)
+        self.everyone.append(
+            sequence_of(number, list(token_ids), source_ids, model, outputs, priority, adapter)
+        )
+        self.scheduler.add(self.everyone[-1])
+
+    def _finish(self, sequence: Sequence) -> None:
+        self.scheduler.finish(sequence, "length")
+        self.ends[sequence.id] += 1
+
+    def _planned(self) -> ScheduledStep:
+        step = self.scheduler.schedule()
+        assert step is not None, "somebody can always go on"
+        num_sources = sum(len(s.source_ids) for s in step.sequences if s.needs_encode)
+        assert sum(step.num_tokens) + num_sources <= self.scheduler.token_budget or num_sources
+        assert len(self.scheduler.lanes[step.model].running) <= self.scheduler.max_num_seqs
+        assert len({s.id for s in step.sequences}) == len(step.sequences)
+        for place, (sequence, count) in enumerate(zip(step.sequences, step.num_tokens, strict=True)):
+            assert sequence.status is Status.RUNNING
+            assert sequence.model == step.model
+            assert (count > 0) == bool(sequence.token_ids), "an encoder has nothing to decode"
+            assert count <= sequence.num_new_tokens
+            assert place >= step.num_decoding or (count == 1 and sequence.num_computed_tokens)
+        return step
+
+    def _compute(self, step: ScheduledStep) -> None:
+        """Writes as the model would, then looks at all that anybody will read, of this step and of later ones."""
+        for block in step.stale_blocks:
+            self.pages[block] = (step.model, {})
+        reached = {s.id: s.num_computed_tokens for s in self.everyone}
+        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
+            first = sequence.num_computed_tokens
+            reached[sequence.id] = first + count
+            for place in range(first, first + count):
+                self._write(sequence, sequence.block_table, place, _content(sequence, place))
+            if sequence.token_ids and sequence.needs_encode:
+                for place in range(len(sequence.source_ids)):
+                    self._write(sequence, sequence.cross_block_table, place, _cross_content(sequence, place))
+        for sequence in self.everyone:
+            if sequence.status is Status.RUNNING and sequence.token_ids:
+                for place in range(reached[sequence.id]):
+                    self._check(sequence, sequence.block_table, place, _content(sequence, place))
+                for place in range(len(sequence.source_ids)):
+                    self._check(sequence, sequence.cross_block_table, place, _cross_content(sequence, place))
+                size = SIZES[sequence.model]
+                assert len(sequence.cross_block_table) == num_blocks(len(sequence.source_ids), size)
+
+    def _write(self, sequence: Sequence, table: list[int], place: int, content: object) -> None:
+        size = SIZES[sequence.model]
+        owner, cells = self.pages[table[place // size]]
+        assert owner in ("", sequence.model), "what another model wrote is cleared first"
+        cells[place % size] = content
+        self.pages[table[place // size]] = (sequence.model, cells)
+
+    def _check(self, sequence: Sequence, table: list[int], place: int, content: object) -> None:
+        size = SIZES[sequence.model]
+        owner, cells = self.pages[table[place // size]]
+        assert (owner, cells[place % size]) == (sequence.model, content)
+
+
+def _content(sequence: Sequence, place: int) -> object:
+    """All that a position's keys and values depend on."""
+    return (sequence.adapter, tuple(sequence.source_ids), tuple(sequence.token_ids[: place + 1]))
+
+
+def _cross_content(sequence: Sequence, place: int) -> object:
+    return ("source", sequence.adapter, tuple(sequence.source_ids), place)
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
+)
+TestScheduler = SchedulerMachine.TestCase
