@@ -18,7 +18,8 @@ class ScheduledStep:
     """One model's next step: the sequences in it, oldest first, each to be computed to its end.
 
     `num_decoding` of them, the first ones, compute one token after earlier ones; the others are
-    new (encode, prefill). `stale_blocks` must be cleared before anything is written.
+    new (encode, prefill). Before anything is written, `stale_blocks` must be cleared and then each (from, to) of
+    `copies` be copied.
     """
 
     model: str
@@ -26,6 +27,7 @@ class ScheduledStep:
     num_decoding: int
     stale_blocks: list[int]
     num_preempted: int
+    copies: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -41,6 +43,12 @@ class Lane:
     def has_work(self) -> bool:
         """Anything to compute?"""
         return bool(self.waiting or self.running)
+
+    @property
+    def num_reserved(self) -> int:
+        """Running sequences, and those that searches may still fork."""
+        searches = {id(s.group): s.width - len(s.group.members) for s in self.running if s.group is not None}
+        return len(self.running) + sum(searches.values())
 
 
 class Scheduler:
@@ -79,13 +87,26 @@ class Scheduler:
         self.lanes[model].clock += seconds
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        """Ends a sequence and gives its blocks back; ending it twice is no error."""
+        """Ends a sequence, or all beams of its group, and gives the blocks back; ending it twice is no error."""
         if self._by_id.pop(sequence.id, None) is None:
             return
+        for member in sequence.unit:
+            self.drop(member)
+            member.finish_reason = reason
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """One more running sequence of the same request, which shares all blocks of `sequence`."""
+        twin = sequence.fork()
+        self._blocks.share(twin.block_table + twin.cross_block_table)
+        insort(self.lanes[sequence.model].running, twin, key=_order)
+        return twin
+
+    def drop(self, sequence: Sequence) -> None:
+        """Takes one sequence out, whose request may go on in others, and gives its blocks back."""
         lane = self.lanes[sequence.model]
         (lane.running if sequence.status is Status.RUNNING else lane.waiting).remove(sequence)
         self._release(sequence)
-        sequence.status, sequence.finish_reason = Status.FINISHED, reason
+        sequence.status = Status.FINISHED
 
     def abort(self, ids: Iterable[int]) -> list[Sequence]:
         """Ends those of `ids` that are still here; returns them."""
@@ -105,45 +126,81 @@ class Scheduler:
 
     def _schedule_model(self, model: str, lane: Lane) -> ScheduledStep:
         stale: list[int] = []
+        copies: list[tuple[int, int]] = []
         num_preempted = 0
         chosen: list[Sequence] = []
         budget = self.token_budget
         for sequence in list(lane.running):
-            if sequence.status is not Status.RUNNING or budget <= 0:
+            unit = sequence.unit
+            if sequence.status is not Status.RUNNING or sequence is not unit[0] or budget <= 0:
                 continue
-            needed = num_blocks(len(sequence.token_ids), lane.block_size) - len(sequence.block_table)
-            num_preempted += self._make_room(needed, sequence)
+            num_preempted += self._make_room(sum(self._num_wanted(s, lane) for s in unit), sequence)
             if sequence.status is Status.RUNNING:
-                stale += self._extend(sequence, sequence.block_table, needed)
-                chosen.append(sequence)
-                budget -= sequence.step_tokens
+                for member in unit:
+                    copies += self._unshare(member, lane, stale)
+                    needed = num_blocks(len(member.token_ids), lane.block_size) - len(member.block_table)
+                    stale += self._extend(member, member.block_table, needed)
+                    budget -= member.step_tokens
+                chosen += unit
         num_decoding = len(chosen)
-        while lane.waiting and len(lane.running) < self.max_num_seqs:
-            sequence = lane.waiting[0]
-            if sequence.step_tokens > budget and len(chosen) > num_decoding:
+        while lane.waiting:
+            unit = lane.waiting[0].unit
+            step_tokens = sum(s.step_tokens for s in unit)
+            if lane.num_reserved + unit[0].width > self.max_num_seqs or budget <= 0:
                 break
-            if budget <= 0 or not self._has_room_for(sequence, lane):
+            if step_tokens > budget and len(chosen) > num_decoding:
                 break
-            lane.waiting.pop(0)
-            insort(lane.running, sequence, key=_order)
-            sequence.status = Status.RUNNING
-            if sequence.token_ids:
-                for table, length in (
-                    (sequence.block_table, len(sequence.token_ids)),
-                    (sequence.cross_block_table, len(sequence.source_ids)),
-                ):
-                    stale += self._extend(sequence, table, num_blocks(length, lane.block_size))
-            chosen.append(sequence)
-            budget -= sequence.step_tokens
-        return ScheduledStep(model, chosen, num_decoding, stale, num_preempted)
+            if not self._has_room_for(unit, lane):
+                break
+            for sequence in unit:
+                lane.waiting.remove(sequence)
+                insort(lane.running, sequence, key=_order)
+                sequence.status = Status.RUNNING
+                stale += self._take_blocks(sequence, lane)
+            chosen += unit
+            budget -= step_tokens
+        return ScheduledStep(model, chosen, num_decoding, stale, num_preempted, copies)
 
-    def _has_room_for(self, sequence: Sequence, lane: Lane) -> bool:
-        """Would its blocks leave one for every running sequence to grow into?"""
+    def _take_blocks(self, sequence: Sequence, lane: Lane) -> list[int]:
+        """All that a new sequence's tokens and source need; one that decodes nothing needs none."""
         if not sequence.token_ids:
+            return []
+        own = num_blocks(len(sequence.token_ids), lane.block_size)
+        cross = num_blocks(len(sequence.source_ids), lane.block_size)
+        stale = self._extend(sequence, sequence.block_table, own)
+        return stale + self._extend(sequence, sequence.cross_block_table, cross)
+
+    def _num_wanted(self, sequence: Sequence, lane: Lane) -> int:
+        """Free blocks that a running sequence's next token takes: one more, or one of its own."""
+        needed = num_blocks(len(sequence.token_ids), lane.block_size) - len(sequence.block_table)
+        return needed + self._writes_to_shared(sequence, lane)
+
+    def _writes_to_shared(self, sequence: Sequence, lane: Lane) -> bool:
+        place = sequence.num_computed_tokens // lane.block_size
+        return place < len(sequence.block_table) and self._blocks.is_shared(sequence.block_table[place])
+
+    def _unshare(self, sequence: Sequence, lane: Lane, stale: list[int]) -> list[tuple[int, int]]:
+        """Copy on write: a block that others read too is copied before the sequence's next token goes there."""
+        if not self._writes_to_shared(sequence, lane):
+            return []
+        place = sequence.num_computed_tokens // lane.block_size
+        shared = sequence.block_table[place]
+        own: list[int] = []
+        stale += self._extend(sequence, own, 1)
+        self._blocks.free(sequence.model, [shared])
+        sequence.block_table[place] = own[0]
+        return [(shared, own[0])]
+
+    def _has_room_for(self, unit: list[Sequence], lane: Lane) -> bool:
+        """Would its blocks leave one for every running sequence to grow into?"""
+        needed = 0
+        for sequence in unit:
+            if sequence.token_ids:
+                needed += num_blocks(len(sequence.token_ids), lane.block_size)
+                needed += num_blocks(len(sequence.source_ids), lane.block_size)
+        if not needed:
             return True
-        needed = num_blocks(len(sequence.token_ids), lane.block_size)
-        needed += num_blocks(len(sequence.source_ids), lane.block_size)
-        reserve = sum(len(other.running) for other in self.lanes.values())
+        reserve = sum(other.num_reserved for other in self.lanes.values())
         return needed + min(reserve, self._blocks.num_blocks - needed) <= self._blocks.num_free
 
     def _make_room(self, needed: int, sequence: Sequence) -> int:
@@ -161,11 +218,12 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         lane = self.lanes[sequence.model]
-        lane.running.remove(sequence)
-        self._release(sequence)
-        sequence.num_computed_tokens, sequence.is_encoded = 0, False
-        sequence.status = Status.WAITING
-        insort(lane.waiting, sequence, key=_order)
+        for member in sequence.unit:
+            lane.running.remove(member)
+            self._release(member)
+            member.num_computed_tokens, member.is_encoded = 0, False
+            member.status = Status.WAITING
+            insort(lane.waiting, member, key=_order)
 
     def _extend(self, sequence: Sequence, table: list[int], count: int) -> list[int]:
         if count <= 0:

@@ -10,7 +10,8 @@ from app.engine.block_manager import BlockManager, num_blocks
 from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.engine.sampling_params import SamplingParams
 from app.engine.scheduler import ScheduledStep, Scheduler
-from app.engine.sequence import Sequence, Status
+from app.engine.sequence import BeamGroup, Sequence, Status
+from model.beam_search import BeamSearch, BeamSettings
 
 
 def sequence(
@@ -141,6 +142,78 @@ def test_blocks_that_another_model_wrote_are_named() -> None:
     assert manager.num_held("a") == 0
     with pytest.raises(ValueError, match="1 free"):
         manager.allocate("a", 2)
+
+
+def test_a_block_is_free_when_its_last_holder_lets_go() -> None:
+    manager = BlockManager(3)
+    blocks, _ = manager.allocate("a", 2)
+    manager.share(blocks)
+    assert manager.is_shared(blocks[0])
+    assert manager.num_held("a") == 2, "shared blocks count once"
+    manager.free("a", blocks)
+    assert (manager.num_free, manager.is_shared(blocks[0])) == (1, False)
+    manager.free("a", blocks)
+    assert (manager.num_free, manager.num_held("a")) == (3, 0)
+
+
+def beams(number: int, prompt: int, width: int, model: str = "a", source: int = 0) -> Sequence:
+    params = SamplingParams(max_tokens=9, num_beams=width)
+    request = GenerateRequest(id=number, model=model, prompt_ids=[], params=params)
+    settings_ = BeamSettings(num_beams=width, max_tokens=9, end_token_ids=())
+    first = Sequence(request, model, None, number, [0] * source, [0] * prompt, prompt, max_tokens=9)
+    first.group = BeamGroup(BeamSearch(settings_), [first])
+    return first
+
+
+def test_forks_share_blocks_and_copy_the_one_that_they_write_to() -> None:
+    scheduler, manager = make(a=4)
+    first = beams(0, prompt=6, width=3, source=5)
+    scheduler.add(first)
+    assert scheduler.schedule() is not None
+    first.num_computed_tokens, first.is_encoded = 6, True
+    assert first.group is not None
+    first.group.members += [scheduler.fork(first), scheduler.fork(first)]
+    assert manager.num_held("a") == 4, "two for the prompt, two for the source"
+    for member in first.group.members:
+        member.token_ids.append(0)
+    step = scheduler.schedule()
+    assert step is not None
+    assert step.sequences == first.group.members, "all in one step"
+    last = {member.block_table[1] for member in first.group.members}
+    assert len(last) == 3, "each writes to a block of its own"
+    assert {member.block_table[0] for member in first.group.members} == {first.block_table[0]}
+    assert len(step.copies) == 2
+    assert {target for _, target in step.copies} < last
+    assert {origin for origin, _ in step.copies} == last - {target for _, target in step.copies}
+    scheduler.drop(first.group.members.pop(0))
+    assert manager.num_held("a") == 4 + 2 - 1, "two beams of two blocks share one, and the source"
+    scheduler.abort([0])
+    assert manager.num_free == manager.num_blocks
+
+
+def test_a_group_of_beams_is_preempted_whole_and_waits_for_room_for_all() -> None:
+    scheduler, manager = make(blocks=8, budget=100, a=4)
+    scheduler.add(sequence(0, prompt=8, outputs=20))
+    scheduler.add(beams(1, prompt=4, width=2))
+    step = scheduler.schedule()
+    assert step is not None
+    first, group = step.sequences[0], step.sequences[1].group
+    assert group is not None
+    group.members.append(scheduler.fork(group.members[0]))
+    first.num_computed_tokens, first.token_ids = 8, [0] * 28
+    for member in group.members:
+        member.num_computed_tokens = 4
+        member.token_ids.append(0)
+    step = scheduler.schedule()
+    assert step is not None
+    assert step.sequences == [first], "needs seven of eight blocks"
+    assert [member.status for member in group.members] == [Status.WAITING] * 2
+    assert step.num_preempted == 1
+    scheduler.finish(first, "stop")
+    step = scheduler.schedule()
+    assert step is not None
+    assert step.sequences == group.members
+    assert manager.num_held("a") == 4, "computed again, they share nothing"
 
 
 @settings(max_examples=60, deadline=None)
