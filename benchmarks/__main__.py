@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks import against_transformers, concurrency, loading, startup
+from benchmarks import against_transformers, concurrency, interference, loading, startup
 from benchmarks.measure import Options
 
 BENCHMARKS = {
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "loading": loading.run,
     "concurrency": concurrency.run,
     "against_transformers": against_transformers.run,
+    "interference": interference.run,
 }
 
 

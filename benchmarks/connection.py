@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reply:
-    """`start`, `first` (first byte of the body) and `end` are perf_counter times in seconds."""
+    """`start`, `end` and `arrivals`, of the body's pieces as they came, are perf_counter times in seconds."""
 
     content: bytes
     start: float
-    first: float
+    arrivals: list[float]
     end: float
 
     def json(self) -> Any:
@@ -44,8 +44,8 @@ class Connection:
         self._writer.close()
         await self._writer.wait_closed()
 
-    async def post(self, path: str, body: Body) -> Reply:
-        """Raises RuntimeError for any status but 200."""
+    async def post(self, path: str, body: Body, heard: Callable[[int], None] | None = None) -> Reply:
+        """`heard` is told how many pieces of the body have come. Raises RuntimeError for any status but 200."""
         data = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         start = time.perf_counter()
@@ -55,12 +55,12 @@ class Connection:
         headers = await self._headers()
         if "content-length" in headers:
             content = await self._reader.readexactly(int(headers["content-length"]))
-            first = time.perf_counter()
+            arrivals = [time.perf_counter()]
         else:
-            content, first = await self._chunks()
+            content, arrivals = await self._chunks(heard)
         if status != 200:
             raise RuntimeError(f"{path} answered {status}: {content[:500].decode(errors='replace')}")
-        return Reply(content, start, first, time.perf_counter())
+        return Reply(content, start, arrivals, time.perf_counter())
 
     async def _headers(self) -> dict[str, str]:
         headers = {}
@@ -69,14 +69,16 @@ class Connection:
             headers[name.strip().lower()] = value.strip()
         return headers
 
-    async def _chunks(self) -> tuple[bytes, float]:
-        pieces, first = [], 0.0
+    async def _chunks(self, heard: Callable[[int], None] | None) -> tuple[bytes, list[float]]:
+        pieces, arrivals = [], []
         while size := int(await self._reader.readline(), 16):
             pieces.append(await self._reader.readexactly(size))
-            first = first or time.perf_counter()
+            arrivals.append(time.perf_counter())
+            if heard is not None:
+                heard(len(arrivals))
             await self._reader.readexactly(2)
         await self._reader.readexactly(2)
-        return b"".join(pieces), first
+        return b"".join(pieces), arrivals
 
 
 def send_all(port: int, path: str, bodies: Sequence[Body], clients: int) -> tuple[list[Reply], float]:

@@ -1,7 +1,7 @@
 """How a checkpoint's makers generate with it, as `generation_config.json` says. Knows no tensors.
 
-Read and kept, but not acted on yet: beams with what belongs to them (groups, length penalty, early stopping,
-diversity), and the two settings that are about the encoder's tokens.
+Read and kept, but not acted on: groups of beams that must differ, and the two settings that are about the encoder's
+tokens.
 """
 
 from collections.abc import Mapping

@@ -30,6 +30,19 @@ class GrowingContext:
     cache: dict[int, KeyValue] = field(default_factory=dict)
     cross_cache: dict[int, KeyValue] = field(default_factory=dict)
 
+    def grow(self) -> None:
+        """Makes room for one token more in each row; what was read of the memory stays in the cache."""
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=True)
+        self.num_new, self.memory = 1, None
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these rows, in this order; a row may come more than once."""
+        self.mask = self.mask[rows]
+        self.memory_mask = None if self.memory_mask is None else self.memory_mask[rows]
+        for cache in (self.cache, self.cross_cache):
+            for layer, (key, value) in cache.items():
+                cache[layer] = (key[rows], value[rows])
+
     @property
     def positions(self) -> Tensor:
         """See `AttentionContext`."""
@@ -88,6 +101,30 @@ class GrowingContext:
         return out.reshape(query.shape)
 
 
+def begin(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    forced_bos_token: int | None = None,
+    adapter: str | None = None,
+) -> tuple[Tensor, GrowingContext]:
+    """What the decoder reads first, [b, t] ids, and the context of that pass.
+
+    An encoder-decoder's prompts are sources.
+    """
+    config = model.config
+    device = model.embeddings.words.weight.device
+    memory = memory_mask = None
+    if config.kind == "encoder-decoder":
+        source, memory_mask = pad(prompts, config.pad_token_id, device, left=False)
+        memory = model.encode_padded(source, memory_mask, adapter=adapter).flatten(0, 1)
+        forced = [] if forced_bos_token is None else [forced_bos_token]
+        prompts = [[config.decoder_start_token_id or 0, *forced]] * len(prompts)
+    ids, mask = pad(prompts, config.pad_token_id, device, left=True)
+    context = GrowingContext(mask, ids.shape[1], memory, memory_mask)
+    context.memory_spans = ((adapter, 0, len(memory)),) if adapter and memory is not None else ()
+    return ids, context
+
+
 @torch.inference_mode()
 def generate_greedy(
     model: Transformer,
@@ -107,16 +144,7 @@ def generate_greedy(
         return ((adapter, 0, num_rows),) if adapter else ()
 
     config = model.config
-    device = model.embeddings.words.weight.device
-    memory = memory_mask = None
-    if config.kind == "encoder-decoder":
-        source, memory_mask = pad(prompts, config.pad_token_id, device, left=False)
-        memory = model.encode_padded(source, memory_mask, adapter=adapter).flatten(0, 1)
-        forced = [] if forced_bos_token is None else [forced_bos_token]
-        prompts = [[config.decoder_start_token_id or 0, *forced]] * len(prompts)
-    ids, mask = pad(prompts, config.pad_token_id, device, left=True)
-    context = GrowingContext(mask, ids.shape[1], memory, memory_mask)
-    context.memory_spans = () if memory is None else spans(len(memory))
+    ids, context = begin(model, prompts, forced_bos_token, adapter)
     results: list[list[int]] = [[] for _ in prompts]
     done = [False] * len(prompts)
     for _ in range(max_new_tokens):
@@ -132,8 +160,7 @@ def generate_greedy(
         if all(done):
             break
         ids = chosen[:, None]
-        real = torch.ones_like(ids, dtype=torch.bool)
-        context.mask, context.num_new, context.memory = torch.cat((context.mask, real), 1), 1, None
+        context.grow()
     return results
 
 

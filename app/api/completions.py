@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.tasks.generate import Completion, Generate, Piece
+from app.tasks.completion import Completion, Piece
+from app.tasks.generate import Generate
 
 
 class Choices:

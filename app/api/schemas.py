@@ -1,14 +1,14 @@
 """The native requests. Strict: nothing is converted, unknown fields are refused, so that a typing slip is told."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.tasks.qa import DEFAULT_DOC_STRIDE, DEFAULT_MAX_ANSWER_TOKENS
+from app.tasks.sampling import MAX_SEQUENCES
 
 MAX_TEXTS = 2048
-MAX_SEQUENCES_PER_PROMPT = 64
 
 
 def _check_text(value: Any) -> str:
@@ -128,9 +128,12 @@ class GenerationParameters(Body):
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=64)] | None = None
     presence_penalty: Finite | None = None
     frequency_penalty: Finite | None = None
+    num_beams: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
+    length_penalty: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] | None = None
+    early_stopping: bool | Literal["never"] | None = None
     seed: int | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES_PER_PROMPT)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_SEQUENCES_PER_PROMPT)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
     stop: Stop | None = None
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
     ignore_eos: bool | None = None
@@ -139,9 +142,6 @@ class GenerationParameters(Body):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     priority: Annotated[int, Field(ge=-10, le=10)] | None = None
     stream: bool | None = None
-    num_beams: nothing("Beam search", 1)  # type: ignore[valid-type]
-    length_penalty: nothing("Beam search", 1, 1.0)  # type: ignore[valid-type]
-    early_stopping: nothing("Beam search", False)  # type: ignore[valid-type]
     prompt_logprobs: nothing("prompt_logprobs")  # type: ignore[valid-type]
     json_schema: nothing("Constrained generation")  # type: ignore[valid-type]
     regex: nothing("Constrained generation")  # type: ignore[valid-type]

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import torch
 
-from app.engine.engine import Engine, Served
+from app.engine.admission import Served
+from app.engine.engine import Engine
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.memory import available_bytes
 from app.engine.protocol import ModelInfo, WorkerConfig

@@ -12,15 +12,18 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
-from app.engine.journal import Answer, Journal, is_end, joined
+from app.engine.journal import Journal, is_end, joined
 from app.engine.process import StartError, WorkerProcess
 from app.engine.protocol import (
     Abort,
+    Answer,
     Encoded,
     EncodeRequest,
     Failed,
     GenerateRequest,
+    Hypotheses,
     Message,
     ProtocolError,
     Ready,
@@ -44,6 +47,8 @@ _log = logging.getLogger("quartet.client")
 
 
 Arrivals = asyncio.Queue[tuple[int, Answer] | QuartetError]
+Good = Tokens | Hypotheses | Encoded
+Whole = TypeVar("Whole", Hypotheses, Encoded)
 
 
 class EngineClient:
@@ -158,16 +163,24 @@ class EngineClient:
                 whole[place] = joined(whole[place], answer) if place in whole else answer
         return [whole[place] for place in range(len(requests))]
 
+    async def search_many(self, requests: Sequence[GenerateRequest]) -> list[Hypotheses]:
+        """The best beams of each, for requests with more than one. Admitted and failing as above."""
+        return await self._whole(requests, Hypotheses)
+
     async def encode_many(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
         """The answers in order. Admitted together or not at all; one that fails ends all."""
-        found: dict[int, Encoded] = {}
+        return await self._whole(requests, Encoded)
+
+    async def _whole(self, requests: Sequence[Request], kind: type[Whole]) -> list[Whole]:
+        """One answer to each request, in order."""
+        found: dict[int, Whole] = {}
         async with aclosing(self._run(requests)) as answers:
             async for place, answer in answers:
-                assert isinstance(answer, Encoded)
+                assert isinstance(answer, kind)
                 found[place] = answer
         return [found[place] for place in range(len(requests))]
 
-    async def _run(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Tokens | Encoded], None]:
+    async def _run(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Good], None]:
         """Answers as they come, each with its request's place; what is open when it is left is aborted."""
         if self._is_stopping or not self._is_connected:
             raise self._unavailable()
@@ -260,13 +273,13 @@ class EngineClient:
         return worker
 
 
-async def _arrived(answers: Arrivals) -> list[tuple[int, Tokens | Encoded]]:
+async def _arrived(answers: Arrivals) -> list[tuple[int, Good]]:
     """What has come so far, one answer at least. Tokens of a sequence that came one after the other are one
     answer, so that a reader who is slower than the engine has less to do the further behind it is."""
     items = [await answers.get()]
     while not answers.empty():
         items.append(answers.get_nowait())
-    arrived: list[tuple[int, Tokens | Encoded]] = []
+    arrived: list[tuple[int, Good]] = []
     for item in items:
         if isinstance(item, QuartetError):
             raise item

@@ -4,57 +4,36 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from torch import Tensor
+
+from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
-from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.beam import advance, continuations
+from app.engine.block_manager import BlockManager
 from app.engine.kv_cache import Arena
 from app.engine.protocol import (
+    Answer,
     Encoded,
     EncodeRequest,
     Failed,
     GenerateRequest,
+    Hypotheses,
     ModelInfo,
     Report,
     StepOutputs,
     TokenLogprobs,
     Tokens,
 )
-from app.engine.rules import make_rules
 from app.engine.runner import EncoderOutput, Runner
-from app.engine.sampler import SampleRow, Samples, sample
-from app.engine.sampling_params import ParameterError
+from app.engine.sampler import SampleRow, sample
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
-from model.config import TransformerConfig
 
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL = 0.1
 """Seconds between reports of the gauges, which cost a walk over all sequences."""
-
-HEADS_FOR: Mapping[str, tuple[str, ...]] = {
-    "class": ("sequence-class",),
-    "token-class": ("token-class",),
-    "span": ("span",),
-    "mask": ("masked-lm", "pretraining"),
-    "next-sentence": ("next-sentence", "pretraining"),
-}
-"""Which heads can give an output; what is not listed needs none."""
-
-
-class RequestError(ValueError):
-    """A request that this engine can never serve; the message is for the client."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A served name: the model that computes it, and the adapter it goes through."""
-
-    model: str
-    adapter: str | None
-    config: TransformerConfig
-    max_model_len: int
 
 
 class Engine:
@@ -87,11 +66,9 @@ class Engine:
         if request.model not in self._served:
             raise RequestError(f"unknown model {request.model!r}")
         served = self._served[request.model]
-        if isinstance(request, EncodeRequest):
-            sequence = self._encoder_sequence(request, served)
-        else:
-            sequence = self._decoder_sequence(request, served)
-        self._scheduler.add(sequence)
+        size = self._runners[served.model].block_size
+        limits = Limits(size, self._blocks.num_blocks, self._scheduler.max_num_seqs)
+        self._scheduler.add(make_sequence(request, served, limits))
 
     def abort(self, ids: Iterable[int]) -> None:
         """Ends these requests and frees what they hold; unknown ones are no error."""
@@ -109,7 +86,8 @@ class Engine:
             return self._run(step)
         except Exception:
             logger.exception("a step of %s failed with %d sequences", step.model, len(step.sequences))
-            return StepOutputs([self._fail(sequence) for sequence in step.sequences])
+            failed = {sequence.id: sequence for sequence in step.sequences}
+            return StepOutputs([self._fail(sequence) for sequence in failed.values()])
 
     def _run(self, step: ScheduledStep) -> StepOutputs:
         started = time.perf_counter()
@@ -119,11 +97,12 @@ class Engine:
         runner = self._runners[step.model]
         if step.stale_blocks:
             self._arena.clear(step.stale_blocks)
+        if step.copies:
+            self._arena.copy(step.copies)
         batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
         logits, encoded = runner.run(batch)
-        samples = None if logits is None else sample(logits.float(), self._sample_rows(batch))
         self._scheduler.commit(step)
-        outputs = self._commit(batch, samples, encoded)
+        outputs = self._commit(batch, logits, encoded)
         duration = time.perf_counter() - started
         self._scheduler.charge(step.model, duration)
         return StepOutputs(outputs, self._report(step, batch, duration))
@@ -132,10 +111,8 @@ class Engine:
         self._scheduler.finish(sequence, "error")
         return Failed(sequence.id, "internal", "the engine failed to compute this request")
 
-    def _commit(
-        self, batch: Batch, samples: Samples | None, encoded: list[EncoderOutput]
-    ) -> list[Tokens | Encoded | Failed]:
-        outputs: list[Tokens | Encoded | Failed] = []
+    def _commit(self, batch: Batch, logits: Tensor | None, encoded: list[EncoderOutput]) -> list[Answer]:
+        outputs: list[Answer] = []
         if encoded:
             asked = batch.encoded if batch.decode is None else batch.complete
             for sequence, output in zip(asked, encoded, strict=True):
@@ -151,15 +128,50 @@ class Engine:
                     )
                 )
                 self._scheduler.finish(sequence, "stop")
-        if samples is not None:
-            for i, sequence in enumerate(batch.complete):
-                outputs.append(self._append(sequence, samples.token_ids[i], samples.logprobs[i]))
+        if logits is not None:
+            outputs += self._next_tokens(batch.complete, logits.float())
+        return outputs
+
+    def _next_tokens(self, complete: list[Sequence], logits: Tensor) -> list[Answer]:
+        """A token for each sequence by itself, and a step for each search; `logits` [num complete, vocab_size]."""
+        beams = [i for i, sequence in enumerate(complete) if sequence.group is not None]
+        outputs: list[Answer] = []
+        if beams:
+            outputs += self._search([complete[i] for i in beams], logits[beams])
+            alone = [i for i, sequence in enumerate(complete) if sequence.group is None]
+            complete, logits = [complete[i] for i in alone], logits[alone]
+        if complete:
+            samples = sample(logits, [self._sample_row(sequence) for sequence in complete])
+            for sequence, token_id, logprobs in zip(
+                complete, samples.token_ids, samples.logprobs, strict=True
+            ):
+                outputs.append(self._append(sequence, token_id, logprobs))
+        return outputs
+
+    def _search(self, beams: list[Sequence], logits: Tensor) -> list[Answer]:
+        """The beams of each group are all here. A search that is done ends its group and is the answer."""
+        rows = [self._sample_row(sequence) for sequence in beams]
+        found = dict(zip(map(id, beams), continuations(logits, rows, beams), strict=True))
+        outputs: list[Answer] = []
+        for group in {id(beam.group): beam.group for beam in beams}.values():
+            assert group is not None
+            first = group.members[0]
+            advance(group, [found[id(member)] for member in group.members], self._scheduler)
+            if group.search.is_done:
+                self._scheduler.finish(first, "stop")
+                outputs.append(
+                    Hypotheses(
+                        id=first.id,
+                        best=group.search.results[: first.params.num_return_sequences],
+                        cached_tokens=first.num_cached_tokens or 0,
+                        queue_duration=_waited(first),
+                    )
+                )
         return outputs
 
     def _append(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Tokens:
         """One token more. An end token is not handed out; a forced one is the limit's doing, not the model's."""
-        eos_token_ids = self._served[sequence.request.model].config.eos_token_ids
-        ends = token_id in _generate_request(sequence).params.end_token_ids(eos_token_ids)
+        ends = token_id in sequence.params.end_token_ids(self._eos_token_ids(sequence))
         is_forced = sequence.rules is not None and sequence.rules.forced(sequence.num_completion_tokens)
         sequence.token_ids.append(token_id)
         if ends and not is_forced:
@@ -176,83 +188,20 @@ class Engine:
             queue_duration=_waited(sequence) if is_first else None,
         )
 
-    def _encoder_sequence(self, request: EncodeRequest, served: Served) -> Sequence:
-        heads = HEADS_FOR.get(request.output)
-        kinds = ("encoder", "encoder-decoder") if request.output == "class" else ("encoder",)
-        if served.config.kind not in kinds or (heads is not None and served.config.head not in heads):
-            raise RequestError(f"model {request.model!r} has no output {request.output!r}")
-        if not 0 < len(request.ids) <= served.max_model_len:
-            raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
-        echo: list[int] = []
-        if served.config.kind == "encoder-decoder":
-            echo = _echo(request.ids, served.config)
-            self._check_room(len(echo), len(request.ids), served)
-        return Sequence(
-            request=request,
-            model=served.model,
-            adapter=served.adapter,
-            arrival=time.perf_counter(),
-            source_ids=request.ids,
-            token_ids=echo,
-            num_prompt_tokens=len(echo),
+    def _eos_token_ids(self, sequence: Sequence) -> tuple[int, ...]:
+        return self._served[sequence.request.model].config.eos_token_ids
+
+    def _sample_row(self, sequence: Sequence) -> SampleRow:
+        request = sequence.request
+        assert isinstance(request, GenerateRequest)
+        return SampleRow(
+            params=request.params,
+            index=request.index,
+            token_ids=sequence.token_ids,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            eos_token_ids=self._eos_token_ids(sequence),
+            rules=sequence.rules,
         )
-
-    def _decoder_sequence(self, request: GenerateRequest, served: Served) -> Sequence:
-        config, limit = served.config, served.max_model_len
-        if config.head != "lm":
-            raise RequestError(f"model {request.model!r} generates nothing")
-        try:
-            request.params.check_vocabulary(config.vocab_size)
-        except ParameterError as fault:
-            raise RequestError(str(fault)) from None
-        if not 0 < len(request.prompt_ids) <= limit:
-            raise RequestError(f"{len(request.prompt_ids)} prompt tokens, but the model takes 1 to {limit}")
-        source: list[int] = []
-        tokens = list(request.prompt_ids)
-        forced = [] if request.params.forced_bos_token is None else [request.params.forced_bos_token]
-        if config.kind == "encoder-decoder":
-            source, tokens = tokens, [config.decoder_start_token_id or 0, *forced]
-        elif forced:
-            raise RequestError("forced_bos_token is for encoder-decoders; a decoder's prompt can end with it")
-        max_tokens = min(request.params.max_tokens, limit - len(tokens))
-        if max_tokens < 1:
-            raise RequestError(f"{len(tokens)} prompt tokens leave no room in a context of {limit}")
-        self._check_room(len(tokens) + max_tokens, len(source), served)
-        return Sequence(
-            request=request,
-            model=served.model,
-            adapter=served.adapter,
-            arrival=time.perf_counter(),
-            source_ids=source,
-            token_ids=tokens,
-            num_prompt_tokens=len(tokens),
-            max_tokens=max_tokens,
-            rules=make_rules(request.params, max_tokens),
-        )
-
-    def _check_room(self, num_tokens: int, num_source: int, served: Served) -> None:
-        """Raises RequestError where not even the empty cache could hold a sequence."""
-        size = self._runners[served.model].block_size
-        if num_blocks(num_tokens, size) + num_blocks(num_source, size) > self._blocks.num_blocks:
-            raise RequestError(
-                f"the cache holds {self._blocks.num_blocks * size} tokens, which is too few for this"
-            )
-
-    def _sample_rows(self, batch: Batch) -> list[SampleRow]:
-        rows = []
-        for sequence in batch.complete:
-            request = _generate_request(sequence)
-            rows.append(
-                SampleRow(
-                    params=request.params,
-                    index=request.index,
-                    token_ids=sequence.token_ids,
-                    num_prompt_tokens=sequence.num_prompt_tokens,
-                    eos_token_ids=self._served[request.model].config.eos_token_ids,
-                    rules=sequence.rules,
-                )
-            )
-        return rows
 
     def _report(self, step: ScheduledStep, batch: Batch, duration: float) -> Report:
         now = time.perf_counter()
@@ -280,19 +229,6 @@ class Engine:
             waiting=waiting,
             kv_usage=usage,
         )
-
-
-def _echo(ids: list[int], config: TransformerConfig) -> list[int]:
-    """What the decoder reads to classify a text: the text one place later, to the last end token's place."""
-    ends = [place for place, token_id in enumerate(ids) if token_id in config.eos_token_ids]
-    if not ends:
-        raise RequestError("a text to classify must hold an end token")
-    return [config.decoder_start_token_id or 0, *ids][: ends[-1] + 1]
-
-
-def _generate_request(sequence: Sequence) -> GenerateRequest:
-    assert isinstance(sequence.request, GenerateRequest)
-    return sequence.request
 
 
 def _waited(sequence: Sequence) -> float:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from app.engine.protocol import Encoded, Failed, GenerateRequest, Request, Tokens
+from app.engine.protocol import Answer, GenerateRequest, Request, Tokens
 from app.errors import InvalidRequest, Overloaded, QuartetError
 
 RATE_SECONDS = 30.0
 MOST_RETRY_SECONDS = 60.0
 
-Answer = Tokens | Encoded | Failed
 Sink = Callable[[tuple[int, Answer] | QuartetError], None]
 
 
@@ -102,9 +101,9 @@ class Journal:
 
 
 def cost(request: Request) -> int:
-    """The most tokens that a request may take, prompt and completion."""
+    """The most tokens that a request may take: its prompt, and its completion once for each beam."""
     if isinstance(request, GenerateRequest):
-        return len(request.prompt_ids) + request.params.max_tokens
+        return len(request.prompt_ids) + request.params.num_beams * request.params.max_tokens
     return len(request.ids)
 
 

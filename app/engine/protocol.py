@@ -160,6 +160,24 @@ class Tokens(Message, frozen=True, kw_only=True):
     queue_duration: float | None = None
 
 
+class Hypothesis(msgspec.Struct, frozen=True, array_like=True):
+    """One text that a beam search found, its end token left out, and the score by which it is ranked."""
+
+    token_ids: list[int]
+    score: float
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprobs] | None = None
+
+
+class Hypotheses(Message, frozen=True, kw_only=True):
+    """The whole answer to a `GenerateRequest` with beams: `num_return_sequences` texts, best first."""
+
+    id: int
+    best: list[Hypothesis]
+    cached_tokens: int = 0
+    queue_duration: float | None = None
+
+
 class Encoded(Message, frozen=True, kw_only=True):
     """The answer to an `EncodeRequest`: float32 of `shape`; for "mask", `ids` are the tokens, in order."""
 
@@ -177,6 +195,9 @@ class Failed(Message, frozen=True):
     id: int
     kind: Literal["invalid", "internal"]
     message: str
+
+
+Answer = Tokens | Hypotheses | Encoded | Failed
 
 
 class Report(Message, frozen=True, kw_only=True):
@@ -197,7 +218,7 @@ class Report(Message, frozen=True, kw_only=True):
 class StepOutputs(Message, frozen=True):
     """One engine step: what came out, and the report about it."""
 
-    outputs: list[Tokens | Encoded | Failed]
+    outputs: list[Answer]
     report: Report | None = None
 
 

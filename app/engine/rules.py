@@ -5,6 +5,7 @@ They mean what `transformers` means by the same settings: `no_repeat_ngram_size`
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 from app.engine.sampling_params import SamplingParams
 
@@ -21,6 +22,12 @@ class Rules:
         # Who ignores end tokens wants as many others as fit.
         self._forced_eos = () if params.ignore_eos else params.forced_eos_tokens
         self._last_position = max_tokens - 1
+
+    def fork(self) -> "Rules":
+        """The same for a sequence that begins with the same tokens and goes its own way."""
+        twin = copy(self)
+        twin._ngrams = None if self._ngrams is None else self._ngrams.fork()
+        return twin
 
     def banned(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Tokens that must not follow `token_ids`, some maybe twice. The same list each time, only longer."""
@@ -52,6 +59,12 @@ class SeenNgrams:
         self._length = size - 1
         self._num_read = 0
         self._followers: dict[tuple[int, ...], list[int]] = {}
+
+    def fork(self) -> "SeenNgrams":
+        """The same, to go on by itself."""
+        twin = copy(self)
+        twin._followers = {run: list(tokens) for run, tokens in self._followers.items()}
+        return twin
 
     def followers(self, token_ids: Sequence[int]) -> Sequence[int]:
         """What came after earlier runs that equal the last tokens; the next of them would repeat an n-gram."""

@@ -63,7 +63,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
     Token ids in the parameters must be below V (`SamplingParams.check_vocabulary`). A row to which every token
     is forbidden gets token 0.
     """
-    adjusted = _adjust(logits, rows)
+    adjusted = adjust(logits, rows)
     drawn = [i for i, row in enumerate(rows) if not row.params.is_greedy]
     if len(drawn) == len(rows) > 0:
         chosen = _draw(adjusted, rows)  # [B]
@@ -76,8 +76,8 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
     return Samples(token_ids, _logprobs(logits, rows, token_ids))
 
 
-def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """Penalties, bias, tokens held back, then forced ones; a copy only where a row needs one."""
+def adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """`logits` [B, V] with penalties, bias, tokens held back, then forced ones; a copy only where a row needs one."""
     penalised = [i for i, row in enumerate(rows) if row.params.has_penalties]
     biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
     ruled = [(i, row.rules) for i, row in enumerate(rows) if row.rules is not None]

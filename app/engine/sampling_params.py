@@ -9,12 +9,15 @@ from itertools import chain
 
 import msgspec
 
+from model.beam_search import EarlyStopping
+
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_STOP_TOKENS = 64
 MAX_SUPPRESSED_TOKENS = 1024
 MAX_BAD_WORDS = 1024
 MAX_NGRAM_SIZE = 64
+MAX_BEAMS = 64
 # Below this the division of the logits could overflow, and nothing but the best token has any mass left.
 GREEDY_BELOW = 1e-5
 
@@ -39,6 +42,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     Over all tokens of the decoder, prompt or start token included: no `no_repeat_ngram_size` tokens in a row
     come twice (0 is off), and none of `bad_words`, each of several tokens, is completed. The last token that
     `max_tokens` allows is one of `forced_eos_tokens`, where there are any and end tokens are not ignored.
+
+    `num_beams` above 1 is beam search, which is greedy: the answer is the `num_return_sequences` best texts. What
+    `length_penalty` and `early_stopping` mean is told in `model.beam_search`.
     """
 
     max_tokens: int = 256
@@ -60,6 +66,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     bad_words: tuple[tuple[int, ...], ...] = ()
     forced_eos_tokens: tuple[int, ...] = ()
     logprobs: int | None = None
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
 
     def __post_init__(self) -> None:
         _check_integer("max_tokens", self.max_tokens, 1)
@@ -94,6 +104,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _check_token_ids("forced_eos_tokens", self.forced_eos_tokens, MAX_STOP_TOKENS)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        self._check_beams()
+
+    def _check_beams(self) -> None:
+        _check_integer("num_beams", self.num_beams, 1, MAX_BEAMS)
+        _check_integer("num_return_sequences", self.num_return_sequences, 1, self.num_beams)
+        _check_number("length_penalty", self.length_penalty, -10.0, 10.0)
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise ParameterError("early_stopping", 'must be true, false or "never"')
+        if self.num_beams > 1 and not self.is_greedy:
+            raise ParameterError("num_beams", "above 1 needs temperature 0")
 
     @property
     def is_greedy(self) -> bool:

@@ -8,8 +8,8 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from app.engine.block_manager import BlockManager, num_blocks
-from app.engine.prefix_cache import Found, PrefixCache
+from app.engine.block_manager import BlockManager
+from app.engine.block_tables import BlockTables
 from app.engine.protocol import FinishReason
 from app.engine.sequence import Sequence, Status
 
@@ -20,7 +20,7 @@ class ScheduledStep:
 
     `num_decoding` of them, the first ones, compute their last token after earlier ones; the others are
     in their prompts, which may take several steps. Those that need it have their source encoded, always whole.
-    `stale_blocks` must be cleared before anything is written.
+    Before anything is written, `stale_blocks` must be cleared and then each (from, to) of `copies` be copied.
     """
 
     model: str
@@ -28,6 +28,7 @@ class ScheduledStep:
     num_tokens: list[int] = field(default_factory=list)
     num_decoding: int = 0
     stale_blocks: list[int] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
     num_preempted: int = 0
 
     def add(self, sequence: Sequence, num_tokens: int) -> None:
@@ -50,6 +51,12 @@ class Lane:
         """Anything to compute?"""
         return bool(self.waiting or self.running)
 
+    @property
+    def num_reserved(self) -> int:
+        """Running sequences, and those that searches may still fork."""
+        searches = {id(s.group): s.width - len(s.group.members) for s in self.running if s.group is not None}
+        return len(self.running) + sum(searches.values())
+
 
 class Scheduler:
     """Continuous batching: membership is decided anew each step.
@@ -57,7 +64,8 @@ class Scheduler:
     Models take turns by the device time each has had. Of a step's token budget, sequences that decode come
     first; what is left goes to prompts: those begun before, then waiting ones, while batch size and blocks
     last. A prompt is cut where the budget ends. A source is not: one that is longer than the budget is taken
-    whole, where no other prompt is in its step. What the prefix cache finds need not be computed.
+    whole, where no other prompt is in its step, and so are several beams. What the prefix cache finds need not be
+    computed.
     """
 
     def __init__(
@@ -71,7 +79,8 @@ class Scheduler:
         self.lanes = {model: Lane(size) for model, size in block_sizes.items()}
         self.token_budget, self.max_num_seqs = token_budget, max_num_seqs
         self._blocks = blocks
-        self._cache = PrefixCache(blocks, block_sizes, prefix_cache)
+        self._tables = BlockTables(blocks, block_sizes, prefix_cache)
+        self._cache = self._tables.cache
         self._by_id: dict[int, Sequence] = {}
 
     @property
@@ -94,13 +103,26 @@ class Scheduler:
         self.lanes[model].clock += seconds
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        """Ends a sequence and gives its blocks back; ending it twice is no error."""
+        """Ends a sequence, or all beams of its group, and gives the blocks back; ending it twice is no error."""
         if self._by_id.pop(sequence.id, None) is None:
             return
+        for member in sequence.unit:
+            self.drop(member)
+            member.finish_reason = reason
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """One more running sequence of the same request, which shares all blocks of `sequence`."""
+        twin = sequence.fork()
+        self._tables.share(twin)
+        insort(self.lanes[sequence.model].running, twin, key=_order)
+        return twin
+
+    def drop(self, sequence: Sequence) -> None:
+        """Takes one sequence out, whose request may go on in others, and gives its blocks back."""
         lane = self.lanes[sequence.model]
         (lane.running if sequence.status is Status.RUNNING else lane.waiting).remove(sequence)
-        self._release(sequence)
-        sequence.status, sequence.finish_reason = Status.FINISHED, reason
+        self._tables.release(sequence)
+        sequence.status = Status.FINISHED
 
     def abort(self, ids: Iterable[int]) -> list[Sequence]:
         """Ends those of `ids` that are still here; returns them."""
@@ -138,16 +160,21 @@ class Scheduler:
     def _decode(self, lane: Lane, step: ScheduledStep) -> None:
         """One token each, while the budget lasts; who finds no block for it preempts, or is preempted."""
         for sequence in list(lane.running):
-            if step.num_decoding == self.token_budget:
+            unit = sequence.unit
+            if step.num_decoding >= self.token_budget:
                 break
-            if sequence.status is not Status.RUNNING or sequence.num_new_tokens != 1:
+            if (
+                sequence.status is not Status.RUNNING
+                or sequence is not unit[0]
+                or sequence.num_new_tokens != 1
+            ):
                 continue
-            needed = num_blocks(len(sequence.token_ids), lane.block_size) - len(sequence.block_table)
-            step.num_preempted += self._make_room(needed, sequence)
+            step.num_preempted += self._make_room(sum(map(self._tables.num_to_grow, unit)), sequence)
             if sequence.status is Status.RUNNING:
-                step.stale_blocks += self._extend(sequence, sequence.block_table, needed)
-                step.add(sequence, 1)
-                step.num_decoding += 1
+                for member in unit:
+                    step.copies += self._tables.grow(member, step.stale_blocks)
+                    step.add(member, 1)
+                step.num_decoding += len(unit)
 
     def _continue_prompts(self, lane: Lane, step: ScheduledStep, budget: int) -> int:
         """The next tokens of prompts that have begun, whose blocks they hold since; returns what is left."""
@@ -161,67 +188,55 @@ class Scheduler:
 
     def _admit_waiting(self, lane: Lane, step: ScheduledStep, budget: int) -> None:
         """Waiting sequences join in their order; the first that cannot keeps those behind it waiting too."""
-        while lane.waiting and budget > 0 and len(lane.running) < self.max_num_seqs:
-            sequence = lane.waiting[0]
-            found = self._cache.find(sequence)
-            num_source = 0 if found.cross_blocks else len(sequence.source_ids)
+        while lane.waiting and budget > 0:
+            unit = lane.waiting[0].unit
             has_prompts = len(step.sequences) > step.num_decoding
-            if num_source > budget and has_prompts:
+            if lane.num_reserved + unit[0].width > self.max_num_seqs:
                 break
-            if not self._has_room_for(sequence, found) or self._is_behind_another(sequence):
+            if has_prompts and self._num_uncut(unit) > budget:
                 break
-            lane.waiting.pop(0)
-            step.stale_blocks += self._start(sequence, found)
-            # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
-            count = min(sequence.num_new_tokens, max(1, budget - num_source))
-            step.add(sequence, count)
-            self._cache.expect(sequence, count)
-            budget -= num_source + count
+            if not self._has_room_for(unit) or self._is_behind_another(unit):
+                break
+            for sequence in unit:
+                lane.waiting.remove(sequence)
+                insort(lane.running, sequence, key=_order)
+                sequence.status = Status.RUNNING
+                self._tables.start(sequence, step.stale_blocks)
+                num_source = len(sequence.source_ids) if sequence.needs_encode else 0
+                count = sequence.num_new_tokens
+                if len(unit) == 1:
+                    # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
+                    count = min(count, max(1, budget - num_source))
+                step.add(sequence, count)
+                self._cache.expect(sequence, count)
+                budget -= num_source + count
 
-    def _start(self, sequence: Sequence, found: Found) -> list[int]:
-        """Gives a waiting sequence all the blocks that its tokens need; returns the stale ones among them."""
-        lane = self.lanes[sequence.model]
-        insort(lane.running, sequence, key=_order)
-        sequence.status = Status.RUNNING
-        if not sequence.token_ids:
-            return []
-        self._take_over(sequence, found)
-        stale: list[int] = []
-        for table, length in (
-            (sequence.block_table, len(sequence.token_ids)),
-            (sequence.cross_block_table, len(sequence.source_ids)),
-        ):
-            stale += self._extend(sequence, table, num_blocks(length, lane.block_size) - len(table))
-        return stale
+    def _num_uncut(self, unit: list[Sequence]) -> int:
+        """Tokens that one step must compute: sources, and all that several beams need, which go on together."""
+        count = 0
+        for sequence in unit:
+            found = self._cache.find(sequence)
+            if not found.cross_blocks:
+                count += len(sequence.source_ids)
+            if len(unit) > 1:
+                size = self.lanes[sequence.model].block_size
+                count += len(sequence.token_ids) - len(found.blocks) * size
+        return count
 
-    def _take_over(self, sequence: Sequence, found: Found) -> None:
-        """Shares what is computed. Before any block is allocated, which could be one of these."""
-        self._blocks.share([*found.blocks, *found.cross_blocks])
-        sequence.block_table, sequence.cross_block_table = found.blocks, found.cross_blocks
-        sequence.num_registered_blocks = len(found.blocks)
-        sequence.num_computed_tokens = len(found.blocks) * self.lanes[sequence.model].block_size
-        sequence.is_encoded = bool(found.cross_blocks)
-        if sequence.num_cached_tokens is None:
-            num_source = len(sequence.source_ids) if sequence.is_encoded else 0
-            sequence.num_cached_tokens = num_source if sequence.source_ids else sequence.num_computed_tokens
-
-    def _has_room_for(self, sequence: Sequence, found: Found) -> bool:
+    def _has_room_for(self, unit: list[Sequence]) -> bool:
         """Would the blocks that it takes leave one for every running sequence to grow into?"""
-        if not sequence.token_ids:
+        needed = sum(map(self._tables.num_to_start, unit))
+        if not needed:
             return True
-        size = self.lanes[sequence.model].block_size
-        needed = num_blocks(len(sequence.token_ids), size) + num_blocks(len(sequence.source_ids), size)
-        needed -= sum(map(self._blocks.is_held, (*found.blocks, *found.cross_blocks)))
-        reserve = sum(len(other.running) for other in self.lanes.values())
+        reserve = sum(other.num_reserved for other in self.lanes.values())
         return needed + min(reserve, self._blocks.num_blocks - needed) <= self._blocks.num_free
 
-    def _is_behind_another(self, sequence: Sequence) -> bool:
+    def _is_behind_another(self, unit: list[Sequence]) -> bool:
         """Is one of another model earlier in order, and waits for blocks? Small ones must not starve a large one."""
-        if not sequence.token_ids:
+        if not unit[0].token_ids:
             return False
         heads = (lane.waiting[0] for lane in self.lanes.values() if lane.waiting)
-        earlier = (head for head in heads if head.order < sequence.order)
-        return any(not self._has_room_for(head, self._cache.find(head)) for head in earlier)
+        return any(head.order < unit[0].order and not self._has_room_for(head.unit) for head in heads)
 
     def _make_room(self, needed: int, sequence: Sequence) -> int:
         """Preempts from the last in order, of any model, until `needed` blocks are free.
@@ -238,26 +253,12 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         lane = self.lanes[sequence.model]
-        lane.running.remove(sequence)
-        self._release(sequence)
-        sequence.num_computed_tokens, sequence.is_encoded = 0, False
-        sequence.status = Status.WAITING
-        insort(lane.waiting, sequence, key=_order)
-
-    def _extend(self, sequence: Sequence, table: list[int], count: int) -> list[int]:
-        if count <= 0:
-            return []
-        blocks, stale = self._blocks.allocate(sequence.model, count)
-        table += blocks
-        return stale
-
-    def _release(self, sequence: Sequence) -> None:
-        # From the end: the beginning of a text is what another may have too, so it is to be taken last; and of an
-        # encoder-decoder, the source.
-        table = [*reversed(sequence.block_table), *reversed(sequence.cross_block_table)]
-        self._blocks.free(sequence.model, table)
-        sequence.block_table, sequence.cross_block_table = [], []
-        sequence.num_registered_blocks = 0
+        for member in sequence.unit:
+            lane.running.remove(member)
+            self._tables.release(member)
+            member.num_computed_tokens, member.is_encoded = 0, False
+            member.status = Status.WAITING
+            insort(lane.waiting, member, key=_order)
 
 
 def _order(sequence: Sequence) -> tuple[int, float, int]:

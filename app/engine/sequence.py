@@ -1,10 +1,12 @@
 """One list of tokens being computed, with its counters and tables. Knows no tensors and no clock."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest
+from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest, Hypothesis, TokenLogprobs
 from app.engine.rules import Rules
+from app.engine.sampling_params import SamplingParams
+from model.beam_search import BeamSearch
 
 
 class Status(Enum):
@@ -16,13 +18,22 @@ class Status(Enum):
 
 
 @dataclass(slots=True, eq=False)
+class BeamGroup:
+    """One beam search and its running sequences, best first. They share every step and are preempted together."""
+
+    search: BeamSearch[Hypothesis]
+    members: list["Sequence"] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
 class Sequence:
     """What it should have (`source_ids`, `token_ids`) and what is computed of it.
 
     An encoder-decoder sequence has a source and decoder tokens, a decoder-only one no source, an
-    encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds. `num_cached_tokens` of the
-    prompt (the source, where there is one) were found computed when it first ran; None before that. The keys and the
-    number of registered blocks are the prefix cache's.
+    encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds. One that is a beam
+    belongs to a `group` of beams, and keeps the log-probabilities of what it said where they are asked for.
+    `num_cached_tokens` of the prompt (of the source, where there is one) were found computed when it first ran; None
+    before that. The keys and the number of registered blocks are the prefix cache's.
     """
 
     request: GenerateRequest | EncodeRequest
@@ -45,11 +56,41 @@ class Sequence:
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
     rules: Rules | None = None
+    group: BeamGroup | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    def fork(self) -> "Sequence":
+        """Another that begins with the same tokens, and with tables of the same blocks."""
+        return replace(
+            self,
+            token_ids=list(self.token_ids),
+            block_table=list(self.block_table),
+            cross_block_table=list(self.cross_block_table),
+            block_keys=list(self.block_keys),
+            rules=None if self.rules is None else self.rules.fork(),
+            logprobs=list(self.logprobs),
+        )
+
+    @property
+    def unit(self) -> list["Sequence"]:
+        """What is scheduled, preempted and ended together: a group of beams, or itself."""
+        return [self] if self.group is None else self.group.members
+
+    @property
+    def width(self) -> int:
+        """How many sequences its unit may become."""
+        return 1 if self.group is None else self.group.search.settings.num_beams
 
     @property
     def id(self) -> int:
         """The id under which client and engine know it."""
         return self.request.id
+
+    @property
+    def params(self) -> SamplingParams:
+        """How its tokens are chosen; only one that generates has them."""
+        assert isinstance(self.request, GenerateRequest)
+        return self.request.params
 
     @property
     def order(self) -> tuple[int, float, int]:

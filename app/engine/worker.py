@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 
 from app import logs
+from app.engine.admission import RequestError
 from app.engine.build import build_engine
-from app.engine.engine import RequestError
 from app.engine.protocol import (
     Abort,
     ClientMessage,

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Tokens
+from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Hypotheses, Tokens
 from app.errors import InvalidRequest
 from model.config import TransformerConfig
 from model.generation_config import GenerationConfig
@@ -28,6 +28,8 @@ class Engine(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]: ...
 
     async def generate_many(self, requests: Sequence[GenerateRequest]) -> list[Tokens]: ...
+
+    async def search_many(self, requests: Sequence[GenerateRequest]) -> list[Hypotheses]: ...
 
     async def encode_many(self, requests: Sequence[EncodeRequest]) -> list[Encoded]: ...
 
@@ -72,7 +74,13 @@ class Usage:
         self.add_wait(answer)
         self.completion_tokens += len(answer.token_ids) if num_read is None else num_read
 
-    def add_wait(self, answer: Tokens | Encoded) -> None:
+    def add_hypotheses(self, answer: Hypotheses) -> None:
+        """Counts the tokens of the texts that are handed out, not those of the other beams."""
+        self.add_wait(answer)
+        self.completion_tokens += sum(len(text.token_ids) for text in answer.best)
+        self.cached_tokens += answer.cached_tokens
+
+    def add_wait(self, answer: Tokens | Hypotheses | Encoded) -> None:
         """Notes how long a sequence waited; only its first message says."""
         if answer.queue_duration is not None:
             self.queue_durations.append(answer.queue_duration)

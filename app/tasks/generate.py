@@ -3,42 +3,23 @@
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 
-from app.engine.protocol import FinishReason, GenerateRequest, TokenLogprobs, Tokens
+from app.engine.protocol import GenerateRequest, Hypotheses, TokenLogprobs, Tokens
 from app.errors import InvalidRequest
 from app.tasks.base import Task, Usage
+from app.tasks.clock import TokenClock
+from app.tasks.completion import Completion, Piece, likeliest
 from app.tasks.concurrency import gather_or_cancel, merge
 from app.tasks.detokenizer import CONTEXT_TOKENS, Detokenizer
 from app.tasks.sampling import GenerateOptions, make_options, with_limits
 from model.config import TransformerConfig
 
 DEFAULT_MAX_TOKENS = 256
-
-
-@dataclass(slots=True)
-class Piece:
-    """News of one sequence; `index` counts prompts × n. The last piece has the finish reason."""
-
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason | None = None
-    logprobs: list[TokenLogprobs] | None = None
-
-
-@dataclass(slots=True)
-class Completion:
-    """A whole text."""
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    logprobs: list[TokenLogprobs] | None = None
 
 
 class Generate(Task):
@@ -82,7 +63,10 @@ class Generate(Task):
         return rows
 
     def plan(self, rows: Sequence[list[int]], options: GenerateOptions) -> list[GenerateRequest]:
-        """What goes to the engine, prompts × n in order. Raises InvalidRequest for what does not fit the context."""
+        """What goes to the engine: each prompt n times in a row, or once where a search finds the n texts.
+
+        Raises InvalidRequest for what does not fit the context.
+        """
         requests: list[GenerateRequest] = []
         for row in rows:
             if not row:
@@ -101,7 +85,7 @@ class Generate(Task):
                     index=len(requests) + i,
                     priority=options.priority,
                 )
-                for i in range(options.n)
+                for i in range(options.num_sequences)
             ]
         return requests
 
@@ -143,8 +127,16 @@ class Generate(Task):
     async def run(
         self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
     ) -> list[Completion]:
-        """Whole texts, in the order of `requests`; counts into `usage`."""
+        """Whole texts, prompts × n in order; counts into `usage`."""
         usage.prompt_tokens += count_prompt_tokens(requests, options)
+        if options.params.num_beams > 1:
+            return await self._search(requests, options, usage)
+        return likeliest(await self._run_all(requests, options, usage), options)
+
+    async def _run_all(
+        self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
+    ) -> list[Completion]:
+        """What each request says, in their order."""
         if options.stop:
             return await gather_or_cancel([self._collect(request, options, usage) for request in requests])
         answers = await self._all_tokens(requests, usage)
@@ -158,13 +150,38 @@ class Generate(Task):
             completions.append(Completion(text, ids, answer.finish_reason or "stop", answer.logprobs))
         return completions
 
+    async def _search(
+        self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
+    ) -> list[Completion]:
+        answers = await self.engine.search_many(requests)
+        found: list[Completion] = []
+        for request, answer in zip(requests, answers, strict=True):
+            found += await self._found(request, answer, options, usage)
+        return found
+
+    async def _found(
+        self, request: GenerateRequest, answer: Hypotheses, options: GenerateOptions, usage: Usage
+    ) -> list[Completion]:
+        """The texts that a search found, best first, each cut at its first stop string."""
+        usage.add_hypotheses(answer)
+        usage.first_token_at = usage.first_token_at or time.monotonic()
+        found = []
+        for text in answer.best:
+            reader = self._reader(request, options)
+            content = await self.offload(8 * len(text.token_ids), partial(_read_all, reader, text.token_ids))
+            reason = "stop" if reader.is_stopped else text.finish_reason
+            num_read = reader.num_tokens
+            logprobs = None if text.logprobs is None else text.logprobs[:num_read]
+            found.append(Completion(content, text.token_ids[:num_read], reason, logprobs))
+        return found
+
     async def _all_tokens(self, requests: Sequence[GenerateRequest], usage: Usage) -> list[Tokens]:
         """Everything that each sequence says; a single one is timed token by token."""
         if len(requests) != 1:
             return await self.engine.generate_many(requests)
         ids: list[int] = []
         logprobs: list[TokenLogprobs] = []
-        clock = _Clock(usage)
+        clock = TokenClock(usage)
         cached_tokens = 0
         whole: Tokens | None = None
         async with aclosing(self.engine.generate(requests[0])) as answers:
@@ -187,9 +204,10 @@ class Generate(Task):
     async def stream(
         self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
     ) -> AsyncGenerator[Piece]:
-        """Pieces of all sequences as they come; closing it aborts what still runs."""
+        """Pieces of all sequences as they come; closing it aborts what still runs. A search's texts come whole."""
         usage.prompt_tokens += count_prompt_tokens(requests, options)
-        streams = [self._pieces(i, request, options, usage) for i, request in enumerate(requests)]
+        pieces = self._pieces if options.params.num_beams == 1 else self._searched
+        streams = [pieces(i, request, options, usage) for i, request in enumerate(requests)]
         merged = streams[0] if len(streams) == 1 else merge(streams)
         async with aclosing(merged):
             async for piece in merged:
@@ -201,7 +219,7 @@ class Generate(Task):
         """One sequence's pieces; ends it at the first stop string."""
         reader = self._reader(request, options)
         piece = Piece(index, "", [])
-        clock = _Clock(usage)
+        clock = TokenClock(usage)
         async with aclosing(self.engine.generate(request)) as answers:
             async for answer in answers:
                 before = reader.num_tokens
@@ -222,6 +240,14 @@ class Generate(Task):
                     piece = Piece(index, "", [])
         clock.stop()
         yield piece
+
+    async def _searched(
+        self, index: int, request: GenerateRequest, options: GenerateOptions, usage: Usage
+    ) -> AsyncGenerator[Piece]:
+        """The texts of one search, a piece each, once it is done; until then nobody knows how they begin."""
+        texts = await self._search([request], options, usage)
+        for place, one in enumerate(texts, options.n * index):
+            yield Piece(place, one.text, one.token_ids, one.finish_reason, one.logprobs)
 
     async def _collect(self, request: GenerateRequest, options: GenerateOptions, usage: Usage) -> Completion:
         """One sequence whole, which may end at a stop string."""
@@ -258,36 +284,14 @@ class Generate(Task):
         return Detokenizer(self.model.tokenizer, options.stop, options.params.min_tokens, before)
 
 
-class _Clock:
-    """When one sequence's tokens came: the first one's time, and the mean gap between them."""
-
-    def __init__(self, usage: Usage) -> None:
-        self._usage = usage
-        self._first = self._last = 0.0
-        self._count = 0
-
-    def tick(self, num_tokens: int) -> None:
-        """So many tokens are here now."""
-        self._last = time.monotonic()
-        if not self._count:
-            self._first = self._last
-            self._usage.first_token_at = self._usage.first_token_at or self._last
-        self._count += num_tokens
-
-    def stop(self) -> None:
-        """The sequence ended."""
-        if self._count > 1:
-            self._usage.token_gaps.append((self._last - self._first) / (self._count - 1))
-
-
 def count_prompt_tokens(requests: Sequence[GenerateRequest], options: GenerateOptions) -> int:
     """Each prompt once, however many texts were asked for."""
-    return sum(len(request.prompt_ids) for request in requests[:: options.n])
+    return sum(len(request.prompt_ids) for request in requests[:: options.num_sequences])
 
 
 def _count_cached(answer: Tokens, request: GenerateRequest, options: GenerateOptions) -> int:
     """Of each prompt once, too: what its other texts took over was computed for the first."""
-    return 0 if request.index % options.n else answer.cached_tokens
+    return 0 if request.index % options.num_sequences else answer.cached_tokens
 
 
 def _read_all(reader: Detokenizer, ids: Sequence[int]) -> str:

@@ -12,7 +12,10 @@ from model.generation_config import GenerationConfig
 
 _PUBLISHED_ALWAYS = ("repetition_penalty", "no_repeat_ngram_size")
 _PUBLISHED_WHEN_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
-_OURS = frozenset(SamplingParams.__struct_fields__) - {"max_tokens"}
+_PUBLISHED_WHEN_SEARCHING = ("num_beams", "length_penalty", "early_stopping")
+_OURS = frozenset(SamplingParams.__struct_fields__) - {"max_tokens", "num_return_sequences"}
+MAX_SEQUENCES = 64
+"""Texts times beams of one prompt."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,23 @@ class GenerateOptions:
 
     `max_tokens` None takes the default, cut to the room there is; a number that does not fit is refused.
     `min_tokens` None takes the checkpoint's, cut to the limit. Stop strings wait for the request's own alone.
+    With beams the `n` texts of a prompt come out of one search, otherwise they are the likeliest of `best_of`
+    sequences; `hides_logprobs` says that only this ranking asked for log-probabilities.
     """
 
     params: SamplingParams
     max_tokens: int | None = None
     min_tokens: int | None = None
     n: int = 1
+    best_of: int = 1
+    hides_logprobs: bool = False
     stop: tuple[str, ...] = ()
     priority: int = 0
+
+    @property
+    def num_sequences(self) -> int:
+        """How many sequences a prompt is handed to the engine as."""
+        return max(self.n, self.best_of) if self.params.num_beams == 1 else 1
 
 
 def make_options(
@@ -40,11 +52,16 @@ def make_options(
     """
     given = {name: value for name, value in values.items() if value is not None}
     n = given.get("n", 1)
-    if given.get("best_of", n) != n:
-        raise InvalidRequest("best_of other than n is not served yet", "best_of", "unsupported_parameter")
-    fields = (
-        {"temperature": temperature} | _published(published) | {k: given[k] for k in _OURS & given.keys()}
-    )
+    best_of = given.get("best_of", n)
+    fields = {"temperature": temperature} | _published(published)
+    if given.get("num_beams", 1) > 1:
+        fields["temperature"] = 0.0  # who asks for beams and for no temperature wants no draw
+    fields |= {k: given[k] for k in _OURS & given.keys()}
+    if fields["temperature"] == 0.0:
+        fields = _searching(published) | fields
+    if best_of != n:
+        _check_best_of(n, best_of, fields.get("num_beams", 1), is_stream=given.get("stream") is True)
+        fields = {"logprobs": 0} | fields
     if "logit_bias" in fields:
         fields["logit_bias"] = {_token_id(key): float(bias) for key, bias in fields["logit_bias"].items()}
     if "stop_token_ids" in fields:
@@ -54,6 +71,8 @@ def make_options(
         # The limit is filled in when the prompt's length is known; until then it only bounds min_tokens.
         limit = max_tokens or max(1, fields.get("min_tokens", 0))
         params = SamplingParams(**fields, max_tokens=limit)
+        if params.num_beams > 1:
+            params = msgspec.structs.replace(params, num_return_sequences=_best_of_beams(n, params.num_beams))
         params.check_vocabulary(vocab_size)
     except ParameterError as error:
         raise InvalidRequest(str(error), error.param) from None
@@ -62,9 +81,30 @@ def make_options(
         max_tokens=max_tokens,
         min_tokens=given.get("min_tokens"),
         n=n,
+        best_of=best_of,
+        hides_logprobs="logprobs" not in given,
         stop=tuple(given.get("stop", ())),
         priority=given.get("priority", 0),
     )
+
+
+def _check_best_of(n: int, best_of: int, num_beams: int, *, is_stream: bool) -> None:
+    if best_of < n:
+        raise InvalidRequest(f"best_of must not be under n ({n})", "best_of")
+    if num_beams > 1:
+        raise InvalidRequest("best_of is for sampled texts: a beam search ranks its own", "best_of")
+    if is_stream:
+        raise InvalidRequest("which of best_of texts are the best shows at their end: no stream", "best_of")
+    if n * best_of > MAX_SEQUENCES:
+        raise InvalidRequest(f"n times best_of must not be over {MAX_SEQUENCES}", "best_of")
+
+
+def _best_of_beams(n: int, num_beams: int) -> int:
+    if n > num_beams:
+        raise InvalidRequest(f"n must not be over num_beams ({num_beams})", "n")
+    if n * num_beams > MAX_SEQUENCES:
+        raise InvalidRequest(f"n times num_beams must not be over {MAX_SEQUENCES}", "num_beams")
+    return n
 
 
 def with_limits(params: SamplingParams, max_tokens: int, min_tokens: int) -> SamplingParams:
@@ -83,6 +123,11 @@ def _published(config: GenerationConfig) -> dict[str, Any]:
     values["bad_words"] = config.longer_bad_words
     values["forced_eos_tokens"] = config.forced_eos_token_ids
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _searching(config: GenerationConfig) -> dict[str, Any]:
+    """The published beams, for who draws nothing. Groups of beams that must differ are not served."""
+    return {name: getattr(config, name) for name in _PUBLISHED_WHEN_SEARCHING}
 
 
 def _token_id(key: str) -> int:

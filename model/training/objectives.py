@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from model.config import TransformerConfig
+from model.generation_config import GenerationConfig
 from model.tokenization import Tokenizer
 from model.training import data as files
 from model.training.config import TARGET_LANGUAGES, Recipe
-from model.training.finetune import Classification, ExtractiveAnswers, Question, TextToText, translate
+from model.training.finetune import Classification, ExtractiveAnswers, Question
 from model.training.loop import Objective
 from model.training.metrics import translation_scores
 from model.training.pretrain import MaskedLanguageModel, NextToken, SpanCorruption
+from model.training.text_to_text import GREEDY, TextToText, translate
 from model.training.tokenizer import NUM_SENTINELS
 from model.transformer import Transformer
 
@@ -149,11 +151,17 @@ def _text_to_text(recipe: Recipe, tokenizer: Tokenizer, config: TransformerConfi
     )
 
 
-def translate_texts(model: Transformer, tokenizer: Tokenizer, texts: list[str], language: str) -> list[str]:
-    """English to `language`, greedily; equal texts are translated once."""
+def translate_texts(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    texts: list[str],
+    language: str,
+    generation: GenerationConfig = GREEDY,
+) -> list[str]:
+    """English to `language`; equal texts are translated once."""
     unique = list(dict.fromkeys(texts))
     encoded = tokenizer.encode_batch([f"<2{language}> {text}" for text in unique])
-    answers = translate(model, [list(e.ids) for e in encoded])
+    answers = translate(model, [list(e.ids) for e in encoded], generation)
     by_text = {text: tokenizer.decode(ids) for text, ids in zip(unique, answers, strict=True)}
     return [by_text[text] for text in texts]
 

@@ -10,6 +10,8 @@ from app.engine.protocol import (
     Encoded,
     EncodeRequest,
     GenerateRequest,
+    Hypotheses,
+    Hypothesis,
     ModelInfo,
     Ready,
     TokenLogprobs,
@@ -93,6 +95,21 @@ class FakeEngine:
     async def generate_many(self, requests: Sequence[GenerateRequest]) -> list[Tokens]:
         self._admit(requests)
         return [await self._whole(request) for request in requests]
+
+    async def search_many(self, requests: Sequence[GenerateRequest]) -> list[Hypotheses]:
+        """Hypothesis k is k tokens shorter than the longest that the request allows."""
+        self._admit(requests)
+        await self.gate.wait()
+        return [self._searched(request) for request in requests]
+
+    def _searched(self, request: GenerateRequest) -> Hypotheses:
+        best = []
+        for k in range(request.params.num_return_sequences):
+            ids = self._ids(request)[: request.params.max_tokens - k]
+            told = [entry for token_id in ids for entry in self._logprobs(request, token_id) or ()]
+            logprobs = None if request.params.logprobs is None else told
+            best.append(Hypothesis(ids, -0.5 - k, "stop" if k else "length", logprobs))
+        return Hypotheses(id=1, best=best, queue_duration=0.001)
 
     async def encode_many(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:
         self._admit(requests)

@@ -53,6 +53,21 @@ def fault(response: httpx.Response) -> dict[str, Any]:
             for value in (-1, 65, 2.0, "3", True)
         ),
         ("/v1/translate", {"text": "Hi", "target": "de", "no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
+        *(
+            ("/v1/generate", GENERATE | {"num_beams": value}, "num_beams")
+            for value in (0, 65, 2.0, "4", True)
+        ),
+        ("/v1/generate", GENERATE | {"num_beams": 2, "temperature": 0.5}, "num_beams"),
+        ("/v1/generate", GENERATE | {"num_beams": 9, "n": 8}, "num_beams"),
+        ("/v1/generate", GENERATE | {"num_beams": 2, "n": 3}, "n"),
+        ("/v1/generate", GENERATE | {"num_beams": 2, "n": 2, "stream": True}, "stream"),
+        ("/v1/generate", GENERATE | {"n": 3, "best_of": 2}, "best_of"),
+        ("/v1/generate", GENERATE | {"n": 3, "best_of": 30}, "best_of"),
+        ("/v1/generate", GENERATE | {"best_of": 2, "num_beams": 4}, "best_of"),
+        ("/v1/generate", GENERATE | {"best_of": 2, "stream": True}, "best_of"),
+        ("/v1/generate", GENERATE | {"length_penalty": 11}, "length_penalty"),
+        ("/v1/generate", GENERATE | {"early_stopping": "always"}, "early_stopping"),
+        ("/v1/generate", GENERATE | {"early_stopping": 1}, "early_stopping"),
         ("/v1/generate", GENERATE | {"seed": 2**70}, "seed"),
         ("/v1/generate", GENERATE | {"stop": ["x" * 257]}, "stop"),
         ("/v1/generate", GENERATE | {"stop": [""]}, "stop"),
@@ -100,15 +115,11 @@ def test_400_names_the_field(shared: Service, path: str, body: dict[str, Any], p
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("num_beams", 4),
-        ("length_penalty", 0.5),
-        ("early_stopping", True),
         ("prompt_logprobs", 1),
         ("json_schema", {"type": "object"}),
         ("regex", "a+"),
         ("choice", ["a"]),
         ("grammar", "root ::= 'a'"),
-        ("best_of", 3),
     ],
 )
 def test_400_for_what_is_not_served_yet(shared: Service, field: str, value: object) -> None:

@@ -61,6 +61,51 @@ def test_a_size_of_ngrams_reaches_the_engine(service: Service) -> None:
     assert sizes == [64, 64, 2]
 
 
+def test_beams_answer_the_best_texts_of_one_search(service: Service) -> None:
+    body = {"prompt": ["Hi", "Ho"], "max_tokens": 6, "num_beams": 3, "n": 2, "stop": "ü"}
+    answer = service.post("/v1/generate", body).json()
+    assert [result["text"] for result in answer["results"]] == ["Gr"] * 4
+    assert [result["finish_reason"] for result in answer["results"]] == ["stop"] * 4
+    assert answer["usage"]["prompt_tokens"] == 4, "each prompt once"
+    plain = service.post("/v1/generate", body | {"stop": None, "logprobs": 0}).json()
+    assert [len(result["logprobs"]) for result in plain["results"]] == [6, 5, 6, 5]
+    assert [result["finish_reason"] for result in plain["results"]] == ["length", "stop"] * 2
+    assert plain["usage"]["completion_tokens"] == 22
+    request = service.engine.requests[0]
+    assert isinstance(request, GenerateRequest)
+    assert (request.params.num_beams, request.params.num_return_sequences, request.params.temperature) == (
+        3,
+        2,
+        0,
+    )
+
+
+def test_beams_are_for_openai_s_routes_and_translations_too(service: Service) -> None:
+    completion = {
+        "model": "writer",
+        "prompt": "Hi",
+        "max_tokens": 5,
+        "num_beams": 2,
+        "n": 2,
+        "early_stopping": "never",
+    }
+    choices = service.post("/v1/completions", completion).json()["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1]
+    assert [choice["finish_reason"] for choice in choices] == ["length", "stop"]
+    text = {
+        "text": "One. Two.",
+        "target": "de",
+        "max_tokens": 4,
+        "num_beams": 2,
+        "n": 2,
+        "length_penalty": 0.5,
+    }
+    translations = service.post("/v1/translate", text).json()["translations"]
+    assert len(translations) == 1
+    assert len(translations[0]["alternatives"]) == 1
+    assert len(service.engine.requests) == 3, "one search a prompt and a sentence"
+
+
 def test_translate_keeps_spacing_and_leaves_what_has_no_letters(service: Service) -> None:
     service.on_loop(lambda: setattr(service.engine, "text", "X."))
     body = {"text": ["One thing.  Two things.\n\n42\n", "7 %"], "target": "de", "max_tokens": 2}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.adapters import load_adapter
+from model.families import read_generation_config
 from model.loading import load_model
 from model.tokenization import Tokenizer
 from model.training.config import RECIPES
@@ -77,8 +78,9 @@ def test_translations_are_those_of_the_evaluation(zoo: Process) -> None:
         load_model(ZOO / "translator", torch.float32),
         Tokenizer.from_folder(ZOO / "translator"),
     )
+    generation = read_generation_config(ZOO / "translator", model.config.vocab_size)
     for language in ("de", "fr", "zh"):
-        wanted = translate_texts(model, tokenizer, SENTENCES, language)
+        wanted = translate_texts(model, tokenizer, SENTENCES, language, generation)
         body = {"text": SENTENCES, "target": language, "split_sentences": False}
         got = post(zoo, "/v1/translate", body)["translations"]
         assert [translation["text"] for translation in got] == wanted

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.engine.journal import Answer, Journal
-from app.engine.protocol import EncodeRequest, Failed, GenerateRequest, Tokens
+from app.engine.journal import Journal
+from app.engine.protocol import Answer, EncodeRequest, Failed, GenerateRequest, Tokens
 from app.engine.sampling_params import SamplingParams
 from app.errors import Overloaded, QuartetError, Unavailable
 

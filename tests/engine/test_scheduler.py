@@ -6,7 +6,8 @@ from app.engine.block_manager import BlockManager
 from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.engine.sampling_params import SamplingParams
 from app.engine.scheduler import ScheduledStep, Scheduler
-from app.engine.sequence import Sequence, Status
+from app.engine.sequence import BeamGroup, Sequence, Status
+from model.beam_search import BeamSearch, BeamSettings
 
 
 def sequence(
@@ -200,3 +201,81 @@ def test_blocks_that_another_model_wrote_are_named() -> None:
     assert manager.num_held("a") == 0
     with pytest.raises(ValueError, match="1 free"):
         manager.allocate("a", 2)
+
+
+def test_a_block_is_free_when_its_last_holder_lets_go() -> None:
+    manager = BlockManager(3)
+    blocks, _ = manager.allocate("a", 2)
+    manager.share(blocks)
+    assert manager.is_shared(blocks[0])
+    assert manager.num_held("a") == 2, "shared blocks count once"
+    manager.free("a", blocks)
+    assert (manager.num_free, manager.is_shared(blocks[0])) == (1, False)
+    manager.free("a", blocks)
+    assert (manager.num_free, manager.num_held("a")) == (3, 0)
+
+
+def beams(number: int, token_ids: list[int], width: int, source_ids: list[int] | None = None) -> Sequence:
+    """The first beam of a search, alone in its group."""
+    first = sequence_of(number, token_ids, source_ids or [], outputs=9)
+    settings = BeamSettings(num_beams=width, max_tokens=9, end_token_ids=())
+    first.group = BeamGroup(BeamSearch(settings), [first])
+    return first
+
+
+def test_forks_share_blocks_and_copy_the_one_that_they_write_to() -> None:
+    scheduler, manager = make(a=4)
+    first = beams(0, [5] * 6, 3, [7] * 5)
+    scheduler.add(first)
+    step = scheduler.schedule()
+    assert step is not None
+    scheduler.commit(step)
+    assert first.group is not None
+    first.group.members += [scheduler.fork(first), scheduler.fork(first)]
+    assert manager.num_held("a") == 4, "two for the prompt, two for the source"
+    for member in first.group.members:
+        member.token_ids.append(0)
+    step = scheduler.schedule()
+    assert step is not None
+    assert step.sequences == first.group.members, "all in one step"
+    last = {member.block_table[1] for member in first.group.members}
+    assert len(last) == 3, "each writes to a block of its own"
+    assert {member.block_table[0] for member in first.group.members} == {first.block_table[0]}
+    assert len(step.copies) == 2
+    assert {target for _, target in step.copies} < last
+    assert {origin for origin, _ in step.copies} == last - {target for _, target in step.copies}
+    scheduler.drop(first.group.members.pop(0))
+    assert manager.num_held("a") == 4 + 2 - 1, "two beams of two blocks share one, and the source"
+    scheduler.abort([0])
+    assert manager.num_free == manager.num_blocks
+
+
+def test_a_group_of_beams_is_preempted_whole_and_computed_again_in_one_step() -> None:
+    scheduler, manager = make(blocks=8, budget=100, a=4)
+    first, beam = sequence(0, prompt=16, outputs=9), beams(1, [5] * 4, 2)
+    scheduler.add(first)
+    scheduler.add(beam)
+    step = scheduler.schedule()
+    assert step is not None
+    scheduler.commit(step)
+    assert beam.group is not None
+    members = beam.group.members
+    members.append(scheduler.fork(beam))
+    while step is not None and not step.num_preempted:
+        for number, one in enumerate((first, *members)):
+            one.token_ids.append(number)
+        step = scheduler.schedule()
+        assert step is not None
+        scheduler.commit(step)
+    assert step.sequences == [first], "its sixth block is the ninth of eight"
+    assert [member.status for member in members] == [Status.WAITING] * 2
+    assert [len(member.token_ids) for member in members] == [9, 9]
+    scheduler.finish(first, "stop")
+    scheduler.token_budget = 3
+    step = scheduler.schedule()
+    assert step is not None
+    assert step.sequences == members
+    assert step.num_tokens == [5, 1], (
+        "what the first beam had computed alone was taken; a budget does not part them"
+    )
+    assert manager.num_held("a") == 1 + 2 + 2

@@ -1,20 +1,21 @@
 """Scheduler and block manager against a model of the cache that remembers what every position holds.
 
-Decoders, encoder-decoders and encoders arrive and are aborted in any order, share beginnings and sources, in a cache
-so small that they preempt each other; some steps fail. In the end everybody has ended once.
+Decoders, searches with beams, encoder-decoders and encoders arrive and are aborted in any order, share beginnings and
+sources, in a cache so small that they preempt each other; some steps fail. In the end everybody has ended once.
 """
 
 from collections import Counter
 from itertools import chain
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.engine.block_manager import BlockManager, num_blocks
 from app.engine.scheduler import ScheduledStep, Scheduler
-from app.engine.sequence import Sequence, Status
+from app.engine.sequence import BeamGroup, Sequence, Status
+from model.beam_search import BeamSearch, BeamSettings
 from tests.engine.test_scheduler import sequence_of
 
 SIZES = {"decoder": 4, "both": 3, "encoder": 1}
@@ -59,6 +60,24 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:
         self._add([0] * length, text[:num_source], "both", outputs, 0, adapter)
 
+    @rule(
+        text=st.sampled_from(TEXTS),
+        length=st.integers(1, 6),
+        outputs=st.integers(1, 5),
+        width=st.integers(2, 3),
+        is_both=st.booleans(),
+    )
+    def add_search(self, text: list[int], length: int, outputs: int, width: int, is_both: bool) -> None:
+        model = "both" if is_both else "decoder"
+        token_ids, source_ids = ([0], text[:length]) if is_both else (text[:length], [])
+        needed = num_blocks(len(token_ids) + outputs, SIZES[model]) + num_blocks(
+            len(source_ids), SIZES[model]
+        )
+        assume(width <= self.scheduler.max_num_seqs and width * (needed + 1) <= self.manager.num_blocks)
+        self._add(token_ids, source_ids, model, outputs, 0, None)
+        search = BeamSettings(num_beams=width, max_tokens=outputs, end_token_ids=())
+        self.everyone[-1].group = BeamGroup(BeamSearch(search), [self.everyone[-1]])
+
     @rule(length=st.integers(1, 40))
     def add_encoder(self, length: int) -> None:
         self._add([], [5] * length, "encoder", 0, 0, None)
@@ -77,30 +96,34 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.charge(step.model, seconds)
         self.scheduler.commit(step)
         for sequence, token_id in zip(step.sequences, samples, strict=False):
-            if not sequence.num_new_tokens:
-                sequence.token_ids += [token_id] if sequence.token_ids else []
-                if not sequence.token_ids or sequence.num_completion_tokens >= sequence.max_tokens:
-                    self._finish(sequence)
+            if sequence.num_new_tokens or sequence is not sequence.unit[0]:
+                continue
+            if sequence.group is not None:
+                self._go_on(sequence.group, samples)
+                sequence = sequence.group.members[0]
+            elif sequence.token_ids:
+                sequence.token_ids.append(token_id)
+            if not sequence.token_ids or sequence.num_completion_tokens >= sequence.max_tokens:
+                self._finish(sequence)
 
     @precondition(lambda self: self.scheduler.has_work)
     @rule()
     def fail(self) -> None:
         """What the engine does when a step raises: nothing of it counts, whatever it has written."""
         step = self._planned()
-        for block in step.stale_blocks:
-            self.pages[block] = (step.model, {})
+        self._prepare(step)
         for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
             for place in range(sequence.num_computed_tokens, sequence.num_computed_tokens + count):
                 self._write(sequence, sequence.block_table, place, "garbage")
             if sequence.token_ids and sequence.needs_encode:
                 for place in range(len(sequence.source_ids)):
                     self._write(sequence, sequence.cross_block_table, place, "garbage")
-        for sequence in step.sequences:
-            self._finish(sequence)
+        for number in {sequence.id for sequence in step.sequences}:
+            self._finish(self.everyone[number])
 
     @invariant()
     def every_block_is_held_as_often_as_tables_name_it_or_free(self) -> None:
-        tables = [table for s in self.everyone for table in (s.block_table, s.cross_block_table)]
+        tables = [table for s in self._live() for table in (s.block_table, s.cross_block_table)]
         holders = Counter(chain.from_iterable(tables))
         for block in range(self.manager.num_blocks):
             assert self.manager.is_held(block) == (holders[block] > 0)
@@ -136,6 +159,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.scheduler.add(self.everyone[-1])
 
+    def _live(self) -> list[Sequence]:
+        lanes = self.scheduler.lanes.values()
+        return [sequence for lane in lanes for sequence in (*lane.running, *lane.waiting)]
+
+    def _go_on(self, group: BeamGroup, samples: list[int]) -> None:
+        """As a search may: each of its beams goes on in none of the next ones, in one, or in several."""
+        before = list(group.members)
+        parents = [before[token_id % len(before)] for token_id in samples[: before[0].width]]
+        group.members = []
+        for parent in parents:
+            group.members.append(self.scheduler.fork(parent) if parent in group.members else parent)
+        for token_id, member in enumerate(group.members):
+            member.token_ids.append(token_id)
+        for beam in before:
+            if beam not in group.members:
+                self.scheduler.drop(beam)
+
     def _finish(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence, "length")
         self.ends[sequence.id] += 1
@@ -144,9 +184,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         step = self.scheduler.schedule()
         assert step is not None, "somebody can always go on"
         num_sources = sum(len(s.source_ids) for s in step.sequences if s.needs_encode)
-        assert sum(step.num_tokens) + num_sources <= self.scheduler.token_budget or num_sources
+        is_over = sum(step.num_tokens) + num_sources > self.scheduler.token_budget
+        assert not is_over or num_sources or any(s.group for s in step.sequences), "they are never cut"
         assert len(self.scheduler.lanes[step.model].running) <= self.scheduler.max_num_seqs
-        assert len({s.id for s in step.sequences}) == len(step.sequences)
+        assert len({id(s) for s in step.sequences}) == len(step.sequences)
+        for sequence in step.sequences:
+            assert set(map(id, sequence.unit)) <= set(map(id, step.sequences)), "beams go on together"
         for place, (sequence, count) in enumerate(zip(step.sequences, step.num_tokens, strict=True)):
             assert sequence.status is Status.RUNNING
             assert sequence.model == step.model
@@ -157,25 +200,32 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _compute(self, step: ScheduledStep) -> None:
         """Writes as the model would, then looks at all that anybody will read, of this step and of later ones."""
-        for block in step.stale_blocks:
-            self.pages[block] = (step.model, {})
-        reached = {s.id: s.num_computed_tokens for s in self.everyone}
+        self._prepare(step)
+        reached = {id(s): s.num_computed_tokens for s in self._live()}
         for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
             first = sequence.num_computed_tokens
-            reached[sequence.id] = first + count
+            reached[id(sequence)] = first + count
             for place in range(first, first + count):
                 self._write(sequence, sequence.block_table, place, _content(sequence, place))
             if sequence.token_ids and sequence.needs_encode:
                 for place in range(len(sequence.source_ids)):
                     self._write(sequence, sequence.cross_block_table, place, _cross_content(sequence, place))
-        for sequence in self.everyone:
+        for sequence in self._live():
             if sequence.status is Status.RUNNING and sequence.token_ids:
-                for place in range(reached[sequence.id]):
+                for place in range(reached[id(sequence)]):
                     self._check(sequence, sequence.block_table, place, _content(sequence, place))
                 for place in range(len(sequence.source_ids)):
                     self._check(sequence, sequence.cross_block_table, place, _cross_content(sequence, place))
                 size = SIZES[sequence.model]
                 assert len(sequence.cross_block_table) == num_blocks(len(sequence.source_ids), size)
+
+    def _prepare(self, step: ScheduledStep) -> None:
+        for block in step.stale_blocks:
+            self.pages[block] = (step.model, {})
+        assert not {origin for origin, _ in step.copies} & {target for _, target in step.copies}
+        for origin, target in step.copies:
+            owner, cells = self.pages[origin]
+            self.pages[target] = (owner, dict(cells))
 
     def _write(self, sequence: Sequence, table: list[int], place: int, content: object) -> None:
         size = SIZES[sequence.model]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.engine import RequestError
+from app.engine.admission import RequestError
 from app.engine.protocol import (
     Abort,
+    Answer,
     Encoded,
     EncodeRequest,
     Failed,
@@ -71,7 +72,7 @@ class FakeEngine:
             self.sequences.pop(one, None)
 
     def step(self) -> StepOutputs:
-        outputs: list[Tokens | Encoded | Failed] = []
+        outputs: list[Answer] = []
         for one, state in list(self.sequences.items()):
             if state == [-1]:
                 raise RuntimeError("a bug in a step")
@@ -107,7 +108,7 @@ class Peer:
                 raise EOFError
             self._waiting += self._frames.feed(data)
 
-    def outputs(self) -> Iterator[Tokens | Encoded | Failed]:
+    def outputs(self) -> Iterator[Answer]:
         while True:
             message = self.receive()
             assert isinstance(message, StepOutputs)

@@ -261,10 +261,13 @@ def tag_tokens(folder: Path) -> list[Any]:
 
 
 def translate(folder: Path) -> list[Any]:
-    """Greedy texts."""
+    """Of each text the greedy answer, and the best of four beams."""
     pipe = make_pipeline("translation_en_to_de", folder)
-    settings = {"num_beams": 1, "do_sample": False, "max_new_tokens": NEW_TOKENS}
-    return [pipe(text, **settings)[0]["translation_text"] for text in TEXTS]
+    settings = {"do_sample": False, "max_new_tokens": NEW_TOKENS}
+    return [
+        [pipe(text, num_beams=num_beams, **settings)[0]["translation_text"] for num_beams in (1, 4)]
+        for text in TEXTS
+    ]
 
 
 def write(folder: Path) -> list[Any]:

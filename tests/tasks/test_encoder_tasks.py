@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Tokens
+from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Hypotheses, Tokens
 from app.tasks.base import Task, TaskModel, Usage
 from app.tasks.classify import Classify
 from app.tasks.fill_mask import FillMask
@@ -31,6 +31,9 @@ class Scripted:
         raise NotImplementedError
 
     async def generate_many(self, requests: Sequence[GenerateRequest]) -> list[Tokens]:
+        raise NotImplementedError
+
+    async def search_many(self, requests: Sequence[GenerateRequest]) -> list[Hypotheses]:
         raise NotImplementedError
 
     async def encode_many(self, requests: Sequence[EncodeRequest]) -> list[Encoded]:

@@ -13,7 +13,7 @@ import transformers
 
 from app.engine.protocol import GenerateRequest
 from app.tasks.base import Usage
-from app.tasks.generate import Piece
+from app.tasks.completion import Piece
 from app.tasks.served import read_served
 from app.tasks.translate import Translate, TranslateOptions
 from model.tokenization import Tokenizer

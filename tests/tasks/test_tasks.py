@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.engine.protocol import TokenLogprobs
 from app.engine.sampling_params import SamplingParams
 from app.errors import InvalidRequest
 from app.tasks.base import cut_ids, softmax
+from app.tasks.completion import Completion, likeliest
 from app.tasks.concurrency import gather_or_cancel, merge
 from app.tasks.sampling import make_options, with_limits
 from model.generation_config import GenerationConfig
@@ -27,6 +29,25 @@ def test_defaults_come_from_the_request_then_the_checkpoint_then_us() -> None:
     greedy = make_options({}, replace(published, do_sample=False), temperature=0.0, vocab_size=10).params
     assert (greedy.temperature, greedy.top_k, greedy.repetition_penalty) == (0.0, 0, 1.2)
     assert make_options({}, NOTHING, temperature=1.0, vocab_size=10).params.temperature == 1.0
+
+
+def test_a_checkpoint_s_beams_rest_where_a_request_draws() -> None:
+    published = GenerationConfig(num_beams=4, length_penalty=0.6, early_stopping=True)
+
+    def beams(values: dict[str, object], temperature: float = 0.0) -> tuple[int, float, object]:
+        params = make_options(values, published, temperature=temperature, vocab_size=10).params
+        return params.num_beams, params.length_penalty, params.early_stopping
+
+    assert beams({}) == (4, 0.6, True)
+    assert beams({"num_beams": 2, "early_stopping": False}) == (2, 0.6, False)
+    assert beams({"num_beams": 1})[0] == 1
+    assert beams({"temperature": 0.5})[0] == 1
+    assert beams({}, temperature=1.0)[0] == 1, "the route's own default draws"
+    assert beams({"num_beams": 3}, temperature=1.0)[0] == 3, "who asks for beams wants no draw"
+    drawing = replace(published, do_sample=True, temperature=0.7)
+    assert make_options({}, drawing, temperature=0.0, vocab_size=10).params.num_beams == 1
+    best = make_options({"n": 3}, published, temperature=0.0, vocab_size=10)
+    assert (best.n, best.num_sequences, best.params.num_return_sequences) == (3, 1, 3)
 
 
 def test_what_a_checkpoint_forces_and_forbids_goes_to_the_engine() -> None:
@@ -107,3 +128,28 @@ def test_one_failure_cancels_the_others() -> None:
     with pytest.raises(ValueError, match="no"):
         asyncio.run(gather_or_cancel([wait(), fail(), wait()]))
     assert ended == ["cancelled"] * 2
+
+
+def test_the_best_of_several_is_the_likeliest_a_token_and_an_empty_one_comes_last() -> None:
+    def text(name: str, *logprobs: float) -> Completion:
+        return Completion(name, [], "stop", [TokenLogprobs(logprob) for logprob in logprobs])
+
+    said = [
+        text("a", -1.0, -1.0),
+        text("b", -0.6),
+        text("c"),
+        text("d", -3.0),
+        text("e", -0.1),
+        text("f", -2.0, 0.0),
+    ]
+    options = make_options(
+        {"n": 2, "best_of": 3, "temperature": 1.0}, NOTHING, temperature=0.0, vocab_size=10
+    )
+    assert (options.num_sequences, options.params.logprobs) == (3, 0)
+    best = likeliest(said, options)
+    assert [one.text for one in best] == ["b", "a", "e", "f"]
+    assert all(one.logprobs is None for one in best), "only the ranking asked for them"
+    told = make_options({"best_of": 3, "logprobs": 1}, NOTHING, temperature=0.0, vocab_size=10)
+    assert [one.logprobs for one in likeliest(said, told)] == [said[1].logprobs, said[4].logprobs]
+    plain = make_options({"n": 3}, NOTHING, temperature=0.0, vocab_size=10)
+    assert likeliest(said, plain) is said

@@ -13,9 +13,10 @@ from model.adapters import add_adapter
 from model.config import TransformerConfig
 from model.tokenization import Tokenizer
 from model.training.config import Schedule
-from model.training.finetune import Classification, ExtractiveAnswers, Question, TextToText, Window, best_span
+from model.training.finetune import Classification, ExtractiveAnswers, Question, Window, best_span
 from model.training.loop import Objective, train
 from model.training.pretrain import IGNORED, MaskedLanguageModel, NextToken, SpanCorruption
+from model.training.text_to_text import TextToText
 from model.transformer import OWN, Transformer
 from tests.tiny import BERT, LLAMA, T5, random_model
 

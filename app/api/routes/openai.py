@@ -14,8 +14,9 @@ from app.api.errors import JSON, encode_json
 from app.api.openai_schemas import CompletionBody, EmbeddingsBody
 from app.api.streaming import EventStream
 from app.errors import InvalidRequest
+from app.tasks.completion import Piece
 from app.tasks.embed import Embed
-from app.tasks.generate import Generate, Piece
+from app.tasks.generate import Generate
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 

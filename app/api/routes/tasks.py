@@ -12,8 +12,9 @@ from app.api.streaming import EventStream
 from app.errors import InvalidRequest
 from app.tasks.base import Usage
 from app.tasks.classify import Classify
+from app.tasks.completion import Completion, Piece
 from app.tasks.fill_mask import FillMask
-from app.tasks.generate import Completion, Generate, Piece
+from app.tasks.generate import Generate
 from app.tasks.qa import QA, QAOptions, Question
 from app.tasks.translate import Translate, TranslateOptions
 
@@ -28,7 +29,7 @@ async def generate(body: GenerateBody, desk: DeskDep) -> Response:
     requests = task.plan(await task.prompt_ids(as_list(body.prompt)), options)
     usage = desk.call.usage
     if body.stream:
-        if len(requests) > 1:
+        if len(requests) > 1 or options.n > 1:
             raise InvalidRequest("a stream takes one prompt and n = 1 on this route", "stream")
         pieces = task.stream(requests, options, usage)
         return await EventStream.begin(_events(task, pieces, "results", usage), desk.call)

@@ -1,0 +1,107 @@
+"""Beams in the engine: what a step's logits offer them, and how their sequences fork and end.
+
+Which continuations go on and which are finished is `model.beam_search`'s to say.
+"""
+
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.protocol import Hypothesis, TokenLogprobs
+from app.engine.sampler import SampleRow, adjust
+from app.engine.scheduler import Scheduler
+from app.engine.sequence import BeamGroup, Sequence
+from model.beam_search import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """Of one beam: (token id, sum of its log-probabilities, the model's own for the token), best first; and the
+    likeliest tokens of the unchanged logits, where asked for."""
+
+    found: list[tuple[int, float, float]]
+    top: list[tuple[int, float]]
+
+
+def continuations(
+    logits: Tensor, rows: ListLike[SampleRow], beams: ListLike[Sequence]
+) -> list[Continuations]:
+    """Of each row of `logits` [R, V] float32 as many as its search looks at.
+
+    Penalties and rules change log-probabilities, as in `transformers`, not logits. A forbidden token's is minus
+    infinity; it is found all the same where nothing else is left.
+    """
+    raw = logits.log_softmax(dim=-1)
+    groups = [group for beam in beams if (group := beam.group) is not None]
+    scores = [
+        group.search.scores[group.members.index(beam)] for beam, group in zip(beams, groups, strict=True)
+    ]
+    counts = [group.search.settings.num_candidates for group in groups]
+    sums = adjust(raw, rows) + torch.tensor(scores, dtype=raw.dtype, device=raw.device)[:, None]
+    best, token_ids = sums.topk(max(counts))
+    columns = zip(token_ids.tolist(), best.tolist(), raw.gather(1, token_ids).tolist(), strict=True)
+    return [
+        Continuations(list(zip(*column, strict=True))[:count], top)
+        for column, count, top in zip(columns, counts, _tops(raw, rows), strict=True)
+    ]
+
+
+def _tops(raw: Tensor, rows: ListLike[SampleRow]) -> list[list[tuple[int, float]]]:
+    counts = [row.params.logprobs or 0 for row in rows]
+    if not any(counts):
+        return [[] for _ in rows]
+    values, token_ids = (best.tolist() for best in raw.topk(max(counts), dim=-1))
+    return [
+        list(zip(ids[:count], logprobs[:count], strict=True))
+        for ids, logprobs, count in zip(token_ids, values, counts, strict=True)
+    ]
+
+
+def advance(group: BeamGroup, offers: ListLike[Continuations], scheduler: Scheduler) -> None:
+    """One step of a search whose members got `offers`, in their order: those that go on have a token more.
+
+    A beam that goes on in several ways forks, one that goes on in none gives its blocks back.
+    """
+    before = list(group.members)
+
+    def finish(candidate: Candidate, score: float, is_end: bool) -> Hypothesis:
+        beam = before[candidate.beam]
+        is_forced = beam.rules is not None and beam.rules.forced(beam.num_completion_tokens)
+        said = beam.token_ids[beam.num_prompt_tokens :]
+        told = _told(beam, candidate, offers[candidate.beam].top)
+        if not is_end:
+            return Hypothesis([*said, candidate.token_id], score, "length", told)
+        # An end token is not handed out; a forced one is the limit's doing, not the model's.
+        return Hypothesis(said, score, "length" if is_forced else "stop", told and told[:-1])
+
+    candidates = [
+        Candidate(number, token_id, score, logprob)
+        for number, offer in enumerate(offers)
+        for token_id, score, logprob in offer.found
+    ]
+    going_on = group.search.advance(candidates, finish)
+    if group.search.is_done:
+        return
+    taken: set[int] = set()
+    group.members = []
+    for candidate in going_on:
+        beam = before[candidate.beam]
+        group.members.append(scheduler.fork(beam) if candidate.beam in taken else beam)
+        taken.add(candidate.beam)
+    for beam, candidate in zip(group.members, going_on, strict=True):
+        told = _told(beam, candidate, offers[candidate.beam].top)
+        beam.token_ids.append(candidate.token_id)
+        if told is not None:
+            beam.logprobs = told
+    for number, beam in enumerate(before):
+        if number not in taken:
+            scheduler.drop(beam)
+
+
+def _told(beam: Sequence, candidate: Candidate, top: list[tuple[int, float]]) -> list[TokenLogprobs] | None:
+    """The log-probabilities of all that a beam says with this candidate, where asked for."""
+    if beam.params.logprobs is None:
+        return None
+    return [*beam.logprobs, TokenLogprobs(candidate.logprob, top)]

@@ -1,0 +1,45 @@
+"""Generated texts, whole and in pieces, and which of several is the best."""
+
+import math
+from dataclasses import dataclass, replace
+
+from app.engine.protocol import FinishReason, TokenLogprobs
+from app.tasks.sampling import GenerateOptions
+
+
+@dataclass(slots=True)
+class Piece:
+    """News of one sequence; `index` counts prompts × n. The last piece has the finish reason."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprobs] | None = None
+
+
+@dataclass(slots=True)
+class Completion:
+    """A whole text."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprobs] | None = None
+
+
+def likeliest(completions: list[Completion], options: GenerateOptions) -> list[Completion]:
+    """Of each prompt's `best_of` texts the `n` with the highest mean log-probability, best first."""
+    if options.best_of == options.n:
+        return completions
+    kept: list[Completion] = []
+    for start in range(0, len(completions), options.best_of):
+        one_prompt = completions[start : start + options.best_of]
+        kept += sorted(one_prompt, key=_mean_logprob, reverse=True)[: options.n]
+    return [replace(one, logprobs=None) for one in kept] if options.hides_logprobs else kept
+
+
+def _mean_logprob(completion: Completion) -> float:
+    """Nothing at all comes last: nobody asks for the best of several to get that."""
+    logprobs = [entry.logprob for entry in completion.logprobs or ()]
+    return sum(logprobs) / len(logprobs) if logprobs else -math.inf

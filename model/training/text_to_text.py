@@ -1,0 +1,83 @@
+"""The objective of encoder-decoders: text in, text out (translation, splitting, summaries), and the answers of one."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from model.beam_decoding import generate_beams
+from model.beam_search import BeamSettings
+from model.generation_config import GenerationConfig
+from model.greedy import generate_greedy
+from model.training.data import bucketed_batches
+from model.training.loop import Batch
+from model.training.pretrain import text_to_text_batch, text_to_text_loss
+from model.transformer import Transformer
+
+Pair = tuple[list[int], list[int]]
+Validate = Callable[[Transformer], dict[str, float]]
+GREEDY = GenerationConfig()
+
+
+class TextToText:
+    """Source text in, target text out: translation, splitting, summaries."""
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        *,
+        start: int,
+        pad_id: int = 0,
+        label_smoothing: float = 0.0,
+        lexical: float = 0.0,
+        validate: Validate | None = None,
+    ) -> None:
+        """`pairs` are ids with their end tokens; `start` is the decoder's first input; `lexical` weighs
+        the loss that teaches the encoder single words."""
+        self._pairs, self._start, self._pad = pairs, start, pad_id
+        self._label_smoothing, self._lexical = label_smoothing, lexical
+        self._validate = validate
+        self.lengths: list[tuple[int, ...]] = [(len(source), len(target)) for source, target in pairs]
+
+    def collate(self, indices: list[int], seed: int) -> Batch:
+        """See `Objective`."""
+        return text_to_text_batch([self._pairs[index] for index in indices], self._start, self._pad)
+
+    def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
+        """See `Objective`."""
+        return text_to_text_loss(model, batch, self._label_smoothing, self._lexical)
+
+    def validate(self, model: Transformer) -> dict[str, float]:
+        """See `Objective`."""
+        return self._validate(model) if self._validate else {}
+
+
+def translate(
+    model: Transformer,
+    sources: Sequence[list[int]],
+    generation: GenerationConfig = GREEDY,
+    batch_tokens: int = 2048,
+) -> list[list[int]]:
+    """The answer to each source, both as ids, of thrice its length and 32 at most, as in the service: by beams where
+    `generation` publishes some."""
+    answers: list[list[int]] = [[] for _ in sources]
+    for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
+        rows = [sources[index] for index in batch]
+        limit = max(3 * len(row) + 32 for row in rows)
+        for index, row, ids in zip(batch, rows, _best(model, rows, generation, limit), strict=True):
+            answers[index] = ids[: 3 * len(row) + 32]
+    return answers
+
+
+def _best(
+    model: Transformer, rows: Sequence[list[int]], generation: GenerationConfig, limit: int
+) -> list[list[int]]:
+    if generation.num_beams == 1:
+        return generate_greedy(model, rows, limit)
+    settings = BeamSettings(
+        num_beams=generation.num_beams,
+        max_tokens=limit,
+        end_token_ids=model.config.eos_token_ids,
+        length_penalty=generation.length_penalty,
+        early_stopping=generation.early_stopping,
+    )
+    return [found[0][1] for found in generate_beams(model, rows, settings)]
