@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="compute every prompt anew",
     )
+    add(
+        "--target-step-ms",
+        type=float,
+        metavar="MS",
+        help="how long a step may take while others wait, 0 for no matter (100 on a CPU, else 0)",
+    )
     add("--threads", type=int, metavar="N", help="threads of the engine on a CPU")
     add("--max-queue-requests", type=int, metavar="N", help="sequences admitted at most (4096)")
     add("--max-queue-tokens", type=int, metavar="TOKENS", help="tokens admitted at most (2000000)")

@@ -249,6 +249,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_num_seqs=settings.max_sequences,
         max_model_len=settings.max_model_len,
         prefix_cache=settings.prefix_cache,
+        target_step_ms=settings.target_step_ms,
         threads=settings.threads,
         log_format=settings.log_format,
     )

@@ -1,17 +1,16 @@
 """The engine: one loop over all served models. `step()` names the stages; no threads, no asyncio."""
 
 import logging
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
 from app.engine.beam import advance, continuations
-from app.engine.block_manager import BlockManager
 from app.engine.kv_cache import Arena
+from app.engine.pace import Pace
 from app.engine.protocol import (
     Answer,
     Encoded,
@@ -45,15 +44,14 @@ class Engine:
         served: Mapping[str, Served],
         infos: list[ModelInfo],
         arena: Arena,
-        token_budget: int,
-        max_num_seqs: int,
-        prefix_cache: bool = True,
+        scheduler: Scheduler,
+        pace: Pace | None,
+        clock: Callable[[], float],
     ) -> None:
         self.infos = infos
         self._runners, self._served, self._arena = runners, served, arena
-        self._blocks = BlockManager(arena.num_pages)
-        sizes = {name: runner.block_size for name, runner in runners.items()}
-        self._scheduler = Scheduler(sizes, self._blocks, token_budget, max_num_seqs, prefix_cache)
+        self._scheduler, self._blocks = scheduler, scheduler.blocks
+        self._pace, self._clock = pace, clock
         self._last_report = 0.0
 
     @property
@@ -68,7 +66,7 @@ class Engine:
         served = self._served[request.model]
         size = self._runners[served.model].block_size
         limits = Limits(size, self._blocks.num_blocks, self._scheduler.max_num_seqs)
-        self._scheduler.add(make_sequence(request, served, limits))
+        self._scheduler.add(make_sequence(request, served, limits, self._clock()))
 
     def abort(self, ids: Iterable[int]) -> None:
         """Ends these requests and frees what they hold; unknown ones are no error."""
@@ -79,7 +77,7 @@ class Engine:
 
         A fault of ours in between fails the sequences of this step and leaves the others alone.
         """
-        step = self._scheduler.schedule()
+        step = self._scheduler.schedule(self._prompt_budgets())
         if step is None:
             return StepOutputs([])
         try:
@@ -89,8 +87,15 @@ class Engine:
             failed = {sequence.id: sequence for sequence in step.sequences}
             return StepOutputs([self._fail(sequence) for sequence in failed.values()])
 
+    def _prompt_budgets(self) -> dict[str, int] | None:
+        """No limit for a request that is alone: nobody waits for its steps to end."""
+        if self._pace is None or self._scheduler.num_requests == 1:
+            return None
+        lanes = self._scheduler.lanes.items()
+        return {model: self._pace.budget(model, bool(lane.running)) for model, lane in lanes}
+
     def _run(self, step: ScheduledStep) -> StepOutputs:
-        started = time.perf_counter()
+        started = self._clock()
         for sequence in step.sequences:
             if sequence.first_scheduled is None:
                 sequence.first_scheduled = started
@@ -103,8 +108,11 @@ class Engine:
         logits, encoded = runner.run(batch)
         self._scheduler.commit(step)
         outputs = self._commit(batch, logits, encoded)
-        duration = time.perf_counter() - started
+        duration = self._clock() - started
         self._scheduler.charge(step.model, duration)
+        if self._pace is not None:
+            num_prompt = batch.num_tokens - step.num_decoding
+            self._pace.note(step.model, step.num_decoding, num_prompt, duration)
         return StepOutputs(outputs, self._report(step, batch, duration))
 
     def _fail(self, sequence: Sequence) -> Failed:
@@ -204,7 +212,7 @@ class Engine:
         )
 
     def _report(self, step: ScheduledStep, batch: Batch, duration: float) -> Report:
-        now = time.perf_counter()
+        now = self._clock()
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
         usage: dict[str, float] = {}

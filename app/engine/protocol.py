@@ -56,6 +56,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     max_num_seqs: int = 256
     max_model_len: int | None = None
     prefix_cache: bool = True
+    target_step_ms: float | None = None
     threads: int | None = None
     log_format: Literal["text", "json"] = "text"
 

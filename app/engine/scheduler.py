@@ -78,15 +78,20 @@ class Scheduler:
     ) -> None:
         self.lanes = {model: Lane(size) for model, size in block_sizes.items()}
         self.token_budget, self.max_num_seqs = token_budget, max_num_seqs
-        self._blocks = blocks
+        self.blocks = blocks
         self._tables = BlockTables(blocks, block_sizes, prefix_cache)
         self._cache = self._tables.cache
         self._by_id: dict[int, Sequence] = {}
 
     @property
+    def num_requests(self) -> int:
+        """Requests that wait or run."""
+        return len(self._by_id)
+
+    @property
     def has_work(self) -> bool:
         """Is there anything to compute?"""
-        return bool(self._by_id)
+        return self.num_requests > 0
 
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence in line."""
@@ -131,11 +136,16 @@ class Scheduler:
             self.finish(sequence, "abort")
         return found
 
-    def schedule(self) -> ScheduledStep | None:
-        """The next step; None where nothing can be computed. It must be run, then committed."""
+    def schedule(self, prompt_budgets: Mapping[str, int] | None = None) -> ScheduledStep | None:
+        """The next step; None where nothing can be computed. It must be run, then committed.
+
+        `prompt_budgets`, by model and above 0, bound the tokens of prompts and sources within the token budget, and
+        like that are passed over by what is never cut.
+        """
         lanes = sorted((lane.clock, name) for name, lane in self.lanes.items() if lane.has_work)
         for _, name in lanes:
-            step = self._schedule_model(name, self.lanes[name])
+            prompt_budget = (prompt_budgets or {}).get(name, self.token_budget)
+            step = self._schedule_model(name, self.lanes[name], prompt_budget)
             if step.sequences:
                 return step
         return None
@@ -149,11 +159,12 @@ class Scheduler:
             sequence.num_computed_tokens += count
             self._cache.register(sequence)
 
-    def _schedule_model(self, model: str, lane: Lane) -> ScheduledStep:
+    def _schedule_model(self, model: str, lane: Lane, prompt_budget: int) -> ScheduledStep:
         step = ScheduledStep(model)
         self._cache.begin_step()
         self._decode(lane, step)
-        budget = self._continue_prompts(lane, step, self.token_budget - step.num_decoding)
+        budget = min(self.token_budget - step.num_decoding, prompt_budget)
+        budget = self._continue_prompts(lane, step, budget)
         self._admit_waiting(lane, step, budget)
         return step
 
@@ -229,7 +240,7 @@ class Scheduler:
         if not needed:
             return True
         reserve = sum(other.num_reserved for other in self.lanes.values())
-        return needed + min(reserve, self._blocks.num_blocks - needed) <= self._blocks.num_free
+        return needed + min(reserve, self.blocks.num_blocks - needed) <= self.blocks.num_free
 
     def _is_behind_another(self, unit: list[Sequence]) -> bool:
         """Is one of another model earlier in order, and waits for blocks? Small ones must not starve a large one."""
@@ -245,7 +256,7 @@ class Scheduler:
         Returns how many were preempted; `sequence` itself may be among them.
         """
         count = 0
-        while self._blocks.num_free < needed and sequence.status is Status.RUNNING:
+        while self.blocks.num_free < needed and sequence.status is Status.RUNNING:
             holders = (s for lane in self.lanes.values() for s in lane.running if s.block_table)
             self._preempt(max(holders, key=_order))
             count += 1
