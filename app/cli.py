@@ -92,6 +92,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-model-len", type=int, metavar="TOKENS", help="an upper bound on every model's context")
     add("--token-budget", type=int, metavar="TOKENS", help="most tokens computed in one step (2048)")
     add("--max-sequences", type=int, metavar="N", help="most sequences in one step (256)")
+    add(
+        "--no-prefix-cache",
+        dest="prefix_cache",
+        action="store_false",
+        default=None,
+        help="compute every prompt anew",
+    )
+    add(
+        "--target-step-ms",
+        type=float,
+        metavar="MS",
+        help="how long a step may take while others wait, 0 for no matter (100 on a CPU, else 0)",
+    )
     add("--threads", type=int, metavar="N", help="threads of the engine on a CPU")
     add("--max-queue-requests", type=int, metavar="N", help="sequences admitted at most (4096)")
     add("--max-queue-tokens", type=int, metavar="TOKENS", help="tokens admitted at most (2000000)")

@@ -248,6 +248,8 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         token_budget=settings.token_budget,
         max_num_seqs=settings.max_sequences,
         max_model_len=settings.max_model_len,
+        prefix_cache=settings.prefix_cache,
+        target_step_ms=settings.target_step_ms,
         threads=settings.threads,
         log_format=settings.log_format,
     )

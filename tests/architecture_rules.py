@@ -53,7 +53,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.rules": BORDER,
     "app.engine.sequence": ("app.engine.rules", "model.beam_search", *BORDER),
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
-    "app.engine.scheduler": ("app.engine.sequence", "app.engine.block_manager", *BORDER),
+    "app.engine.prefix_cache": ("app.engine.sequence", "app.engine.block_manager"),
+    "app.engine.block_tables": ("app.engine.sequence", "app.engine.block_manager", "app.engine.prefix_cache"),
+    "app.engine.scheduler": (
+        "app.engine.sequence",
+        "app.engine.block_manager",
+        "app.engine.block_tables",
+        *BORDER,
+    ),
     "app.engine": ("app.engine", "app.errors", "app.logs", "model"),
     "model": ("model",),
 }
@@ -79,7 +86,8 @@ TORCH_FREE = (
         "app.engine.journal",
         "app.engine.process",
     ),
-    *("app.engine.rules", "app.engine.sequence", "app.engine.block_manager", "app.engine.scheduler"),
+    *("app.engine.rules", "app.engine.sequence", "app.engine.block_manager"),
+    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.scheduler"),
     *(*BORDER, *MODEL_FACTS),
 )
 # (part of the tree, packages it never imports)

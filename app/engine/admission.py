@@ -1,6 +1,5 @@
 """From a request to its sequence, or to the reason why this engine can never serve it."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,14 +44,16 @@ class Limits:
     max_num_seqs: int
 
 
-def make_sequence(request: GenerateRequest | EncodeRequest, served: Served, limits: Limits) -> Sequence:
-    """Raises RequestError where it can never be served."""
+def make_sequence(
+    request: GenerateRequest | EncodeRequest, served: Served, limits: Limits, arrival: float
+) -> Sequence:
+    """Raises RequestError where it can never be served. `arrival` is in seconds."""
     if isinstance(request, EncodeRequest):
-        return _encoder_sequence(request, served, limits)
-    return _decoder_sequence(request, served, limits)
+        return _encoder_sequence(request, served, limits, arrival)
+    return _decoder_sequence(request, served, limits, arrival)
 
 
-def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits) -> Sequence:
+def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits, arrival: float) -> Sequence:
     heads = HEADS_FOR.get(request.output)
     kinds = ("encoder", "encoder-decoder") if request.output == "class" else ("encoder",)
     if served.config.kind not in kinds or (heads is not None and served.config.head not in heads):
@@ -67,14 +68,14 @@ def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits) ->
         request=request,
         model=served.model,
         adapter=served.adapter,
-        arrival=time.perf_counter(),
+        arrival=arrival,
         source_ids=request.ids,
         token_ids=echo,
         num_prompt_tokens=len(echo),
     )
 
 
-def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits) -> Sequence:
+def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, arrival: float) -> Sequence:
     config, limit = served.config, served.max_model_len
     if config.head != "lm":
         raise RequestError(f"model {request.model!r} generates nothing")
@@ -100,7 +101,7 @@ def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits) 
         request=request,
         model=served.model,
         adapter=served.adapter,
-        arrival=time.perf_counter(),
+        arrival=arrival,
         source_ids=source,
         token_ids=tokens,
         num_prompt_tokens=len(tokens),

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from app.engine.block_manager import num_blocks
 from app.engine.scheduler import ScheduledStep
 from app.engine.sequence import Sequence
 from model.layers.grouped_context import AttentionGroup
@@ -38,12 +40,13 @@ class Slots:
 class Batch:
     """The tensors of one step. `encoded` and `decoded` list the sequences in the order of the rows.
 
-    `last_rows` picks each decoded sequence's last token from the flat decoder tokens;
-    `logit_spans` are the adapters of those.
+    `complete` are those of `decoded` that compute the last of their tokens, so that logits follow;
+    `last_rows` picks these tokens from the flat decoder tokens, `logit_spans` are their adapters.
     """
 
     encoded: list[Sequence]
     decoded: list[Sequence]
+    complete: list[Sequence]
     encode: GroupedPart | None
     encode_starts: list[int]
     type_ids: Tensor | None
@@ -66,7 +69,10 @@ def build_batch(
     `is_in_place` says that sequences with one query read their keys where they lie, whatever their lengths.
     """
     encoded = sorted((s for s in step.sequences if s.needs_encode), key=lambda s: s.adapter or "")
-    decoded = sorted((s for s in step.sequences if s.token_ids), key=lambda s: s.adapter or "")
+    counts = [(s, n) for s, n in zip(step.sequences, step.num_tokens, strict=True) if n]
+    counts.sort(key=lambda count: count[0].adapter or "")
+    decoded, new = [s for s, _ in counts], [n for _, n in counts]
+    complete = [s for s, n in counts if n == s.num_new_tokens]
     encode = decode = last_rows = type_ids = cross_slots = slots = None
     cross_groups: list[AttentionGroup] = []
     cross_order = None
@@ -81,21 +87,20 @@ def build_batch(
             spans = [(s.cross_block_table, 0, len(s.source_ids)) for s in crossing]
             cross_slots = _slots(spans, block_size, device)
     if decoded:
-        decode, padding = _decode_part(decoded, block_size, device, is_in_place)
+        decode, padding = _decode_part(decoded, new, block_size, device, is_in_place)
         num_tokens += len(decode.ids)
         num_padding += padding
-        spans = [(s.block_table, s.num_computed_tokens, len(s.token_ids)) for s in decoded]
+        spans = [(s.block_table, s.num_computed_tokens, s.num_computed_tokens + n) for s, n in counts]
         slots = _slots(spans, block_size, device)
-        ends, total = [], 0
-        for s in decoded:
-            total += s.num_new_tokens
-            ends.append(total - 1)
-        last_rows = torch.tensor(ends, device=device)
+        ends = zip(accumulate(new), counts, strict=True)
+        rows = [end - 1 for end, (s, n) in ends if n == s.num_new_tokens]
+        last_rows = torch.tensor(rows, dtype=torch.long, device=device)
         if decoded[0].source_ids:
-            cross_groups, cross_order = _cross_part(decoded, block_size, device, is_in_place)
+            cross_groups, cross_order = _cross_part(decoded, new, block_size, device, is_in_place)
     return Batch(
         encoded=encoded,
         decoded=decoded,
+        complete=complete,
         encode=encode,
         encode_starts=_starts(lengths),
         type_ids=type_ids,
@@ -105,7 +110,7 @@ def build_batch(
         cross_groups=cross_groups,
         cross_order=cross_order,
         last_rows=last_rows,
-        logit_spans=_adapter_spans(decoded, [1] * len(decoded)),
+        logit_spans=_adapter_spans(complete, [1] * len(complete)),
         num_tokens=num_tokens,
         num_padding=num_padding,
     )
@@ -174,17 +179,17 @@ def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[Grouped
 
 
 def _decode_part(
-    decoded: list[Sequence], block_size: int, device: torch.device, is_in_place: bool
+    decoded: list[Sequence], new: list[int], block_size: int, device: torch.device, is_in_place: bool
 ) -> tuple[GroupedPart, int]:
-    """Queries are the tokens not yet computed, keys everything up to the last of them."""
-    new = [s.num_new_tokens for s in decoded]
+    """Queries are the next `new` tokens of each, keys everything up to the last of them."""
+    stops = [s.num_computed_tokens + n for s, n in zip(decoded, new, strict=True)]
     starts = _starts(new)
-    members = _members([(t, len(s.token_ids)) for t, s in zip(new, decoded, strict=True)], is_in_place)
+    members = _members(list(zip(new, stops, strict=True)), is_in_place)
     groups, padding = [], 0
     for group in members:
         sequences = [decoded[i] for i in group]
         longest = max(new[i] for i in group)
-        tables = _tables([s.block_table for s in sequences], device)
+        tables = _tables([decoded[i].block_table[: num_blocks(stops[i], block_size)] for i in group], device)
         first = torch.tensor([starts[i] for i in group])[:, None]
         computed = torch.tensor([s.num_computed_tokens for s in sequences])[:, None]
         size = torch.tensor([new[i] for i in group])[:, None]
@@ -199,8 +204,9 @@ def _decode_part(
         mask = (keys <= positions[:, :, None])[:, None]  # [b, 1, t, k]
         groups.append(AttentionGroup(rows, tables, mask, positions, keys))
         padding += real.numel() - sum(new[i] for i in group)
-    ids = [i for s in decoded for i in s.token_ids[s.num_computed_tokens :]]
-    flat_positions = [p for s in decoded for p in range(s.num_computed_tokens, len(s.token_ids))]
+    spans = [(s, s.num_computed_tokens, stop) for s, stop in zip(decoded, stops, strict=True)]
+    ids = [i for s, first, stop in spans for i in s.token_ids[first:stop]]
+    flat_positions = [p for _, first, stop in spans for p in range(first, stop)]
     part = GroupedPart(
         ids=torch.tensor(ids, device=device),
         positions=torch.tensor(flat_positions, device=device),
@@ -212,10 +218,9 @@ def _decode_part(
 
 
 def _cross_part(
-    decoded: list[Sequence], block_size: int, device: torch.device, is_in_place: bool
+    decoded: list[Sequence], new: list[int], block_size: int, device: torch.device, is_in_place: bool
 ) -> tuple[list[AttentionGroup], Tensor | None]:
     """The same queries, looking at the encoder's keys: all of them, from every position."""
-    new = [s.num_new_tokens for s in decoded]
     starts = _starts(new)
     members = _members([(t, len(s.source_ids)) for t, s in zip(new, decoded, strict=True)], is_in_place)
     groups = []

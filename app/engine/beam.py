@@ -84,8 +84,6 @@ def advance(group: BeamGroup, offers: ListLike[Continuations], scheduler: Schedu
     going_on = group.search.advance(candidates, finish)
     if group.search.is_done:
         return
-    for beam in before:
-        beam.num_computed_tokens = len(beam.token_ids)
     taken: set[int] = set()
     group.members = []
     for candidate in going_on:

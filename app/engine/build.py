@@ -1,6 +1,7 @@
 """From a worker's configuration to an engine: devices, dtypes, weights, adapters, the arena."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import msgspec
 import torch
 
 from app.engine.admission import Served
+from app.engine.block_manager import BlockManager
 from app.engine.engine import Engine
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.memory import available_bytes
+from app.engine.pace import Pace
 from app.engine.protocol import ModelInfo, WorkerConfig
 from app.engine.runner import Runner
+from app.engine.scheduler import Scheduler
 from model.adapters import load_adapter
 from model.config import CheckpointError
 from model.loading import load_model, stored_dtype
@@ -26,6 +30,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 CPU_CACHE_BYTES = 2 * 2**30
+CPU_STEP_MS = 100.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,11 @@ class _Loaded:
     seconds: float
 
 
-def build_engine(config: WorkerConfig) -> Engine:
-    """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served."""
+def build_engine(config: WorkerConfig, clock: Callable[[], float] = time.perf_counter) -> Engine:
+    """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
+
+    `clock`, in seconds, tells the engine how long its steps take.
+    """
     device = choose_device(config.device)
     loaded: dict[str, _Loaded] = {}
     for spec in config.models:
@@ -59,7 +67,11 @@ def build_engine(config: WorkerConfig) -> Engine:
         infos.append(_adapter_info(adapter.name, adapter.base, infos, added, seconds, base.model))
     runners, arena = _runners(loaded, device, config.kv_cache_memory)
     infos = [_with_blocks(info, runners, arena) for info in infos]
-    return Engine(runners, served, infos, arena, config.token_budget, config.max_num_seqs)
+    sizes = {name: runner.block_size for name, runner in runners.items()}
+    blocks = BlockManager(arena.num_pages)
+    scheduler = Scheduler(sizes, blocks, config.token_budget, config.max_num_seqs, config.prefix_cache)
+    pace = _pace(config.target_step_ms, device)
+    return Engine(runners, served, infos, arena, scheduler, pace, clock)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -105,6 +117,13 @@ def _runners(
         size = arena.block_size(shapes[name]) if has_cache else 1
         runners[name] = Runner(one.model, cache, size, read_pooling(one.folder))
     return runners, arena
+
+
+def _pace(wanted: float | None, device: torch.device) -> Pace | None:
+    """Auto: 100 ms a step on a CPU, where a step could take seconds, no target on CUDA. 0: no target."""
+    if wanted is None:
+        wanted = CPU_STEP_MS if device.type == "cpu" else 0.0
+    return Pace(wanted / 1000.0) if wanted else None
 
 
 def _default_cache_bytes(device: torch.device) -> int:

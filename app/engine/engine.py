@@ -1,17 +1,16 @@
 """The engine: one loop over all served models. `step()` names the stages; no threads, no asyncio."""
 
 import logging
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
 from app.engine.beam import advance, continuations
-from app.engine.block_manager import BlockManager
 from app.engine.kv_cache import Arena
+from app.engine.pace import Pace
 from app.engine.protocol import (
     Answer,
     Encoded,
@@ -45,14 +44,14 @@ class Engine:
         served: Mapping[str, Served],
         infos: list[ModelInfo],
         arena: Arena,
-        token_budget: int,
-        max_num_seqs: int,
+        scheduler: Scheduler,
+        pace: Pace | None,
+        clock: Callable[[], float],
     ) -> None:
         self.infos = infos
         self._runners, self._served, self._arena = runners, served, arena
-        self._blocks = BlockManager(arena.num_pages)
-        sizes = {name: runner.block_size for name, runner in runners.items()}
-        self._scheduler = Scheduler(sizes, self._blocks, token_budget, max_num_seqs)
+        self._scheduler, self._blocks = scheduler, scheduler.blocks
+        self._pace, self._clock = pace, clock
         self._last_report = 0.0
 
     @property
@@ -67,7 +66,7 @@ class Engine:
         served = self._served[request.model]
         size = self._runners[served.model].block_size
         limits = Limits(size, self._blocks.num_blocks, self._scheduler.max_num_seqs)
-        self._scheduler.add(make_sequence(request, served, limits))
+        self._scheduler.add(make_sequence(request, served, limits, self._clock()))
 
     def abort(self, ids: Iterable[int]) -> None:
         """Ends these requests and frees what they hold; unknown ones are no error."""
@@ -78,7 +77,7 @@ class Engine:
 
         A fault of ours in between fails the sequences of this step and leaves the others alone.
         """
-        step = self._scheduler.schedule()
+        step = self._scheduler.schedule(self._prompt_budgets())
         if step is None:
             return StepOutputs([])
         try:
@@ -88,8 +87,18 @@ class Engine:
             failed = {sequence.id: sequence for sequence in step.sequences}
             return StepOutputs([self._fail(sequence) for sequence in failed.values()])
 
+    def _prompt_budgets(self) -> dict[str, int] | None:
+        """No limit for a request that is alone: nobody waits for its steps to end."""
+        if self._pace is None or self._scheduler.num_requests == 1:
+            return None
+        lanes = self._scheduler.lanes.items()
+        return {model: self._pace.budget(model, bool(lane.running)) for model, lane in lanes}
+
     def _run(self, step: ScheduledStep) -> StepOutputs:
-        started = time.perf_counter()
+        started = self._clock()
+        for sequence in step.sequences:
+            if sequence.first_scheduled is None:
+                sequence.first_scheduled = started
         runner = self._runners[step.model]
         if step.stale_blocks:
             self._arena.clear(step.stale_blocks)
@@ -97,23 +106,23 @@ class Engine:
             self._arena.copy(step.copies)
         batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
         logits, encoded = runner.run(batch)
-        outputs = self._commit(batch, logits, encoded, started)
-        duration = time.perf_counter() - started
+        self._scheduler.commit(step)
+        outputs = self._commit(batch, logits, encoded)
+        duration = self._clock() - started
         self._scheduler.charge(step.model, duration)
+        if self._pace is not None:
+            num_prompt = batch.num_tokens - step.num_decoding
+            self._pace.note(step.model, step.num_decoding, num_prompt, duration)
         return StepOutputs(outputs, self._report(step, batch, duration))
 
     def _fail(self, sequence: Sequence) -> Failed:
         self._scheduler.finish(sequence, "error")
         return Failed(sequence.id, "internal", "the engine failed to compute this request")
 
-    def _commit(
-        self, batch: Batch, logits: Tensor | None, encoded: list[EncoderOutput], now: float
-    ) -> list[Answer]:
+    def _commit(self, batch: Batch, logits: Tensor | None, encoded: list[EncoderOutput]) -> list[Answer]:
         outputs: list[Answer] = []
-        for sequence in batch.encoded:
-            sequence.is_encoded = True
         if encoded:
-            asked = batch.encoded if batch.decode is None else batch.decoded
+            asked = batch.encoded if batch.decode is None else batch.complete
             for sequence, output in zip(asked, encoded, strict=True):
                 values = output.values.float().cpu().contiguous()
                 outputs.append(
@@ -122,31 +131,32 @@ class Engine:
                         shape=list(values.shape),
                         data=values.numpy().tobytes(),
                         ids=output.ids,
-                        queue_duration=_waited(sequence, now),
+                        cached_tokens=sequence.num_cached_tokens or 0,
+                        queue_duration=_waited(sequence),
                     )
                 )
                 self._scheduler.finish(sequence, "stop")
         if logits is not None:
-            outputs += self._next_tokens(batch.decoded, logits.float(), now)
+            outputs += self._next_tokens(batch.complete, logits.float())
         return outputs
 
-    def _next_tokens(self, decoded: list[Sequence], logits: Tensor, now: float) -> list[Answer]:
-        """A token for each sequence by itself, and a step for each search; `logits` [num decoded, vocab_size]."""
-        beams = [i for i, sequence in enumerate(decoded) if sequence.group is not None]
+    def _next_tokens(self, complete: list[Sequence], logits: Tensor) -> list[Answer]:
+        """A token for each sequence by itself, and a step for each search; `logits` [num complete, vocab_size]."""
+        beams = [i for i, sequence in enumerate(complete) if sequence.group is not None]
         outputs: list[Answer] = []
         if beams:
-            outputs += self._search([decoded[i] for i in beams], logits[beams], now)
-            alone = [i for i, sequence in enumerate(decoded) if sequence.group is None]
-            decoded, logits = [decoded[i] for i in alone], logits[alone]
-        if decoded:
-            samples = sample(logits, [self._sample_row(sequence) for sequence in decoded])
+            outputs += self._search([complete[i] for i in beams], logits[beams])
+            alone = [i for i, sequence in enumerate(complete) if sequence.group is None]
+            complete, logits = [complete[i] for i in alone], logits[alone]
+        if complete:
+            samples = sample(logits, [self._sample_row(sequence) for sequence in complete])
             for sequence, token_id, logprobs in zip(
-                decoded, samples.token_ids, samples.logprobs, strict=True
+                complete, samples.token_ids, samples.logprobs, strict=True
             ):
-                outputs.append(self._append(sequence, token_id, logprobs, now))
+                outputs.append(self._append(sequence, token_id, logprobs))
         return outputs
 
-    def _search(self, beams: list[Sequence], logits: Tensor, now: float) -> list[Answer]:
+    def _search(self, beams: list[Sequence], logits: Tensor) -> list[Answer]:
         """The beams of each group are all here. A search that is done ends its group and is the answer."""
         rows = [self._sample_row(sequence) for sequence in beams]
         found = dict(zip(map(id, beams), continuations(logits, rows, beams), strict=True))
@@ -154,34 +164,36 @@ class Engine:
         for group in {id(beam.group): beam.group for beam in beams}.values():
             assert group is not None
             first = group.members[0]
-            if first.first_scheduled is None:
-                first.first_scheduled = now
             advance(group, [found[id(member)] for member in group.members], self._scheduler)
             if group.search.is_done:
                 self._scheduler.finish(first, "stop")
-                best = group.search.results[: first.params.num_return_sequences]
-                waited = first.first_scheduled - first.arrival
-                outputs.append(Hypotheses(id=first.id, best=best, queue_duration=waited))
+                outputs.append(
+                    Hypotheses(
+                        id=first.id,
+                        best=group.search.results[: first.params.num_return_sequences],
+                        cached_tokens=first.num_cached_tokens or 0,
+                        queue_duration=_waited(first),
+                    )
+                )
         return outputs
 
-    def _append(
-        self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float
-    ) -> Tokens:
+    def _append(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Tokens:
         """One token more. An end token is not handed out; a forced one is the limit's doing, not the model's."""
         ends = token_id in sequence.params.end_token_ids(self._eos_token_ids(sequence))
         is_forced = sequence.rules is not None and sequence.rules.forced(sequence.num_completion_tokens)
-        sequence.num_computed_tokens = len(sequence.token_ids)
         sequence.token_ids.append(token_id)
         if ends and not is_forced:
             self._scheduler.finish(sequence, "stop")
         elif sequence.num_completion_tokens >= sequence.max_tokens:
             self._scheduler.finish(sequence, "length")
+        is_first = sequence.num_completion_tokens == 1
         return Tokens(
             id=sequence.id,
             token_ids=[] if ends else [token_id],
             logprobs=None if logprobs is None or ends else [logprobs],
             finish_reason=sequence.finish_reason,
-            queue_duration=_waited(sequence, now),
+            cached_tokens=(sequence.num_cached_tokens or 0) if is_first else 0,
+            queue_duration=_waited(sequence) if is_first else None,
         )
 
     def _eos_token_ids(self, sequence: Sequence) -> tuple[int, ...]:
@@ -200,7 +212,7 @@ class Engine:
         )
 
     def _report(self, step: ScheduledStep, batch: Batch, duration: float) -> Report:
-        now = time.perf_counter()
+        now = self._clock()
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
         usage: dict[str, float] = {}
@@ -227,9 +239,6 @@ class Engine:
         )
 
 
-def _waited(sequence: Sequence, now: float) -> float | None:
-    """Seconds from arrival until first scheduled, told once."""
-    if sequence.first_scheduled is not None:
-        return None
-    sequence.first_scheduled = now
-    return now - sequence.arrival
+def _waited(sequence: Sequence) -> float:
+    """Seconds from arrival until first scheduled."""
+    return (sequence.first_scheduled or sequence.arrival) - sequence.arrival

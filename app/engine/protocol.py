@@ -55,6 +55,8 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     token_budget: int = 2048
     max_num_seqs: int = 256
     max_model_len: int | None = None
+    prefix_cache: bool = True
+    target_step_ms: float | None = None
     threads: int | None = None
     log_format: Literal["text", "json"] = "text"
 
@@ -147,8 +149,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 class Tokens(Message, frozen=True, kw_only=True):
     """New tokens of a sequence; the last message of each sequence carries the finish reason.
 
-    `logprobs` runs beside `token_ids` where asked for. `queue_duration`, in seconds from arrival until first
-    scheduled, is on a sequence's first message only.
+    `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
+    seconds from arrival until first scheduled, and `cached_tokens`, how many of its prompt were not computed anew.
     """
 
     id: int
@@ -184,6 +186,7 @@ class Encoded(Message, frozen=True, kw_only=True):
     shape: list[int]
     data: bytes
     ids: list[int] = []
+    cached_tokens: int = 0
     queue_duration: float | None = None
 
 

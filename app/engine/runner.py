@@ -37,8 +37,8 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:
-        """Logits [num decoded, vocab_size] for the last token of each decoded sequence, or the outputs of
-        sequences that generate nothing, in the batch's order: the encoded ones', or if any decode, theirs."""
+        """Logits [num complete, vocab_size] for the last token of each complete sequence, or the outputs of those that
+        generate nothing, in the batch's order: the encoded sequences', or if any decode, the complete ones'."""
         if self._threads is not None:
             self._threads.use_for(batch.num_tokens)
         memory = None
@@ -73,10 +73,12 @@ class Runner:
             memory_spans=batch.encode.adapter_spans if batch.encode is not None else (),
         )
         hidden = self.model.decode(part.ids, context)
-        if len(batch.decoded) != len(hidden):
+        if not batch.complete:
+            return None, outputs
+        if len(batch.complete) != len(hidden):
             hidden = hidden[batch.last_rows]
         if self.model.config.head == "sequence-class":
-            return None, self._classes(batch.decoded, hidden)
+            return None, self._classes(batch.complete, hidden)
         return self.model.logits(hidden, batch.logit_spans), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
@@ -87,10 +89,10 @@ class Runner:
         assert slots is not None
         return PagedStore(self._cache, slots.blocks, slots.offsets)
 
-    def _classes(self, decoded: list[Sequence], last: Tensor) -> list[EncoderOutput]:
-        """Label logits from the last states [num decoded, hidden_size], a head's rows (they lie together) at once."""
+    def _classes(self, complete: list[Sequence], last: Tensor) -> list[EncoderOutput]:
+        """Label logits from the last states [num complete, hidden_size], a head's rows (they lie together) at once."""
         values: list[Tensor] = []
-        for head, group in groupby(decoded, key=lambda s: s.adapter or OWN):
+        for head, group in groupby(complete, key=lambda s: s.adapter or OWN):
             rows = last[len(values) :][: len(list(group))]
             values += self.model.classify(rows, head)
         return [EncoderOutput(value, []) for value in values]

@@ -8,26 +8,33 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.block_manager import BlockManager
+from app.engine.block_tables import BlockTables
 from app.engine.protocol import FinishReason
 from app.engine.sequence import Sequence, Status
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScheduledStep:
-    """One model's next step: the sequences in it, oldest first, each to be computed to its end.
+    """One model's next step: the sequences in it, and beside them how many decoder tokens each computes.
 
-    `num_decoding` of them, the first ones, compute one token after earlier ones; the others are
-    new (encode, prefill). Before anything is written, `stale_blocks` must be cleared and then each (from, to) of
-    `copies` be copied.
+    `num_decoding` of them, the first ones, compute their last token after earlier ones; the others are
+    in their prompts, which may take several steps. Those that need it have their source encoded, always whole.
+    Before anything is written, `stale_blocks` must be cleared and then each (from, to) of `copies` be copied.
     """
 
     model: str
-    sequences: list[Sequence]
-    num_decoding: int
-    stale_blocks: list[int]
-    num_preempted: int
+    sequences: list[Sequence] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
+    num_decoding: int = 0
+    stale_blocks: list[int] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
+    num_preempted: int = 0
+
+    def add(self, sequence: Sequence, num_tokens: int) -> None:
+        """Lets a sequence compute that many more of its decoder tokens."""
+        self.sequences.append(sequence)
+        self.num_tokens.append(num_tokens)
 
 
 @dataclass
@@ -54,23 +61,37 @@ class Lane:
 class Scheduler:
     """Continuous batching: membership is decided anew each step.
 
-    Models take turns by the device time each has had. Running sequences go first; then waiting
-    ones join while token budget, batch size and blocks last. A prompt longer than the budget is
-    taken whole, as the only new one of its step.
+    Models take turns by the device time each has had. Of a step's token budget, sequences that decode come
+    first; what is left goes to prompts: those begun before, then waiting ones, while batch size and blocks
+    last. A prompt is cut where the budget ends. A source is not: one that is longer than the budget is taken
+    whole, where no other prompt is in its step, and so are several beams. What the prefix cache finds need not be
+    computed.
     """
 
     def __init__(
-        self, block_sizes: Mapping[str, int], blocks: BlockManager, token_budget: int, max_num_seqs: int
+        self,
+        block_sizes: Mapping[str, int],
+        blocks: BlockManager,
+        token_budget: int,
+        max_num_seqs: int,
+        prefix_cache: bool = True,
     ) -> None:
         self.lanes = {model: Lane(size) for model, size in block_sizes.items()}
         self.token_budget, self.max_num_seqs = token_budget, max_num_seqs
-        self._blocks = blocks
+        self.blocks = blocks
+        self._tables = BlockTables(blocks, block_sizes, prefix_cache)
+        self._cache = self._tables.cache
         self._by_id: dict[int, Sequence] = {}
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that wait or run."""
+        return len(self._by_id)
 
     @property
     def has_work(self) -> bool:
         """Is there anything to compute?"""
-        return bool(self._by_id)
+        return self.num_requests > 0
 
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence in line."""
@@ -97,7 +118,7 @@ class Scheduler:
     def fork(self, sequence: Sequence) -> Sequence:
         """One more running sequence of the same request, which shares all blocks of `sequence`."""
         twin = sequence.fork()
-        self._blocks.share(twin.block_table + twin.cross_block_table)
+        self._tables.share(twin)
         insort(self.lanes[sequence.model].running, twin, key=_order)
         return twin
 
@@ -105,7 +126,7 @@ class Scheduler:
         """Takes one sequence out, whose request may go on in others, and gives its blocks back."""
         lane = self.lanes[sequence.model]
         (lane.running if sequence.status is Status.RUNNING else lane.waiting).remove(sequence)
-        self._release(sequence)
+        self._tables.release(sequence)
         sequence.status = Status.FINISHED
 
     def abort(self, ids: Iterable[int]) -> list[Sequence]:
@@ -115,93 +136,118 @@ class Scheduler:
             self.finish(sequence, "abort")
         return found
 
-    def schedule(self) -> ScheduledStep | None:
-        """The next step; None where nothing can be computed."""
+    def schedule(self, prompt_budgets: Mapping[str, int] | None = None) -> ScheduledStep | None:
+        """The next step; None where nothing can be computed. It must be run, then committed.
+
+        `prompt_budgets`, by model and above 0, bound the tokens of prompts and sources within the token budget, and
+        like that are passed over by what is never cut.
+        """
         lanes = sorted((lane.clock, name) for name, lane in self.lanes.items() if lane.has_work)
         for _, name in lanes:
-            step = self._schedule_model(name, self.lanes[name])
+            prompt_budget = (prompt_budgets or {}).get(name, self.token_budget)
+            step = self._schedule_model(name, self.lanes[name], prompt_budget)
             if step.sequences:
                 return step
         return None
 
-    def _schedule_model(self, model: str, lane: Lane) -> ScheduledStep:
-        stale: list[int] = []
-        copies: list[tuple[int, int]] = []
-        num_preempted = 0
-        chosen: list[Sequence] = []
-        budget = self.token_budget
+    def commit(self, step: ScheduledStep) -> None:
+        """Notes that a step has run: what it was to compute is computed, and can be found."""
+        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
+            if sequence.needs_encode:
+                sequence.is_encoded = True
+                self._cache.register_source(sequence)
+            sequence.num_computed_tokens += count
+            self._cache.register(sequence)
+
+    def _schedule_model(self, model: str, lane: Lane, prompt_budget: int) -> ScheduledStep:
+        step = ScheduledStep(model)
+        self._cache.begin_step()
+        self._decode(lane, step)
+        budget = min(self.token_budget - step.num_decoding, prompt_budget)
+        budget = self._continue_prompts(lane, step, budget)
+        self._admit_waiting(lane, step, budget)
+        return step
+
+    def _decode(self, lane: Lane, step: ScheduledStep) -> None:
+        """One token each, while the budget lasts; who finds no block for it preempts, or is preempted."""
         for sequence in list(lane.running):
             unit = sequence.unit
-            if sequence.status is not Status.RUNNING or sequence is not unit[0] or budget <= 0:
+            if step.num_decoding >= self.token_budget:
+                break
+            if (
+                sequence.status is not Status.RUNNING
+                or sequence is not unit[0]
+                or sequence.num_new_tokens != 1
+            ):
                 continue
-            num_preempted += self._make_room(sum(self._num_wanted(s, lane) for s in unit), sequence)
+            step.num_preempted += self._make_room(sum(map(self._tables.num_to_grow, unit)), sequence)
             if sequence.status is Status.RUNNING:
                 for member in unit:
-                    copies += self._unshare(member, lane, stale)
-                    needed = num_blocks(len(member.token_ids), lane.block_size) - len(member.block_table)
-                    stale += self._extend(member, member.block_table, needed)
-                    budget -= member.step_tokens
-                chosen += unit
-        num_decoding = len(chosen)
-        while lane.waiting:
+                    step.copies += self._tables.grow(member, step.stale_blocks)
+                    step.add(member, 1)
+                step.num_decoding += len(unit)
+
+    def _continue_prompts(self, lane: Lane, step: ScheduledStep, budget: int) -> int:
+        """The next tokens of prompts that have begun, whose blocks they hold since; returns what is left."""
+        for sequence in lane.running:
+            if sequence.num_new_tokens > 1 and budget > 0:
+                count = min(sequence.num_new_tokens, budget)
+                step.add(sequence, count)
+                self._cache.expect(sequence, count)
+                budget -= count
+        return budget
+
+    def _admit_waiting(self, lane: Lane, step: ScheduledStep, budget: int) -> None:
+        """Waiting sequences join in their order; the first that cannot keeps those behind it waiting too."""
+        while lane.waiting and budget > 0:
             unit = lane.waiting[0].unit
-            step_tokens = sum(s.step_tokens for s in unit)
-            if lane.num_reserved + unit[0].width > self.max_num_seqs or budget <= 0:
+            has_prompts = len(step.sequences) > step.num_decoding
+            if lane.num_reserved + unit[0].width > self.max_num_seqs:
                 break
-            if step_tokens > budget and len(chosen) > num_decoding:
+            if has_prompts and self._num_uncut(unit) > budget:
                 break
-            if not self._has_room_for(unit, lane):
+            if not self._has_room_for(unit) or self._is_behind_another(unit):
                 break
             for sequence in unit:
                 lane.waiting.remove(sequence)
                 insort(lane.running, sequence, key=_order)
                 sequence.status = Status.RUNNING
-                stale += self._take_blocks(sequence, lane)
-            chosen += unit
-            budget -= step_tokens
-        return ScheduledStep(model, chosen, num_decoding, stale, num_preempted, copies)
+                self._tables.start(sequence, step.stale_blocks)
+                num_source = len(sequence.source_ids) if sequence.needs_encode else 0
+                count = sequence.num_new_tokens
+                if len(unit) == 1:
+                    # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
+                    count = min(count, max(1, budget - num_source))
+                step.add(sequence, count)
+                self._cache.expect(sequence, count)
+                budget -= num_source + count
 
-    def _take_blocks(self, sequence: Sequence, lane: Lane) -> list[int]:
-        """All that a new sequence's tokens and source need; one that decodes nothing needs none."""
-        if not sequence.token_ids:
-            return []
-        own = num_blocks(len(sequence.token_ids), lane.block_size)
-        cross = num_blocks(len(sequence.source_ids), lane.block_size)
-        stale = self._extend(sequence, sequence.block_table, own)
-        return stale + self._extend(sequence, sequence.cross_block_table, cross)
-
-    def _num_wanted(self, sequence: Sequence, lane: Lane) -> int:
-        """Free blocks that a running sequence's next token takes: one more, or one of its own."""
-        needed = num_blocks(len(sequence.token_ids), lane.block_size) - len(sequence.block_table)
-        return needed + self._writes_to_shared(sequence, lane)
-
-    def _writes_to_shared(self, sequence: Sequence, lane: Lane) -> bool:
-        place = sequence.num_computed_tokens // lane.block_size
-        return place < len(sequence.block_table) and self._blocks.is_shared(sequence.block_table[place])
-
-    def _unshare(self, sequence: Sequence, lane: Lane, stale: list[int]) -> list[tuple[int, int]]:
-        """Copy on write: a block that others read too is copied before the sequence's next token goes there."""
-        if not self._writes_to_shared(sequence, lane):
-            return []
-        place = sequence.num_computed_tokens // lane.block_size
-        shared = sequence.block_table[place]
-        own: list[int] = []
-        stale += self._extend(sequence, own, 1)
-        self._blocks.free(sequence.model, [shared])
-        sequence.block_table[place] = own[0]
-        return [(shared, own[0])]
-
-    def _has_room_for(self, unit: list[Sequence], lane: Lane) -> bool:
-        """Would its blocks leave one for every running sequence to grow into?"""
-        needed = 0
+    def _num_uncut(self, unit: list[Sequence]) -> int:
+        """Tokens that one step must compute: sources, and all that several beams need, which go on together."""
+        count = 0
         for sequence in unit:
-            if sequence.token_ids:
-                needed += num_blocks(len(sequence.token_ids), lane.block_size)
-                needed += num_blocks(len(sequence.source_ids), lane.block_size)
+            found = self._cache.find(sequence)
+            if not found.cross_blocks:
+                count += len(sequence.source_ids)
+            if len(unit) > 1:
+                size = self.lanes[sequence.model].block_size
+                count += len(sequence.token_ids) - len(found.blocks) * size
+        return count
+
+    def _has_room_for(self, unit: list[Sequence]) -> bool:
+        """Would the blocks that it takes leave one for every running sequence to grow into?"""
+        needed = sum(map(self._tables.num_to_start, unit))
         if not needed:
             return True
         reserve = sum(other.num_reserved for other in self.lanes.values())
-        return needed + min(reserve, self._blocks.num_blocks - needed) <= self._blocks.num_free
+        return needed + min(reserve, self.blocks.num_blocks - needed) <= self.blocks.num_free
+
+    def _is_behind_another(self, unit: list[Sequence]) -> bool:
+        """Is one of another model earlier in order, and waits for blocks? Small ones must not starve a large one."""
+        if not unit[0].token_ids:
+            return False
+        heads = (lane.waiting[0] for lane in self.lanes.values() if lane.waiting)
+        return any(head.order < unit[0].order and not self._has_room_for(head.unit) for head in heads)
 
     def _make_room(self, needed: int, sequence: Sequence) -> int:
         """Preempts from the last in order, of any model, until `needed` blocks are free.
@@ -210,7 +256,7 @@ class Scheduler:
         Returns how many were preempted; `sequence` itself may be among them.
         """
         count = 0
-        while self._blocks.num_free < needed and sequence.status is Status.RUNNING:
+        while self.blocks.num_free < needed and sequence.status is Status.RUNNING:
             holders = (s for lane in self.lanes.values() for s in lane.running if s.block_table)
             self._preempt(max(holders, key=_order))
             count += 1
@@ -220,21 +266,10 @@ class Scheduler:
         lane = self.lanes[sequence.model]
         for member in sequence.unit:
             lane.running.remove(member)
-            self._release(member)
+            self._tables.release(member)
             member.num_computed_tokens, member.is_encoded = 0, False
             member.status = Status.WAITING
             insort(lane.waiting, member, key=_order)
-
-    def _extend(self, sequence: Sequence, table: list[int], count: int) -> list[int]:
-        if count <= 0:
-            return []
-        blocks, stale = self._blocks.allocate(sequence.model, count)
-        table += blocks
-        return stale
-
-    def _release(self, sequence: Sequence) -> None:
-        self._blocks.free(sequence.model, sequence.block_table + sequence.cross_block_table)
-        sequence.block_table, sequence.cross_block_table = [], []
 
 
 def _order(sequence: Sequence) -> tuple[int, float, int]:

@@ -32,6 +32,8 @@ class Sequence:
     An encoder-decoder sequence has a source and decoder tokens, a decoder-only one no source, an
     encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds. One that is a beam
     belongs to a `group` of beams, and keeps the log-probabilities of what it said where they are asked for.
+    `num_cached_tokens` of the prompt (of the source, where there is one) were found computed when it first ran; None
+    before that. The keys and the number of registered blocks are the prefix cache's.
     """
 
     request: GenerateRequest | EncodeRequest
@@ -46,6 +48,10 @@ class Sequence:
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
     cross_block_table: list[int] = field(default_factory=list)
+    root_key: bytes = b""
+    block_keys: list[bytes] = field(default_factory=list)
+    num_registered_blocks: int = 0
+    num_cached_tokens: int | None = None
     status: Status = Status.WAITING
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
@@ -60,6 +66,7 @@ class Sequence:
             token_ids=list(self.token_ids),
             block_table=list(self.block_table),
             cross_block_table=list(self.cross_block_table),
+            block_keys=list(self.block_keys),
             rules=None if self.rules is None else self.rules.fork(),
             logprobs=list(self.logprobs),
         )
@@ -104,8 +111,3 @@ class Sequence:
     def needs_encode(self) -> bool:
         """Its source has not been through the encoder, or was preempted since."""
         return bool(self.source_ids) and not self.is_encoded
-
-    @property
-    def step_tokens(self) -> int:
-        """Tokens that computing all of it that is missing would take from a step's budget."""
-        return self.num_new_tokens + (len(self.source_ids) if self.needs_encode else 0)

@@ -73,7 +73,6 @@ class Usage:
         """Counts new tokens: all, or the first `num_read` where a stop string cut the rest."""
         self.add_wait(answer)
         self.completion_tokens += len(answer.token_ids) if num_read is None else num_read
-        self.cached_tokens += answer.cached_tokens
 
     def add_hypotheses(self, answer: Hypotheses) -> None:
         """Counts the tokens of the texts that are handed out, not those of the other beams."""

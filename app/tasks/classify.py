@@ -52,6 +52,7 @@ class Classify(Task):
         answers = await self.engine.encode_many(requests)
         for answer in answers:
             usage.add_wait(answer)
+            usage.cached_tokens += answer.cached_tokens
         is_multi = self.model.config.multi_label if multi_label is None else multi_label
         # A cross-encoder's one logit says how well a text fits; a softmax would make 1 of any.
         is_multi = is_multi or len(self.model.config.labels) == 1

@@ -143,6 +143,7 @@ class Generate(Task):
         completions = []
         for request, answer in zip(requests, answers, strict=True):
             usage.add_tokens(answer)
+            usage.cached_tokens += _count_cached(answer, request, options)
             reader = self._reader(request, options)
             ids = answer.token_ids
             text = await self.offload(8 * len(ids), partial(_read_all, reader, ids))
@@ -181,18 +182,24 @@ class Generate(Task):
         ids: list[int] = []
         logprobs: list[TokenLogprobs] = []
         clock = TokenClock(usage)
+        cached_tokens = 0
         whole: Tokens | None = None
         async with aclosing(self.engine.generate(requests[0])) as answers:
             async for answer in answers:
                 clock.tick(len(answer.token_ids))
                 usage.add_wait(answer)
                 ids += answer.token_ids
+                cached_tokens += answer.cached_tokens
                 logprobs += answer.logprobs or ()
                 whole = answer
         clock.stop()
         assert whole is not None
         told = logprobs if requests[0].params.logprobs is not None else None
-        return [msgspec.structs.replace(whole, token_ids=ids, logprobs=told, queue_duration=None)]
+        return [
+            msgspec.structs.replace(
+                whole, token_ids=ids, logprobs=told, cached_tokens=cached_tokens, queue_duration=None
+            )
+        ]
 
     async def stream(
         self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
@@ -220,6 +227,7 @@ class Generate(Task):
                 num_read = reader.num_tokens - before
                 clock.tick(num_read)
                 usage.add_tokens(answer, num_read)
+                usage.cached_tokens += _count_cached(answer, request, options)
                 piece.token_ids += answer.token_ids[:num_read]
                 if answer.logprobs is not None:
                     piece.logprobs = [*(piece.logprobs or ()), *answer.logprobs[:num_read]]
@@ -279,6 +287,11 @@ class Generate(Task):
 def count_prompt_tokens(requests: Sequence[GenerateRequest], options: GenerateOptions) -> int:
     """Each prompt once, however many texts were asked for."""
     return sum(len(request.prompt_ids) for request in requests[:: options.num_sequences])
+
+
+def _count_cached(answer: Tokens, request: GenerateRequest, options: GenerateOptions) -> int:
+    """Of each prompt once, too: what its other texts took over was computed for the first."""
+    return 0 if request.index % options.num_sequences else answer.cached_tokens
 
 
 def _read_all(reader: Detokenizer, ids: Sequence[int]) -> str:

@@ -30,6 +30,7 @@ class FakeEngine:
         self.is_ready = True
         self.text = TEXT
         self.delay = 0.0
+        self.cached_tokens = 0
         self.free_tokens = 0
         self.failure: Exception | None = None
         self.fail_after = 0
@@ -83,6 +84,7 @@ class FakeEngine:
                     token_ids=[token_id],
                     logprobs=self._logprobs(request, token_id),
                     finish_reason="length" if is_last else None,
+                    cached_tokens=0 if i else self.cached_tokens,
                     queue_duration=0.001 if i == 0 else None,
                 )
             finished = True
@@ -135,7 +137,14 @@ class FakeEngine:
                 ids += tokens.token_ids
                 logprobs += tokens.logprobs or []
         told = logprobs if request.params.logprobs is not None else None
-        return Tokens(id=1, token_ids=ids, logprobs=told, finish_reason="length", queue_duration=0.001)
+        return Tokens(
+            id=1,
+            token_ids=ids,
+            logprobs=told,
+            finish_reason="length",
+            cached_tokens=self.cached_tokens,
+            queue_duration=0.001,
+        )
 
     def _ids(self, request: GenerateRequest) -> list[int]:
         ids = self.served[request.model].tokenizer.encode(self.text, add_special_tokens=False).ids

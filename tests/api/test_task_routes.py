@@ -22,6 +22,17 @@ def test_generate_answers_one_prompt_or_a_list(shared: Service) -> None:
     assert many["usage"]["prompt_tokens"] == 3
 
 
+@pytest.mark.parametrize("more", [{}, {"n": 3}, {"stop": "never"}, {"n": 2, "stop": "never"}])
+def test_what_of_a_prompt_was_cached_is_counted_once(service: Service, more: dict[str, object]) -> None:
+    service.on_loop(lambda: setattr(service.engine, "cached_tokens", 3))
+    body = {"prompt": ["Hello", "there"], "max_tokens": 2, "seed": 1, "model": "writer"}
+    usage = service.post("/v1/generate", body | more).json()["usage"]
+    assert (usage["prompt_tokens"], usage["cached_tokens"]) == (10, 6)
+    assert 'quartet_tokens_total{kind="cached",model="writer"} 6.0' in service.client.get("/metrics").text
+    alone = service.post("/v1/generate", body | more | {"prompt": "Hello"}).json()["usage"]
+    assert alone["cached_tokens"] == 3
+
+
 def test_generate_stops_before_a_stop_string(service: Service) -> None:
     body = {"prompt": "Hi", "max_tokens": 60, "stop": ["Stop", "never"]}
     answer = service.post("/v1/generate", body).json()

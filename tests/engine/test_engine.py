@@ -2,6 +2,8 @@
 
 import random
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,8 @@ def make_engine(
     kv_cache_memory: int = 2_000_000,
     token_budget: int = 64,
     dtype: str = "float64",
+    target_step_ms: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Engine:
     return build_engine(
         WorkerConfig(
@@ -53,7 +57,9 @@ def make_engine(
             dtype=dtype,
             kv_cache_memory=kv_cache_memory,
             token_budget=token_budget,
-        )
+            target_step_ms=target_step_ms,
+        ),
+        clock,
     )
 
 

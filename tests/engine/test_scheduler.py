@@ -1,12 +1,8 @@
-"""Policy without tensors: budgets, turns, preemption, and blocks that are neither lost nor shared."""
-
-import random
+"""Policy without tensors: budgets, turns, preemption. `test_scheduler_model` drives it with anything."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.block_manager import BlockManager
 from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.engine.sampling_params import SamplingParams
 from app.engine.scheduler import ScheduledStep, Scheduler
@@ -17,20 +13,40 @@ from model.beam_search import BeamSearch, BeamSettings
 def sequence(
     number: int, prompt: int = 3, source: int = 0, model: str = "a", outputs: int = 5, priority: int = 0
 ) -> Sequence:
+    """With tokens of its own."""
+    start = 1000 * number
+    return sequence_of(
+        number, [*range(start, start + prompt)], [*range(start, start + source)], model, outputs, priority
+    )
+
+
+def sequence_of(
+    number: int,
+    token_ids: list[int],
+    source_ids: list[int],
+    model: str = "a",
+    outputs: int = 5,
+    priority: int = 0,
+    adapter: str | None = None,
+) -> Sequence:
+    """An encoder's where there are no `token_ids`. Each arrives a second after the one with the number before."""
     request: GenerateRequest | EncodeRequest
-    if prompt:
+    if token_ids:
         params = SamplingParams(max_tokens=outputs)
         request = GenerateRequest(id=number, model=model, prompt_ids=[], params=params, priority=priority)
     else:
         request = EncodeRequest(id=number, model=model, ids=[], output="class", priority=priority)
-    return Sequence(request, model, None, number, [0] * source, [0] * prompt, prompt, max_tokens=outputs)
+    return Sequence(
+        request, model, adapter, number, source_ids, token_ids, len(token_ids), max_tokens=outputs
+    )
 
 
 def commit(scheduler: Scheduler, step: ScheduledStep) -> None:
-    """What the engine does after a step: everything is computed, each decoder sequence is one longer."""
+    """What the engine does after a step: who has everything computed is one token longer, or ends."""
+    scheduler.commit(step)
     for s in step.sequences:
-        s.is_encoded = True
-        s.num_computed_tokens = len(s.token_ids)
+        if s.num_new_tokens:
+            continue
         if s.token_ids:
             s.token_ids.append(0)
         if not s.token_ids or s.num_completion_tokens >= s.max_tokens:
@@ -42,27 +58,70 @@ def make(blocks: int = 100, budget: int = 10, most: int = 8, **sizes: int) -> tu
     return Scheduler(sizes or {"a": 4}, manager, budget, most), manager
 
 
+def planned(scheduler: Scheduler) -> list[tuple[int, int]]:
+    """The next step, run: who is in it, with how many tokens."""
+    step = scheduler.schedule()
+    assert step is not None
+    commit(scheduler, step)
+    return [(s.id, count) for s, count in zip(step.sequences, step.num_tokens, strict=True)]
+
+
 def test_sequences_join_while_the_budget_lasts() -> None:
     scheduler, _ = make(budget=10)
     for i in range(5):
         scheduler.add(sequence(i, prompt=4))
-    first = scheduler.schedule()
-    assert first is not None
-    assert [s.id for s in first.sequences] == [0, 1]
-    commit(scheduler, first)
-    second = scheduler.schedule()
-    assert second is not None
-    assert [s.id for s in second.sequences] == [0, 1, 2, 3], "two decode, two join with what is left"
-    assert second.num_decoding == 2
+    assert planned(scheduler) == [(0, 4), (1, 4), (2, 2)], "the last one is cut where the budget ends"
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 2), (3, 4), (4, 2)], (
+        "decodes, begun prompts, new prompts"
+    )
 
 
-def test_a_prompt_over_the_budget_is_the_only_new_one_of_its_step() -> None:
+def test_a_prompt_over_the_budget_takes_several_steps_between_which_others_decode() -> None:
     scheduler, _ = make(budget=10)
-    scheduler.add(sequence(0, prompt=30))
-    scheduler.add(sequence(1, prompt=2))
-    step = scheduler.schedule()
-    assert step is not None
-    assert [s.id for s in step.sequences] == [0]
+    scheduler.add(sequence(0, prompt=2, outputs=4))
+    assert planned(scheduler) == [(0, 2)]
+    scheduler.add(sequence(1, prompt=30, outputs=1))
+    assert [planned(scheduler) for _ in range(4)] == [
+        [(0, 1), (1, 9)],
+        [(0, 1), (1, 9)],
+        [(0, 1), (1, 9)],
+        [(1, 3)],
+    ]
+    assert not scheduler.has_work
+
+
+def test_a_source_is_never_cut_and_waits_for_a_step_where_it_fits_or_is_alone() -> None:
+    scheduler, _ = make(budget=10)
+    scheduler.add(sequence(0, prompt=4))
+    scheduler.add(sequence(1, prompt=1, source=30))
+    scheduler.add(sequence(2, prompt=6, source=6))
+    assert planned(scheduler) == [(0, 4)]
+    assert planned(scheduler) == [(0, 1), (1, 1)], "as a source longer than the budget may be"
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 2)], "its decoder tokens are cut like a prompt"
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 4)]
+
+
+def test_many_who_decode_leave_nothing_for_prompts_until_some_end() -> None:
+    scheduler, _ = make(budget=3)
+    for i in range(3):
+        scheduler.add(sequence(i, prompt=1, outputs=2 + i))
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 1)]
+    scheduler.add(sequence(3, prompt=3, outputs=1))
+    assert planned(scheduler) == [(0, 1), (1, 1), (2, 1)]
+    assert planned(scheduler) == [(1, 1), (2, 1), (3, 1)]
+    assert planned(scheduler) == [(2, 1), (3, 2)]
+
+
+def test_a_large_one_is_not_starved_by_small_ones_of_another_model() -> None:
+    scheduler, _ = make(blocks=8, budget=100, a=4, b=4)
+    scheduler.add(sequence(0, prompt=4, model="b", outputs=9))
+    assert planned(scheduler) == [(0, 4)]
+    scheduler.add(sequence(1, prompt=28, model="a", outputs=1))
+    scheduler.charge("b", 1.0)
+    for i in range(2, 40):
+        scheduler.add(sequence(i, prompt=4, model="b", outputs=9))
+    order = [number for _ in range(12) for number, _ in planned(scheduler)]
+    assert order.index(1) < order.index(2)
 
 
 def test_no_more_run_than_the_batch_may_hold() -> None:
@@ -156,21 +215,21 @@ def test_a_block_is_free_when_its_last_holder_lets_go() -> None:
     assert (manager.num_free, manager.num_held("a")) == (3, 0)
 
 
-def beams(number: int, prompt: int, width: int, model: str = "a", source: int = 0) -> Sequence:
-    params = SamplingParams(max_tokens=9, num_beams=width)
-    request = GenerateRequest(id=number, model=model, prompt_ids=[], params=params)
-    settings_ = BeamSettings(num_beams=width, max_tokens=9, end_token_ids=())
-    first = Sequence(request, model, None, number, [0] * source, [0] * prompt, prompt, max_tokens=9)
-    first.group = BeamGroup(BeamSearch(settings_), [first])
+def beams(number: int, token_ids: list[int], width: int, source_ids: list[int] | None = None) -> Sequence:
+    """The first beam of a search, alone in its group."""
+    first = sequence_of(number, token_ids, source_ids or [], outputs=9)
+    settings = BeamSettings(num_beams=width, max_tokens=9, end_token_ids=())
+    first.group = BeamGroup(BeamSearch(settings), [first])
     return first
 
 
 def test_forks_share_blocks_and_copy_the_one_that_they_write_to() -> None:
     scheduler, manager = make(a=4)
-    first = beams(0, prompt=6, width=3, source=5)
+    first = beams(0, [5] * 6, 3, [7] * 5)
     scheduler.add(first)
-    assert scheduler.schedule() is not None
-    first.num_computed_tokens, first.is_encoded = 6, True
+    step = scheduler.schedule()
+    assert step is not None
+    scheduler.commit(step)
     assert first.group is not None
     first.group.members += [scheduler.fork(first), scheduler.fork(first)]
     assert manager.num_held("a") == 4, "two for the prompt, two for the source"
@@ -191,68 +250,32 @@ def test_forks_share_blocks_and_copy_the_one_that_they_write_to() -> None:
     assert manager.num_free == manager.num_blocks
 
 
-def test_a_group_of_beams_is_preempted_whole_and_waits_for_room_for_all() -> None:
+def test_a_group_of_beams_is_preempted_whole_and_computed_again_in_one_step() -> None:
     scheduler, manager = make(blocks=8, budget=100, a=4)
-    scheduler.add(sequence(0, prompt=8, outputs=20))
-    scheduler.add(beams(1, prompt=4, width=2))
+    first, beam = sequence(0, prompt=16, outputs=9), beams(1, [5] * 4, 2)
+    scheduler.add(first)
+    scheduler.add(beam)
     step = scheduler.schedule()
     assert step is not None
-    first, group = step.sequences[0], step.sequences[1].group
-    assert group is not None
-    group.members.append(scheduler.fork(group.members[0]))
-    first.num_computed_tokens, first.token_ids = 8, [0] * 28
-    for member in group.members:
-        member.num_computed_tokens = 4
-        member.token_ids.append(0)
-    step = scheduler.schedule()
-    assert step is not None
-    assert step.sequences == [first], "needs seven of eight blocks"
-    assert [member.status for member in group.members] == [Status.WAITING] * 2
-    assert step.num_preempted == 1
-    scheduler.finish(first, "stop")
-    step = scheduler.schedule()
-    assert step is not None
-    assert step.sequences == group.members
-    assert manager.num_held("a") == 4, "computed again, they share nothing"
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), blocks=st.integers(12, 30), budget=st.integers(1, 40))
-def test_in_any_order_of_arrivals_and_aborts_everyone_ends_once_and_no_block_is_lost(
-    seed: int, blocks: int, budget: int
-) -> None:
-    source = random.Random(seed)
-    scheduler, manager = make(blocks, budget, 5, a=4, b=2, c=3)
-    waiting, ended = [], 0
-    for i in range(25):
-        model = source.choice("abc")
-        prompt, words = (0, source.randint(1, 20)) if model == "c" else (source.randint(1, 6), 0)
-        if model == "b":
-            words = source.randint(1, 8)
-        waiting.append(sequence(i, prompt, words, model, source.randint(1, 6), source.randint(-1, 1)))
-    everyone = list(waiting)
-    for _ in range(2000):
-        if waiting and source.random() < 0.5:
-            scheduler.add(waiting.pop(0))
-        elif not waiting and not scheduler.has_work:
-            break
-        if source.random() < 0.1:
-            ended += len(scheduler.abort([source.randrange(25)]))
+    scheduler.commit(step)
+    assert beam.group is not None
+    members = beam.group.members
+    members.append(scheduler.fork(beam))
+    while step is not None and not step.num_preempted:
+        for number, one in enumerate((first, *members)):
+            one.token_ids.append(number)
         step = scheduler.schedule()
-        if step is None:
-            assert not scheduler.has_work, "somebody can always go on"
-            continue
-        held = [b for s in everyone for b in s.block_table + s.cross_block_table]
-        assert len(held) == len(set(held)), "no block is shared"
-        assert len(held) + manager.num_free == blocks, "no block is lost"
-        for s in step.sequences:
-            assert s.status is Status.RUNNING
-            if s.token_ids:
-                size = scheduler.lanes[s.model].block_size
-                assert len(s.block_table) >= num_blocks(len(s.token_ids), size)
-                assert len(s.cross_block_table) == num_blocks(len(s.source_ids), size)
-        scheduler.charge(step.model, source.random())
-        commit(scheduler, step)
-    assert all(s.status is Status.FINISHED for s in everyone)
-    assert manager.num_free == blocks
-    assert ended == sum(s.finish_reason == "abort" for s in everyone)
+        assert step is not None
+        scheduler.commit(step)
+    assert step.sequences == [first], "its sixth block is the ninth of eight"
+    assert [member.status for member in members] == [Status.WAITING] * 2
+    assert [len(member.token_ids) for member in members] == [9, 9]
+    scheduler.finish(first, "stop")
+    scheduler.token_budget = 3
+    step = scheduler.schedule()
+    assert step is not None
+    assert step.sequences == members
+    assert step.num_tokens == [5, 1], (
+        "what the first beam had computed alone was taken; a budget does not part them"
+    )
+    assert manager.num_held("a") == 1 + 2 + 2

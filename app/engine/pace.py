@@ -1,0 +1,51 @@
+"""How much a step may hold so that it takes about as long as wanted, from how long steps have taken. Knows no clock."""
+
+from dataclasses import dataclass
+
+FIRST_TOKENS = 256
+"""Before anything is measured."""
+LEAST_TOKENS = 16
+"""However slow the model: a prompt goes on in every step."""
+HALF_LIFE = 1024
+"""Tokens after which what was measured before them counts half."""
+SMOOTHING = 0.2
+
+
+@dataclass
+class _Measured:
+    """One model's: seconds of prompts and their tokens, older ones counting less; seconds of steps that only decode."""
+
+    seconds: float = 0.0
+    tokens: float = 0.0
+    decode_seconds: float = 0.0
+
+
+class Pace:
+    """Gives each model's next step a budget of prompt and source tokens, for steps of `target` seconds.
+
+    The tokens of those who decode are not limited: they are the ones who wait for the step to end.
+    """
+
+    def __init__(self, target: float) -> None:
+        self._target = target
+        self._models: dict[str, _Measured] = {}
+
+    def budget(self, model: str, is_decoding: bool) -> int:
+        """Tokens that fit into the time that those who decode, if any, leave."""
+        measured = self._models.get(model)
+        if measured is None or not measured.tokens:
+            return FIRST_TOKENS
+        left = self._target - (measured.decode_seconds if is_decoding else 0.0)
+        return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
+
+    def note(self, model: str, num_decoding: int, num_prompt: int, seconds: float) -> None:
+        """A step has computed one token each of `num_decoding` sequences, and `num_prompt` of prompts and sources."""
+        measured = self._models.setdefault(model, _Measured())
+        if num_prompt == 0:
+            weight = SMOOTHING if measured.decode_seconds else 1.0
+            measured.decode_seconds += weight * (seconds - measured.decode_seconds)
+            return
+        keep = 0.5 ** (num_prompt / HALF_LIFE)
+        of_prompts = seconds - (measured.decode_seconds if num_decoding else 0.0)
+        measured.seconds = keep * measured.seconds + max(of_prompts, 0.0)
+        measured.tokens = keep * measured.tokens + num_prompt

@@ -1,0 +1,255 @@
+"""Scheduler and block manager against a model of the cache that remembers what every position holds.
+
+Decoders, searches with beams, encoder-decoders and encoders arrive and are aborted in any order, share beginnings and
+sources, in a cache so small that they preempt each other; some steps fail. In the end everybody has ended once.
+"""
+
+from collections import Counter
+from itertools import chain
+from typing import Any
+
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.scheduler import ScheduledStep, Scheduler
+from app.engine.sequence import BeamGroup, Sequence, Status
+from model.beam_search import BeamSearch, BeamSettings
+from tests.engine.test_scheduler import sequence_of
+
+SIZES = {"decoder": 4, "both": 3, "encoder": 1}
+TEXTS = [[1] * 16, [1] * 8 + [2] * 8, [3, 4] * 8]
+ADAPTERS = st.sampled_from([None, None, "adapter"])
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """`pages` are what the arena would hold: whose page it is, and by offset what was computed there."""
+
+    @initialize(
+        blocks=st.integers(12, 24), budget=st.integers(1, 30), most=st.integers(1, 6), is_on=st.booleans()
+    )
+    def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
+        self.manager = BlockManager(blocks)
+        self.scheduler = Scheduler(SIZES, self.manager, budget, most, prefix_cache=is_on)
+        self.pages: list[tuple[str, dict[int, object]]] = [("", {}) for _ in range(blocks)]
+        self.everyone: list[Sequence] = []
+        self.ends: Counter[int] = Counter()
+
+    @rule(
+        text=st.sampled_from(TEXTS),
+        length=st.integers(1, 16),
+        outputs=st.integers(1, 12),
+        priority=st.integers(-1, 1),
+        adapter=ADAPTERS,
+    )
+    def add_decoder(
+        self, text: list[int], length: int, outputs: int, priority: int, adapter: str | None
+    ) -> None:
+        self._add(text[:length], [], "decoder", outputs, priority, adapter)
+
+    @rule(
+        text=st.sampled_from(TEXTS),
+        num_source=st.integers(1, 10),
+        length=st.integers(1, 5),
+        outputs=st.integers(1, 6),
+        adapter=ADAPTERS,
+    )
+    def add_encoder_decoder(
+        self, text: list[int], num_source: int, length: int, outputs: int, adapter: str | None
+    ) -> None:
+        self._add([0] * length, text[:num_source], "both", outputs, 0, adapter)
+
+    @rule(
+        text=st.sampled_from(TEXTS),
+        length=st.integers(1, 6),
+        outputs=st.integers(1, 5),
+        width=st.integers(2, 3),
+        is_both=st.booleans(),
+    )
+    def add_search(self, text: list[int], length: int, outputs: int, width: int, is_both: bool) -> None:
+        model = "both" if is_both else "decoder"
+        token_ids, source_ids = ([0], text[:length]) if is_both else (text[:length], [])
+        needed = num_blocks(len(token_ids) + outputs, SIZES[model]) + num_blocks(
+            len(source_ids), SIZES[model]
+        )
+        assume(width <= self.scheduler.max_num_seqs and width * (needed + 1) <= self.manager.num_blocks)
+        self._add(token_ids, source_ids, model, outputs, 0, None)
+        search = BeamSettings(num_beams=width, max_tokens=outputs, end_token_ids=())
+        self.everyone[-1].group = BeamGroup(BeamSearch(search), [self.everyone[-1]])
+
+    @rule(length=st.integers(1, 40))
+    def add_encoder(self, length: int) -> None:
+        self._add([], [5] * length, "encoder", 0, 0, None)
+
+    @rule(data=st.data())
+    def abort(self, data: Any) -> None:
+        number = data.draw(st.integers(0, max(0, len(self.everyone) - 1)))
+        for sequence in self.scheduler.abort([number]):
+            self.ends[sequence.id] += 1
+
+    @precondition(lambda self: self.scheduler.has_work)
+    @rule(samples=st.lists(st.integers(0, 2), min_size=6, max_size=6), seconds=st.sampled_from([0.5, 1.0]))
+    def step(self, samples: list[int], seconds: float) -> None:
+        step = self._planned()
+        self._compute(step)
+        self.scheduler.charge(step.model, seconds)
+        self.scheduler.commit(step)
+        for sequence, token_id in zip(step.sequences, samples, strict=False):
+            if sequence.num_new_tokens or sequence is not sequence.unit[0]:
+                continue
+            if sequence.group is not None:
+                self._go_on(sequence.group, samples)
+                sequence = sequence.group.members[0]
+            elif sequence.token_ids:
+                sequence.token_ids.append(token_id)
+            if not sequence.token_ids or sequence.num_completion_tokens >= sequence.max_tokens:
+                self._finish(sequence)
+
+    @precondition(lambda self: self.scheduler.has_work)
+    @rule()
+    def fail(self) -> None:
+        """What the engine does when a step raises: nothing of it counts, whatever it has written."""
+        step = self._planned()
+        self._prepare(step)
+        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
+            for place in range(sequence.num_computed_tokens, sequence.num_computed_tokens + count):
+                self._write(sequence, sequence.block_table, place, "garbage")
+            if sequence.token_ids and sequence.needs_encode:
+                for place in range(len(sequence.source_ids)):
+                    self._write(sequence, sequence.cross_block_table, place, "garbage")
+        for number in {sequence.id for sequence in step.sequences}:
+            self._finish(self.everyone[number])
+
+    @invariant()
+    def every_block_is_held_as_often_as_tables_name_it_or_free(self) -> None:
+        tables = [table for s in self._live() for table in (s.block_table, s.cross_block_table)]
+        holders = Counter(chain.from_iterable(tables))
+        for block in range(self.manager.num_blocks):
+            assert self.manager.is_held(block) == (holders[block] > 0)
+            assert self.manager.is_shared(block) == (holders[block] > 1)
+        assert len(set(holders)) + self.manager.num_free == self.manager.num_blocks
+        assert sum(self.manager.num_held(model) for model in SIZES) == len(set(holders))
+        assert all(len(set(table)) == len(table) for table in tables)
+
+    def teardown(self) -> None:
+        """Nobody is kept waiting for ever."""
+        if not hasattr(self, "everyone"):
+            return
+        for _ in range(100 * len(self.everyone)):
+            if not self.scheduler.has_work:
+                break
+            self.step([0] * 6, 1.0)
+        assert all(s.status is Status.FINISHED for s in self.everyone)
+        assert self.ends == Counter(s.id for s in self.everyone)
+        assert self.manager.num_free == self.manager.num_blocks
+
+    def _add(
+        self,
+        token_ids: list[int],
+        source_ids: list[int],
+        model: str,
+        outputs: int,
+        priority: int,
+        adapter: str | None,
+    ) -> None:
+        number = len(self.everyone)
+        self.everyone.append(
+            sequence_of(number, list(token_ids), source_ids, model, outputs, priority, adapter)
+        )
+        self.scheduler.add(self.everyone[-1])
+
+    def _live(self) -> list[Sequence]:
+        lanes = self.scheduler.lanes.values()
+        return [sequence for lane in lanes for sequence in (*lane.running, *lane.waiting)]
+
+    def _go_on(self, group: BeamGroup, samples: list[int]) -> None:
+        """As a search may: each of its beams goes on in none of the next ones, in one, or in several."""
+        before = list(group.members)
+        parents = [before[token_id % len(before)] for token_id in samples[: before[0].width]]
+        group.members = []
+        for parent in parents:
+            group.members.append(self.scheduler.fork(parent) if parent in group.members else parent)
+        for token_id, member in enumerate(group.members):
+            member.token_ids.append(token_id)
+        for beam in before:
+            if beam not in group.members:
+                self.scheduler.drop(beam)
+
+    def _finish(self, sequence: Sequence) -> None:
+        self.scheduler.finish(sequence, "length")
+        self.ends[sequence.id] += 1
+
+    def _planned(self) -> ScheduledStep:
+        step = self.scheduler.schedule()
+        assert step is not None, "somebody can always go on"
+        num_sources = sum(len(s.source_ids) for s in step.sequences if s.needs_encode)
+        is_over = sum(step.num_tokens) + num_sources > self.scheduler.token_budget
+        assert not is_over or num_sources or any(s.group for s in step.sequences), "they are never cut"
+        assert len(self.scheduler.lanes[step.model].running) <= self.scheduler.max_num_seqs
+        assert len({id(s) for s in step.sequences}) == len(step.sequences)
+        for sequence in step.sequences:
+            assert set(map(id, sequence.unit)) <= set(map(id, step.sequences)), "beams go on together"
+        for place, (sequence, count) in enumerate(zip(step.sequences, step.num_tokens, strict=True)):
+            assert sequence.status is Status.RUNNING
+            assert sequence.model == step.model
+            assert (count > 0) == bool(sequence.token_ids), "an encoder has nothing to decode"
+            assert count <= sequence.num_new_tokens
+            assert place >= step.num_decoding or (count == 1 and sequence.num_computed_tokens)
+        return step
+
+    def _compute(self, step: ScheduledStep) -> None:
+        """Writes as the model would, then looks at all that anybody will read, of this step and of later ones."""
+        self._prepare(step)
+        reached = {id(s): s.num_computed_tokens for s in self._live()}
+        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
+            first = sequence.num_computed_tokens
+            reached[id(sequence)] = first + count
+            for place in range(first, first + count):
+                self._write(sequence, sequence.block_table, place, _content(sequence, place))
+            if sequence.token_ids and sequence.needs_encode:
+                for place in range(len(sequence.source_ids)):
+                    self._write(sequence, sequence.cross_block_table, place, _cross_content(sequence, place))
+        for sequence in self._live():
+            if sequence.status is Status.RUNNING and sequence.token_ids:
+                for place in range(reached[id(sequence)]):
+                    self._check(sequence, sequence.block_table, place, _content(sequence, place))
+                for place in range(len(sequence.source_ids)):
+                    self._check(sequence, sequence.cross_block_table, place, _cross_content(sequence, place))
+                size = SIZES[sequence.model]
+                assert len(sequence.cross_block_table) == num_blocks(len(sequence.source_ids), size)
+
+    def _prepare(self, step: ScheduledStep) -> None:
+        for block in step.stale_blocks:
+            self.pages[block] = (step.model, {})
+        assert not {origin for origin, _ in step.copies} & {target for _, target in step.copies}
+        for origin, target in step.copies:
+            owner, cells = self.pages[origin]
+            self.pages[target] = (owner, dict(cells))
+
+    def _write(self, sequence: Sequence, table: list[int], place: int, content: object) -> None:
+        size = SIZES[sequence.model]
+        owner, cells = self.pages[table[place // size]]
+        assert owner in ("", sequence.model), "what another model wrote is cleared first"
+        cells[place % size] = content
+        self.pages[table[place // size]] = (sequence.model, cells)
+
+    def _check(self, sequence: Sequence, table: list[int], place: int, content: object) -> None:
+        size = SIZES[sequence.model]
+        owner, cells = self.pages[table[place // size]]
+        assert (owner, cells[place % size]) == (sequence.model, content)
+
+
+def _content(sequence: Sequence, place: int) -> object:
+    """All that a position's keys and values depend on."""
+    return (sequence.adapter, tuple(sequence.source_ids), tuple(sequence.token_ids[: place + 1]))
+
+
+def _cross_content(sequence: Sequence, place: int) -> object:
+    return ("source", sequence.adapter, tuple(sequence.source_ids), place)
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
+)
+TestScheduler = SchedulerMachine.TestCase
