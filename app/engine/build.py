@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 import torch
 
-from app.engine.engine import Engine, Served
+from app.engine.admission import Served
+from app.engine.compiler import Compiler
+from app.engine.engine import Engine
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.memory import available_bytes
 from app.engine.protocol import ModelInfo, WorkerConfig
@@ -58,7 +60,8 @@ def build_engine(config: WorkerConfig) -> Engine:
         infos.append(_adapter_info(adapter.name, adapter.base, infos, added, seconds, base.model))
     runners, arena = _runners(loaded, device, config.kv_cache_memory)
     infos = [_with_blocks(info, runners, arena) for info in infos]
-    return Engine(runners, served, infos, arena, config.token_budget, config.max_num_seqs)
+    compiler = Compiler({name: (one.folder, one.model.config.vocab_size) for name, one in loaded.items()})
+    return Engine(runners, served, infos, arena, config.token_budget, config.max_num_seqs, compiler)
 
 
 def choose_device(wanted: str) -> torch.device:

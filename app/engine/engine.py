@@ -3,12 +3,14 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
+from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
-from app.engine.block_manager import BlockManager, num_blocks
+from app.engine.block_manager import BlockManager
+from app.engine.compiler import Compiler
 from app.engine.kv_cache import Arena
+from app.engine.masks import Masks
 from app.engine.protocol import (
     Encoded,
     EncodeRequest,
@@ -20,41 +22,15 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
 )
-from app.engine.rules import make_rules
 from app.engine.runner import EncoderOutput, Runner
-from app.engine.sampler import SampleRow, Samples, sample
-from app.engine.sampling_params import ParameterError
+from app.engine.sampler import NO_TOKEN, SampleRow, Samples, sample
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
-from model.config import TransformerConfig
 
 logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL = 0.1
 """Seconds between reports of the gauges, which cost a walk over all sequences."""
-
-HEADS_FOR: Mapping[str, tuple[str, ...]] = {
-    "class": ("sequence-class",),
-    "token-class": ("token-class",),
-    "span": ("span",),
-    "mask": ("masked-lm", "pretraining"),
-    "next-sentence": ("next-sentence", "pretraining"),
-}
-"""Which heads can give an output; what is not listed needs none."""
-
-
-class RequestError(ValueError):
-    """A request that this engine can never serve; the message is for the client."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A served name: the model that computes it, and the adapter it goes through."""
-
-    model: str
-    adapter: str | None
-    config: TransformerConfig
-    max_model_len: int
 
 
 class Engine:
@@ -68,32 +44,41 @@ class Engine:
         arena: Arena,
         token_budget: int,
         max_num_seqs: int,
+        compiler: Compiler,
     ) -> None:
         self.infos = infos
         self._runners, self._served, self._arena = runners, served, arena
         self._blocks = BlockManager(arena.num_pages)
         sizes = {name: runner.block_size for name, runner in runners.items()}
         self._scheduler = Scheduler(sizes, self._blocks, token_budget, max_num_seqs)
+        self._compiler, self._masks = compiler, Masks()
         self._last_report = 0.0
 
     @property
     def has_work(self) -> bool:
         """Would `step` compute anything?"""
-        return self._scheduler.has_work
+        return self._scheduler.has_work or self._compiler.has_news
+
+    def when_ready(self, wake: Callable[[], object]) -> None:
+        """Has `wake` called, from any thread, when `has_work` turns true by itself: a constraint is compiled."""
+        self._compiler.wake = wake
 
     def add(self, request: GenerateRequest | EncodeRequest) -> None:
         """Puts a request in line. Raises RequestError where it can never be served."""
         if request.model not in self._served:
             raise RequestError(f"unknown model {request.model!r}")
         served = self._served[request.model]
-        if isinstance(request, EncodeRequest):
-            sequence = self._encoder_sequence(request, served)
+        limits = Limits(self._runners[served.model].block_size, self._blocks.num_blocks)
+        sequence = make_sequence(request, served, limits)
+        if isinstance(request, GenerateRequest) and request.constraint is not None:
+            self._compiler.hold(sequence)
         else:
-            sequence = self._decoder_sequence(request, served)
-        self._scheduler.add(sequence)
+            self._scheduler.add(sequence)
 
     def abort(self, ids: Iterable[int]) -> None:
         """Ends these requests and frees what they hold; unknown ones are no error."""
+        ids = list(ids)
+        self._compiler.drop(ids)
         self._scheduler.abort(ids)
 
     def step(self) -> StepOutputs:
@@ -101,14 +86,18 @@ class Engine:
 
         A fault of ours in between fails the sequences of this step and leaves the others alone.
         """
+        compiled, refused = self._compiler.take()
+        for sequence in compiled:
+            self._scheduler.add(sequence)
         step = self._scheduler.schedule()
         if step is None:
-            return StepOutputs([])
+            return StepOutputs([*refused])
         try:
-            return self._run(step)
+            done = self._run(step)
         except Exception:
             logger.exception("a step of %s failed with %d sequences", step.model, len(step.sequences))
-            return StepOutputs([self._fail(sequence) for sequence in step.sequences])
+            done = StepOutputs([self._fail(sequence) for sequence in step.sequences])
+        return StepOutputs([*refused, *done.outputs], done.report)
 
     def _run(self, step: ScheduledStep) -> StepOutputs:
         started = time.perf_counter()
@@ -154,14 +143,20 @@ class Engine:
 
     def _append(
         self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, now: float
-    ) -> Tokens:
+    ) -> Tokens | Failed:
         """One token more. An end token is not handed out; a forced one is the limit's doing, not the model's."""
+        matcher = sequence.matcher
+        if token_id == NO_TOKEN and matcher is not None:
+            self._scheduler.finish(sequence, matcher.finish_reason)
+            return matcher.end(sequence.id, _waited(sequence, now))
         eos_token_ids = self._served[sequence.request.model].config.eos_token_ids
         ends = token_id in _generate_request(sequence).params.end_token_ids(eos_token_ids)
         is_forced = sequence.rules is not None and sequence.rules.forced(sequence.num_completion_tokens)
         sequence.num_computed_tokens = len(sequence.token_ids)
         sequence.token_ids.append(token_id)
-        if ends and not is_forced:
+        if matcher is not None and not ends:
+            matcher.advance(token_id)
+        if (ends and not is_forced) or (matcher is not None and matcher.is_done):
             self._scheduler.finish(sequence, "stop")
         elif sequence.num_completion_tokens >= sequence.max_tokens:
             self._scheduler.finish(sequence, "length")
@@ -173,80 +168,22 @@ class Engine:
             queue_duration=_waited(sequence, now),
         )
 
-    def _encoder_sequence(self, request: EncodeRequest, served: Served) -> Sequence:
-        heads = HEADS_FOR.get(request.output)
-        kinds = ("encoder", "encoder-decoder") if request.output == "class" else ("encoder",)
-        if served.config.kind not in kinds or (heads is not None and served.config.head not in heads):
-            raise RequestError(f"model {request.model!r} has no output {request.output!r}")
-        if not 0 < len(request.ids) <= served.max_model_len:
-            raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
-        echo: list[int] = []
-        if served.config.kind == "encoder-decoder":
-            echo = _echo(request.ids, served.config)
-            self._check_room(len(echo), len(request.ids), served)
-        return Sequence(
-            request=request,
-            model=served.model,
-            adapter=served.adapter,
-            arrival=time.perf_counter(),
-            source_ids=request.ids,
-            token_ids=echo,
-            num_prompt_tokens=len(echo),
-        )
-
-    def _decoder_sequence(self, request: GenerateRequest, served: Served) -> Sequence:
-        config, limit = served.config, served.max_model_len
-        if config.head != "lm":
-            raise RequestError(f"model {request.model!r} generates nothing")
-        try:
-            request.params.check_vocabulary(config.vocab_size)
-        except ParameterError as fault:
-            raise RequestError(str(fault)) from None
-        if not 0 < len(request.prompt_ids) <= limit:
-            raise RequestError(f"{len(request.prompt_ids)} prompt tokens, but the model takes 1 to {limit}")
-        source: list[int] = []
-        tokens = list(request.prompt_ids)
-        forced = [] if request.params.forced_bos_token is None else [request.params.forced_bos_token]
-        if config.kind == "encoder-decoder":
-            source, tokens = tokens, [config.decoder_start_token_id or 0, *forced]
-        elif forced:
-            raise RequestError("forced_bos_token is for encoder-decoders; a decoder's prompt can end with it")
-        max_tokens = min(request.params.max_tokens, limit - len(tokens))
-        if max_tokens < 1:
-            raise RequestError(f"{len(tokens)} prompt tokens leave no room in a context of {limit}")
-        self._check_room(len(tokens) + max_tokens, len(source), served)
-        return Sequence(
-            request=request,
-            model=served.model,
-            adapter=served.adapter,
-            arrival=time.perf_counter(),
-            source_ids=source,
-            token_ids=tokens,
-            num_prompt_tokens=len(tokens),
-            max_tokens=max_tokens,
-            rules=make_rules(request.params, max_tokens),
-        )
-
-    def _check_room(self, num_tokens: int, num_source: int, served: Served) -> None:
-        """Raises RequestError where not even the empty cache could hold a sequence."""
-        size = self._runners[served.model].block_size
-        if num_blocks(num_tokens, size) + num_blocks(num_source, size) > self._blocks.num_blocks:
-            raise RequestError(
-                f"the cache holds {self._blocks.num_blocks * size} tokens, which is too few for this"
-            )
-
     def _sample_rows(self, batch: Batch) -> list[SampleRow]:
         rows = []
+        self._masks.fill([s.matcher for s in batch.decoded if s.matcher is not None])
         for sequence in batch.decoded:
-            request = _generate_request(sequence)
+            request, matcher = _generate_request(sequence), sequence.matcher
+            eos_token_ids = self._served[request.model].config.eos_token_ids
+            ends = request.params.end_token_ids(eos_token_ids)
             rows.append(
                 SampleRow(
                     params=request.params,
                     index=request.index,
                     token_ids=sequence.token_ids,
                     num_prompt_tokens=sequence.num_prompt_tokens,
-                    eos_token_ids=self._served[request.model].config.eos_token_ids,
+                    eos_token_ids=eos_token_ids,
                     rules=sequence.rules,
+                    allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids),
                 )
             )
         return rows
@@ -263,6 +200,7 @@ class Engine:
             for lane in self._scheduler.lanes.values():
                 running.update(s.request.model for s in lane.running)
                 waiting.update(s.request.model for s in lane.waiting)
+            waiting.update(s.request.model for s in self._compiler.waiting)
             total = max(1, self._blocks.num_blocks)
             usage = {model: self._blocks.num_held(model) / total for model in self._runners}
         return Report(
@@ -277,14 +215,6 @@ class Engine:
             waiting=waiting,
             kv_usage=usage,
         )
-
-
-def _echo(ids: list[int], config: TransformerConfig) -> list[int]:
-    """What the decoder reads to classify a text: the text one place later, to the last end token's place."""
-    ends = [place for place, token_id in enumerate(ids) if token_id in config.eos_token_ids]
-    if not ends:
-        raise RequestError("a text to classify must hold an end token")
-    return [config.decoder_start_token_id or 0, *ids][: ends[-1] + 1]
 
 
 def _generate_request(sequence: Sequence) -> GenerateRequest:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from app.engine.constraint import Matcher
 from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest
 from app.engine.rules import Rules
 
@@ -39,6 +40,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
     rules: Rules | None = None
+    matcher: Matcher | None = None
 
     @property
     def id(self) -> int:

@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from app.engine.protocol import Constraint
 from app.engine.sampling_params import ParameterError, SamplingParams
 from app.errors import InvalidRequest
+from app.tasks.constraints import make_constraint
 from model.generation_config import GenerationConfig
 
 _PUBLISHED_ALWAYS = ("repetition_penalty", "no_repeat_ngram_size")
@@ -29,6 +31,7 @@ class GenerateOptions:
     n: int = 1
     stop: tuple[str, ...] = ()
     priority: int = 0
+    constraint: Constraint | None = None
 
 
 def make_options(
@@ -64,6 +67,7 @@ def make_options(
         n=n,
         stop=tuple(given.get("stop", ())),
         priority=given.get("priority", 0),
+        constraint=make_constraint(given),
     )
 
 

@@ -53,6 +53,38 @@ def fault(response: httpx.Response) -> dict[str, Any]:
             for value in (-1, 65, 2.0, "3", True)
         ),
         ("/v1/translate", {"text": "Hi", "target": "de", "no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
+        *(
+            (path, GENERATE | {field: value}, field)
+            for path in ("/v1/generate", "/v1/completions")
+            for field, value in (
+                ("json_schema", "{}"),
+                ("json_schema", True),
+                ("json_schema", {"enum": ["x" * 1000] * 100}),
+                ("regex", 5),
+                ("regex", "a" * 70_000),
+                ("choice", "a"),
+                ("choice", []),
+                ("choice", ["a", ""]),
+                ("choice", ["a", 1]),
+                ("grammar", ["start"]),
+            )
+        ),
+        ("/v1/generate", GENERATE | {"regex": "a", "grammar": "start: /a/"}, "grammar"),
+        ("/v1/generate", GENERATE | {"response_format": {"type": "json_object"}}, "response_format"),
+        *(
+            ("/v1/completions", GENERATE | {"response_format": value}, "response_format")
+            for value in (
+                "json_object",
+                {},
+                {"type": "xml"},
+                {"type": "json_schema"},
+                {"type": "json_schema", "json_schema": {"name": "x"}},
+                {"type": "json_schema", "json_schema": {"schema": {}, "more": 1}},
+                {"type": "json_object", "json_schema": {"schema": {}}},
+                {"type": "json_schema", "json_schema": {"schema": {}}, "value": {}},
+            )
+        ),
+        ("/v1/completions", GENERATE | {"response_format": {"type": "json_object"}, "regex": "a"}, "regex"),
         ("/v1/generate", GENERATE | {"seed": 2**70}, "seed"),
         ("/v1/generate", GENERATE | {"stop": ["x" * 257]}, "stop"),
         ("/v1/generate", GENERATE | {"stop": [""]}, "stop"),
@@ -104,10 +136,6 @@ def test_400_names_the_field(shared: Service, path: str, body: dict[str, Any], p
         ("length_penalty", 0.5),
         ("early_stopping", True),
         ("prompt_logprobs", 1),
-        ("json_schema", {"type": "object"}),
-        ("regex", "a+"),
-        ("choice", ["a"]),
-        ("grammar", "root ::= 'a'"),
         ("best_of", 3),
     ],
 )

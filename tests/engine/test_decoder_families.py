@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.engine import RequestError
+from app.engine.admission import RequestError
 from model.config import TransformerConfig
 from model.greedy import generate_greedy
 from model.loading import load_model, save_model

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.engine.engine import RequestError
+from app.engine.admission import RequestError
 from app.engine.protocol import AdapterSpec, Encoded, EncodeRequest, GenerateRequest, Tokens
 from app.engine.sampling_params import SamplingParams
 from model.adapters import add_adapter, save_adapter

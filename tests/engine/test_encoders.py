@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.engine.engine import Engine, RequestError
+from app.engine.admission import RequestError
+from app.engine.engine import Engine
 from app.engine.protocol import (
     AdapterSpec,
     Encoded,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.engine.admission import RequestError
 from app.engine.build import build_engine
-from app.engine.engine import Engine, RequestError
+from app.engine.engine import Engine
 from app.engine.protocol import (
     AdapterSpec,
     Encoded,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.engine import RequestError
+from app.engine.admission import RequestError
 from app.engine.protocol import (
     Abort,
     Encoded,
@@ -52,6 +52,9 @@ class FakeEngine:
     @property
     def has_work(self) -> bool:
         return bool(self.sequences)
+
+    def when_ready(self, wake: Callable[[], object]) -> None:
+        self.wake = wake
 
     def add(self, request: GenerateRequest | EncodeRequest) -> None:
         if request.model == "unknown":
