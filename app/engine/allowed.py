@@ -16,13 +16,11 @@ def forbid_others(logits: Tensor, allowed: Allowed) -> None:
     """Changes the rows of `logits` [B, V]; bits beyond V do not matter, and there are V at least."""
     if not allowed:
         return
-    words = torch.from_numpy(np.stack([bits for _, bits in allowed]).view(np.int32)).to(
-        logits.device
-    )  # [R, W]
-    places = torch.arange(32, dtype=torch.int32, device=logits.device)
-    is_allowed = ((words[:, :, None] >> places) & 1).flatten(1)[:, : logits.shape[-1]].bool()  # [R, V]
-    where = torch.tensor([row for row, _ in allowed], device=logits.device)
-    logits[where] = logits[where].masked_fill(~is_allowed, -torch.inf)
+    rows = [row for row, _ in allowed]
+    words = np.stack([bits for _, bits in allowed])  # [R, W]
+    others = np.unpackbits(~words.view(np.uint8), axis=-1, bitorder="little")[:, : logits.shape[-1]]
+    are_others = torch.from_numpy(others.view(np.bool_)).to(logits.device)  # [R, V]
+    logits[rows] = logits[rows].masked_fill(are_others, -torch.inf)
 
 
 def take_stuck(logits: Tensor, allowed: Allowed) -> list[int]:

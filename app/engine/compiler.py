@@ -17,7 +17,7 @@ from app.engine.protocol import Constraint, ConstraintKind, Failed, GenerateRequ
 from app.engine.sequence import Sequence
 from app.engine.trial import try_out
 
-MAX_KEPT = 32
+MAX_KEPT = 16
 """Compiled and refused constraints that are remembered."""
 _NUM_THREADS = 2
 
@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 
 _Key = tuple[str, ConstraintKind, str, bool]
 """Model, kind, text, whether the text opens what is decoded."""
-_Outcome = Grammar | ConstraintError
+_Outcome = Grammar | ConstraintError | None
+"""None for a fault of ours, which is not remembered."""
 
 
 class Compiler:
@@ -35,9 +36,9 @@ class Compiler:
         self.wake: Callable[[], object] = lambda: None
         """Called, from another thread, when there is something to `take`."""
         self._sources = sources
-        self._kept: OrderedDict[_Key, _Outcome] = OrderedDict()
+        self._kept: OrderedDict[_Key, Grammar | ConstraintError] = OrderedDict()
         self._waiting: dict[_Key, list[Sequence]] = {}
-        self._jobs: queue.SimpleQueue[tuple[_Key, Constraint]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[_Key, Constraint, bool]] = queue.SimpleQueue()
         self._news: deque[tuple[_Key, _Outcome]] = deque()
         self._num_threads = 0
         self._vocabularies: dict[str, Vocabulary] = {}
@@ -66,7 +67,7 @@ class Compiler:
             if self._num_threads < _NUM_THREADS:
                 self._num_threads += 1
                 start_thread(self._work, "constraints")
-            self._jobs.put((key, constraint))
+            self._jobs.put((key, constraint, isinstance(kept, Grammar)))
         else:
             self._news.append((key, kept))
 
@@ -82,36 +83,36 @@ class Compiler:
         refused: list[Failed] = []
         while self._news:
             key, outcome = self._news.popleft()
-            self._kept[key] = outcome
-            self._kept.move_to_end(key)
-            if len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+            if outcome is not None:
+                self._kept[key] = outcome
+                self._kept.move_to_end(key)
+                if len(self._kept) > MAX_KEPT:
+                    self._kept.popitem(last=False)
             for sequence in self._waiting.pop(key):
                 param = _constraint(sequence).param
-                fault = outcome.fault if isinstance(outcome, Grammar) else str(outcome)
-                if isinstance(outcome, Grammar) and fault is None:
+                if isinstance(outcome, Grammar) and outcome.fault is None:
                     sequence.matcher = Matcher(outcome, param)
                     ready.append(sequence)
                 else:
-                    refused.append(Failed(sequence.id, "invalid", f"{param}: {fault}", param))
+                    refused.append(_refusal(sequence.id, param, outcome))
         return ready, refused
 
     def _work(self) -> None:
         """The life of a thread."""
         while True:
-            key, constraint = self._jobs.get()
+            key, constraint, is_tried = self._jobs.get()
             outcome: _Outcome
             try:
-                outcome = self._compile(key[0], constraint)
+                outcome = self._compile(key[0], constraint, is_tried=is_tried)
             except ConstraintError as fault:
                 outcome = ConstraintError(fault_line(str(fault), constraint.kind))
             except BaseException:
                 _log.exception("a constraint of the kind %s could not be compiled", constraint.kind)
-                outcome = ConstraintError("cannot be compiled")
+                outcome = None
             self._news.append((key, outcome))
             self.wake()
 
-    def _compile(self, model: str, constraint: Constraint) -> Grammar:
+    def _compile(self, model: str, constraint: Constraint, *, is_tried: bool) -> Grammar:
         with self._lock:
             if model not in self._vocabularies:
                 self._vocabularies[model] = Vocabulary.read(*self._sources[model])
@@ -120,8 +121,16 @@ class Compiler:
             grammar = source_for(constraint, vocabulary)
         except RecursionError:
             raise ConstraintError("is nested too deeply") from None
-        try_out(grammar)
+        if not is_tried:
+            try_out(grammar)
         return compile_constraint(constraint, vocabulary)
+
+
+def _refusal(sequence_id: int, param: str, outcome: _Outcome) -> Failed:
+    if outcome is None:
+        return Failed(sequence_id, "internal", f"the engine could not compile {param}")
+    fault = outcome.fault if isinstance(outcome, Grammar) else outcome
+    return Failed(sequence_id, "invalid", f"{param}: {fault}", param)
 
 
 def _constraint(sequence: Sequence) -> Constraint:

@@ -17,6 +17,9 @@ from app.engine.protocol import Constraint, Failed, FinishReason, Tokens
 from model.config import CheckpointError
 from model.tokenization import Spelling, Tokenizer
 
+MAX_SHARED_TOKENS = 10_000
+"""Fewer than can fill a lexer by their number alone: a grammar in use for weeks must not come to its limits."""
+
 Bits = npt.NDArray[np.uint32]
 """One bit for each token id, the lowest bit of the first word first."""
 
@@ -45,16 +48,23 @@ class Vocabulary:
 
 
 class Grammar:
-    """A compiled constraint. `fault` is set once one of its masks did not end: then none is computed any more.
+    """A compiled constraint, and what its sequences share: what is known of it grows with each of their tokens.
 
-    `is_spent`: one of its sequences met a limit, which what they share may not get over; a new one is compiled then.
+    `fault` is set once one of its masks did not end: then none is computed any more. `has_met_limit` says that one
+    of its sequences was at a limit, which the others may share.
     """
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self.vocab_size = vocab_size
         self.fault: str | None = None
-        self.is_spent = False
+        self.has_met_limit = False
+        self.num_tokens = 0
         self._start = matcher
+
+    @property
+    def is_spent(self) -> bool:
+        """Better compiled anew for the sequences to come."""
+        return self.has_met_limit or self.num_tokens > MAX_SHARED_TOKENS
 
     def start(self) -> LLMatcher:
         """A parser at the beginning of a text, with what is known of the grammar shared by all."""
@@ -80,21 +90,25 @@ class Matcher:
     def advance(self, token_id: int) -> None:
         """The sequence has one more token, which was allowed."""
         self._parser.consume_token(token_id)
+        self.grammar.num_tokens += 1
 
     def fill(self) -> None:
         """Finds out what may follow; may block for as long as llguidance computes, without Python's lock."""
         if self.grammar.fault is not None:
             self.give_up(self.grammar.fault)
             return
-        self._parser.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        bits = self._bits  # must live until llguidance has written to it, even where `give_up` came first
+        self._parser.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        if self.fault is not None:
+            return
         if self._parser.is_error():
             fault = self._parser.get_error()
             if not fault.startswith(DEAD_END):
-                self.grammar.is_spent = True
+                self.grammar.has_met_limit = True
                 self.fault = fault_line(fault)
-            self._bits[:] = 0
+            bits[:] = 0
         size = self.grammar.vocab_size
-        self.is_accepting = bool(self._bits[size // 32] >> np.uint32(size % 32) & np.uint32(1))
+        self.is_accepting = bool(bits[size // 32] >> np.uint32(size % 32) & np.uint32(1))
 
     def give_up(self, fault: str) -> None:
         """Nothing may follow any more."""

@@ -7,7 +7,7 @@ from llguidance import LLParserLimits, regex_to_lark
 
 from app.engine.protocol import Constraint
 
-MAX_LEXER_STATES = 25_000
+MAX_LEXER_STATES = 50_000
 """Of up to 2 kB each, kept with the compiled grammar."""
 DEAD_END = "NoExtensionBias"
 """How llguidance's fault begins where nothing may follow and the text is not whole."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.engine.compiler import Compiler
-from app.engine.constraint import Vocabulary, compile_constraint
+from app.engine.constraint import Grammar, Vocabulary, compile_constraint
 from app.engine.engine import Engine
 from app.engine.grammar import ConstraintError, fault_line
 from app.engine.masks import Masks
@@ -98,7 +98,7 @@ def test_it_is_refused_while_another_sequence_goes_on(engine: Engine, name: str)
     ("name", "words"),
     [
         ("a regex that does not end", "unclosed character class"),
-        ("an unknown rule", '2(12): unknown name: "b"'),
+        ("an unknown rule", 'at 1(8): unknown name: "b"'),
         ("a keyword that is not supported", "uniqueItems"),
         ("nothing fits", "no text fits"),
         ("patterns that take for ever to intersect", "too much time or memory"),
@@ -129,16 +129,38 @@ def test_equal_constraints_are_compiled_once(folder: Path, monkeypatch: pytest.M
     assert len(tried) == 2
 
 
-def test_a_grammar_that_met_a_limit_is_compiled_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-    monkeypatch.setattr("app.engine.compiler.try_out", tried.append)
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Constraint]:
+    """What is compiled, as it comes."""
+    seen: list[Constraint] = []
+
+    def compile_and_note(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:
+        seen.append(constraint)
+        return compile_constraint(constraint, vocabulary)
+
+    monkeypatch.setattr("app.engine.compiler.compile_constraint", compile_and_note)
+    monkeypatch.setattr("app.engine.compiler.try_out", lambda grammar: None)
+    return seen
+
+
+def test_a_grammar_that_met_a_limit_is_compiled_anew(folder: Path, compiled: list[Constraint]) -> None:
     engine = make_engine(folder)
     one = request(1, "regex", "((a{0,100}){0,100}){0,100}", max_tokens=1000, ignore_eos=True)
     failed = run(engine, [one]).failed[1]
     assert (failed.kind, failed.param) == ("invalid", "regex")
     assert "too many" in failed.message
     assert run(engine, [one]).failed == {1: failed}
-    assert len(tried) == 2
+    assert len(compiled) == 2
+
+
+def test_a_grammar_in_long_use_is_compiled_anew(
+    folder: Path, compiled: list[Constraint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engine.constraint.MAX_SHARED_TOKENS", 25)
+    engine = make_engine(folder)
+    for _ in range(5):  # of ten tokens each
+        assert run(engine, [request(1, "regex", "a{10}")]).text(1) == "a" * 10
+    assert len(compiled) == 2
 
 
 def test_who_leaves_while_its_constraint_is_compiled_is_forgotten(
@@ -156,6 +178,21 @@ def test_who_leaves_while_its_constraint_is_compiled_is_forgotten(
     outcome = run(engine, [request(4, "regex", "a{3}")])
     assert outcome.text(4) == "aaa"
     assert outcome.tokens.keys() == {4}
+
+
+def test_a_fault_of_ours_is_told_as_such_and_not_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(grammar: str) -> None:
+        raise OSError("no process can be started")
+
+    engine = make_engine(folder)
+    monkeypatch.setattr("app.engine.compiler.try_out", broken)
+    failed = run(engine, [request(1, "regex", "aa")]).failed[1]
+    assert (failed.kind, failed.param) == ("internal", None)
+    assert "no process can be started" in caplog.text
+    monkeypatch.setattr("app.engine.compiler.try_out", lambda grammar: None)
+    assert run(engine, [request(1, "regex", "aa")]).text(1) == "aa"
 
 
 def test_a_model_whose_tokens_spell_nothing_refuses(tmp_path: Path) -> None:
