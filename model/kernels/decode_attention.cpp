@@ -1,106 +1,20 @@
-// Attention of one query a sequence over keys and values in a paged cache, read where they lie.
+// Attention of single queries over keys and values in a paged cache, read where they lie.
 //
-// A step that decodes has one query for each sequence. Gathering the sequences' blocks first, as the plain body
-// does, moves every key and value twice; here each is read once. Arithmetic is float32 for all dtypes.
+// A step has one query for each sequence that decodes and one for each token of a short prompt. Gathering the
+// sequences' blocks first, as the plain body does, moves every key and value twice; here each is read where it is.
+// Arithmetic is float32 for all dtypes.
 //
 // Layouts, counted in elements: query [b, h, d] with `query_stride` from row to row; cache [pages, block, kv, 2 d]
 // with `page_stride` from page to page, each position's keys and then its values; tables [b, blocks]; out [b, h, d].
 // `bias`, float of the cache's dtype, is added to the scores: [b or 1, h or 1, keys] by its strides, or null.
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "vectors.h"
 
 namespace {
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-INLINE float widened(float x) { return x; }
-
-INLINE float widened(bfloat16 x) {
-    uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float y;
-    std::memcpy(&y, &bits, sizeof y);
-    return y;
-}
-
-INLINE void narrow(float x, float* to) { *to = x; }
-
-INLINE void narrow(float x, bfloat16* to) {  // to the nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    to->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// Sixteen numbers, in as many registers as the processor needs for them.
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t HalfWords __attribute__((vector_size(32)));
-typedef float Half __attribute__((vector_size(32)));
-typedef float Quarter __attribute__((vector_size(16)));
-constexpr int LANES = 16;
-
-INLINE Vector load(const float* from) {
-    Vector v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-
-INLINE Vector load(const bfloat16* from) {
-    HalfWords bits;
-    std::memcpy(&bits, from, sizeof bits);
-    Words wide = __builtin_convertvector(bits, Words) << 16;
-    Vector v;
-    std::memcpy(&v, &wide, sizeof v);
-    return v;
-}
-
-INLINE float sum_of(Vector v) {
-    Half a, b;
-    std::memcpy(&a, &v, sizeof a);
-    std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
-    a += b;
-    Quarter c, e;
-    std::memcpy(&c, &a, sizeof c);
-    std::memcpy(&e, reinterpret_cast<const char*>(&a) + sizeof c, sizeof e);
-    c += e;
-    return (c[0] + c[1]) + (c[2] + c[3]);
-}
-
-// e**x for x <= 0 after Cephes' expf: 2**n times a polynomial of what is left. What is below the smallest normal
-// number is nought, minus infinity among it. Without branches or calls, so that loops over it use vectors.
-INLINE float exponential(float x) {
-    float clamped = x < -87.0f ? -87.0f : x;
-    float n = std::floor(clamped * 1.44269504f + 0.5f);
-    float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return x < -87.0f ? 0.0f : p * power;
-}
-
-}  // namespace
-
-extern "C" {
 
 struct DecodeAttention {
     const void* query;
@@ -115,14 +29,18 @@ struct DecodeAttention {
     float scale;
 };
 
-}  // extern "C"
-
-namespace {
-
 struct Room {
     std::vector<float> numbers;
     std::vector<const void*> places;
 };
+
+template <typename T, int D>
+INLINE Vector products(const Vector* query, const void* place) {
+    const T* key = static_cast<const T*>(place);
+    Vector sum = query[0] * load(key);
+    for (int i = 1; i < D / LANES; ++i) sum += query[i] * load(key + i * LANES);
+    return sum;
+}
 
 // scores[k] = query . keys[k]. With D the head size is known to the compiler and the query stays in registers.
 template <typename T, int D>
@@ -130,12 +48,15 @@ INLINE void score(const float* query, const void* const* places, int64_t count, 
     if constexpr (D > 0) {
         Vector own[D / LANES];
         for (int i = 0; i < D / LANES; ++i) own[i] = load(query + i * LANES);
-        for (int64_t k = 0; k < count; ++k) {
-            const T* key = static_cast<const T*>(places[k]);
-            Vector sum = own[0] * load(key);
-            for (int i = 1; i < D / LANES; ++i) sum += own[i] * load(key + i * LANES);
-            scores[k] = sum_of(sum);
+        const Vector none = {};
+        int64_t k = 0;
+        for (; k + 4 <= count; k += 4) {
+            const Quarter four =
+                sums_of(products<T, D>(own, places[k]), products<T, D>(own, places[k + 1]),
+                        products<T, D>(own, places[k + 2]), products<T, D>(own, places[k + 3]));
+            std::memcpy(scores + k, &four, sizeof four);
         }
+        for (; k < count; ++k) scores[k] = sums_of(products<T, D>(own, places[k]), none, none, none)[0];
     } else {
         for (int64_t k = 0; k < count; ++k) {
             const T* key = static_cast<const T*>(places[k]);
@@ -231,16 +152,22 @@ FOR_EACH_PROCESSOR void attend_bfloat16(const DecodeAttention& a, int64_t row, i
 
 }  // namespace
 
-extern "C" void decode_attention(const DecodeAttention* a, int32_t is_bfloat16, int32_t num_threads) {
+extern "C" void decode_attention(const void* query, const void* cache, const int64_t* tables, const int64_t* num_keys,
+                                 const void* bias, void* out, int64_t b, int64_t h, int64_t kv, int64_t d,
+                                 int64_t block, int64_t num_blocks, int64_t query_stride, int64_t page_stride,
+                                 int64_t bias_row_stride, int64_t bias_head_stride, int64_t window, float scale,
+                                 int32_t is_bfloat16, int32_t num_threads) {
+    const DecodeAttention a{query, cache,      tables,       num_keys,    bias,            out,              b,      h,    kv, d,
+                            block, num_blocks, query_stride, page_stride, bias_row_stride, bias_head_stride, window, scale};
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {
         Room room;
 #pragma omp for schedule(dynamic, 4)
-        for (int64_t i = 0; i < a->b * a->kv; ++i) {
+        for (int64_t i = 0; i < b * kv; ++i) {
             if (is_bfloat16)
-                attend_bfloat16(*a, i / a->kv, i % a->kv, room);
+                attend_bfloat16(a, i / kv, i % kv, room);
             else
-                attend_float32(*a, i / a->kv, i % a->kv, room);
+                attend_float32(a, i / kv, i % kv, room);
         }
     }
 }
