@@ -23,6 +23,7 @@ _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "write_cache": (5, 6, 0),
     "silu_gate": (3, 4, 0),
     "gelu_tanh_gate": (3, 4, 0),
+    "argmax": (2, 2, 0),
 }
 """How many addresses, sizes and real numbers each takes, in this order; then `is_bfloat16` and `num_threads`."""
 
@@ -221,6 +222,18 @@ def _gate(kernel: "ctypes._NamedFuncPointer", gate: Tensor, up: Tensor) -> Tenso
         gate.dtype is torch.bfloat16,
         _num_threads(n * width, FEW_ELEMENTS),
     )
+    return out
+
+
+def argmax(x: Tensor) -> Tensor:
+    """The place [n] int64 of the first largest number in each row of x [n, size], NaN left out; 0 where all are
+    minus infinity."""
+    assert _LIBRARY is not None, "see can_run"
+    x = x.contiguous()
+    n, size = x.shape
+    out = torch.empty(n, dtype=torch.int64)
+    threads = _num_threads(n * size, FEW_NUMBERS)
+    _LIBRARY.argmax(x.data_ptr(), out.data_ptr(), n, size, x.dtype is torch.bfloat16, threads)
     return out
 
 

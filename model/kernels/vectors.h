@@ -60,6 +60,15 @@ INLINE Vector load(const bfloat16* from) {
     return v;
 }
 
+INLINE void store(Vector v, float* to) { std::memcpy(to, &v, sizeof v); }
+
+INLINE void store(Vector v, bfloat16* to) {
+    Words bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    const HalfWords half = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, HalfWords);
+    std::memcpy(to, &half, sizeof half);
+}
+
 INLINE Quarter folded(Vector v) {
     Half a, b;
     std::memcpy(&a, &v, sizeof a);

@@ -1,4 +1,4 @@
-"""Norm, rotation, cache write and gate in one call each, against the plain bodies in float64."""
+"""Norm, rotation, cache write, gate and argmax in one call each, against the plain bodies in float64."""
 
 from collections.abc import Callable
 
@@ -94,6 +94,23 @@ def test_a_gate_is_the_activation_times_the_other_half(dtype: torch.dtype, name:
     up, gate = joined.split_with_sizes((37, 37), dim=-1)
     wanted = find_activation(name)(gate.double()) * up.double()
     assert_near(GATE_KERNELS[name](gate, up), wanted)
+
+
+@both_dtypes
+@pytest.mark.parametrize("size", [1, 511, 512, 513, 1500])
+@torch.inference_mode()
+def test_the_largest_is_found_wherever_it_stands_and_the_first_of_equals(
+    dtype: torch.dtype, size: int
+) -> None:
+    x = random(40, size, dtype=dtype)
+    x[3] = float("-inf")
+    x[4] = 5.0
+    x[5, :-1], x[5, -1] = float("-inf"), -1e30
+    x[6] = float("nan")
+    x[7, 0] = float("nan")
+    wanted = x.nan_to_num(nan=float("-inf"), neginf=float("-inf")).argmax(dim=-1)
+    assert torch.equal(kernels.argmax(x), wanted)
+    assert wanted[3:7].tolist() == [0, 0, size - 1, 0]
 
 
 @both_dtypes
