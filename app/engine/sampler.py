@@ -20,6 +20,7 @@ from app.engine.constraint import Bits
 from app.engine.protocol import TokenLogprobs
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
+from model import kernels
 
 NO_TOKEN = -1
 """In the place of a constrained row's next token: none may follow."""
@@ -64,6 +65,7 @@ class Samples:
     logprobs: list[TokenLogprobs | None]
 
 
+@torch.inference_mode()
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
     """The next token of each row of `logits` [B, V] float32, which stay as they are.
 
@@ -77,7 +79,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
     if len(drawn) == len(rows) > 0:
         chosen = _draw(adjusted, rows)  # [B]
     else:
-        chosen = adjusted.argmax(dim=-1)
+        chosen = kernels.argmax(adjusted) if kernels.can_run(adjusted) else adjusted.argmax(dim=-1)
     if 0 < len(drawn) < len(rows):
         where = torch.tensor(drawn, device=logits.device)
         chosen[where] = _draw(adjusted.index_select(0, where), [rows[i] for i in drawn])
