@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 TOOLS := .venv/.tools
 RECORDER := .venv-record/.packages
-KERNELS := $(wildcard model/kernels/*.cpp)
+KERNELS := $(wildcard model/kernels/*.cpp model/kernels/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
 .PHONY: serve test check format train bench parity-record image clean help

@@ -1,6 +1,7 @@
 """A layer, and a stack of layers: the encoder or the decoder of the one Transformer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -8,9 +9,18 @@ from model.config import TransformerConfig
 from model.layers.attention import CrossAttention, SelfAttention
 from model.layers.context import AttentionContext
 from model.layers.disentangled import RelativePositions, RelativeStates
+from model.layers.linear import AdapterSpans
 from model.layers.mlp import FeedForward
-from model.layers.norms import build_norm
+from model.layers.norms import add_norm, build_norm
 from model.layers.positions import RelativeBias, Rotary
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The flat rows [n] whose last hidden states are asked for, and which of these belong to which adapter."""
+
+    rows: Tensor
+    adapter_spans: AdapterSpans = ()
 
 
 class Block(nn.Module):
@@ -40,22 +50,36 @@ class Block(nn.Module):
         rotation: tuple[Tensor, Tensor] | None,
         bias: Sequence[Tensor] | None,
         relative: RelativeStates | None,
+        wanted: Wanted | None = None,
     ) -> Tensor:
-        """[num_tokens, hidden_size] to the same."""
-        if self.self_post_norm is not None and self.mlp_post_norm is not None:
-            attended = self.self_attention(self.self_norm(x), context, rotation, bias, relative)
-            x = x + self.dropout(self.self_post_norm(attended))
-            wide = self.mlp(self.mlp_norm(x), context.adapter_spans)
-            return x + self.dropout(self.mlp_post_norm(wide))
-        if self.pre_norm:
-            x = x + self.dropout(self.self_attention(self.self_norm(x), context, rotation, bias, relative))
+        """[num_tokens, hidden_size] to the same, or of the last layer what is `wanted`, [n, hidden_size].
+
+        All tokens are attended to, but the feed-forward network sees only those.
+        """
+        spans = context.adapter_spans if wanted is None else wanted.adapter_spans
+        if not self.pre_norm:
+            x = self.self_norm(x + self._drop(self.self_attention(x, context, rotation, bias, relative)))
             if self.cross_attention is not None and self.cross_norm is not None:
-                x = x + self.dropout(self.cross_attention(self.cross_norm(x), context))
-            return x + self.dropout(self.mlp(self.mlp_norm(x), context.adapter_spans))
-        x = self.self_norm(x + self.dropout(self.self_attention(x, context, rotation, bias, relative)))
+                x = self.cross_norm(x + self._drop(self.cross_attention(x, context)))
+            x = x if wanted is None else x.index_select(0, wanted.rows)
+            return self.mlp_norm(x + self._drop(self.mlp(x, spans)))
+        update = self.self_attention(self.self_norm(x), context, rotation, bias, relative)
+        if self.self_post_norm is not None:
+            update = self.self_post_norm(update)
         if self.cross_attention is not None and self.cross_norm is not None:
-            x = self.cross_norm(x + self.dropout(self.cross_attention(x, context)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x, context.adapter_spans)))
+            x, normed = add_norm(self.cross_norm, x, self._drop(update))
+            update = self.cross_attention(normed, context)
+        if wanted is not None:
+            x, update = x.index_select(0, wanted.rows), update.index_select(0, wanted.rows)
+        x, normed = add_norm(self.mlp_norm, x, self._drop(update))
+        update = self.mlp(normed, spans)
+        if self.mlp_post_norm is not None:
+            update = self.mlp_post_norm(update)
+        return x + self._drop(update)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Without the call where it would change nothing: a decode step has dozens of them."""
+        return self.dropout(x) if self.training else x
 
 
 class Stack(nn.Module):
@@ -82,14 +106,14 @@ class Stack(nn.Module):
             )
         self.positions = RelativePositions(config) if config.disentangled else None
 
-    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
-        """[num_tokens, hidden_size] embedded tokens to hidden states of the same shape."""
+    def forward(self, x: Tensor, context: AttentionContext, wanted: Wanted | None = None) -> Tensor:
+        """[num_tokens, hidden_size] embedded tokens to hidden states of the same shape, or of `wanted` rows."""
         rotations = [rotary(context.positions, x.dtype) for rotary in self.rotary]
         bias = None if self.relative is None else context.position_bias(self.relative)
         relative = None if self.positions is None else self.positions(context.pairs())
         for i, layer in enumerate(self.layers):
             rotation = rotations[self.rotary_of_layer[i]] if rotations else None
-            x = layer(x, context, rotation, bias, relative)
+            x = layer(x, context, rotation, bias, relative, wanted if i == len(self.layers) - 1 else None)
         if self.final_norm is not None:
             x = self.dropout(self.final_norm(x))
         return x

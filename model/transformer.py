@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.blocks import Stack
+from model.blocks import Stack, Wanted
 from model.config import TransformerConfig
 from model.heads import (
     HEADS,
@@ -58,12 +58,12 @@ class Transformer(nn.Module):
         hidden: Tensor = self.encoder(self.embeddings(ids, context.positions, type_ids), context)
         return hidden
 
-    def decode(self, ids: Tensor, context: AttentionContext) -> Tensor:
-        """[num_tokens] flat ids to hidden states [num_tokens, hidden_size]; see `logits`."""
+    def decode(self, ids: Tensor, context: AttentionContext, wanted: Wanted | None = None) -> Tensor:
+        """[num_tokens] flat ids to hidden states [num_tokens, hidden_size], see `logits`; or of `wanted` rows only."""
         if self.decoder is None:
             raise ValueError(f"a {self.config.kind} has nothing to decode with")
         embeddings = self.embeddings if self.decoder_embeddings is None else self.decoder_embeddings
-        hidden: Tensor = self.decoder(embeddings(ids, context.positions), context)
+        hidden: Tensor = self.decoder(embeddings(ids, context.positions), context, wanted)
         return hidden
 
     def logits(self, hidden: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:

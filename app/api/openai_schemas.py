@@ -1,8 +1,9 @@
 """Requests in OpenAI's shape; `user` and its like are taken and ignored, as the contract says."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.api.schemas import Body, GenerationParameters, Prompts, Text, nothing
 
@@ -27,6 +28,43 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+class NamedSchema(BaseModel):
+    """A JSON schema with what else OpenAI's clients send about it; it is always kept strictly."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Text | None = None
+    description: Text | None = None
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What a text must be; `value` is what Hugging Face's clients call a schema."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+    value: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise PydanticCustomError("response_format", "json_schema and the type json_schema go together")
+        if self.value is not None and self.type != "json_object":
+            raise PydanticCustomError("response_format", "a value goes with the type json_object")
+        return self
+
+    def wanted(self) -> dict[str, Any] | None:
+        """The schema that the text must fit; None for any text."""
+        if self.type == "text":
+            return None
+        if self.json_schema is not None:
+            return self.json_schema.json_schema
+        return {"type": "object"} if self.value is None else self.value
+
+
 class CompletionBody(GenerationParameters, _Ignored):
     """POST /v1/completions."""
 
@@ -40,8 +78,13 @@ class CompletionBody(GenerationParameters, _Ignored):
     echo: bool | None = None
     stream_options: StreamOptions | None = None
     suffix: nothing("suffix", "")  # type: ignore[valid-type]
-    response_format: nothing("Constrained generation", {"type": "text"})  # type: ignore[valid-type]
+    response_format: ResponseFormat | None = None
     tools: nothing("Tool use", [])  # type: ignore[valid-type]
+
+    def values(self) -> dict[str, Any]:
+        """The generation parameters by name, None where left out; a response format is its schema."""
+        schema = None if self.response_format is None else self.response_format.wanted()
+        return super().values() | {"response_format": schema}
 
 
 class EmbeddingsBody(Body, _Ignored):

@@ -75,6 +75,12 @@ def _a_list(value: Any) -> list[Any]:
     return value
 
 
+def _check_choice(value: str) -> str:
+    if not value:
+        raise PydanticCustomError("choice", "must not be empty")
+    return value
+
+
 _TEXT_OR_TEXTS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
 }
@@ -143,10 +149,10 @@ class GenerationParameters(Body):
     priority: Annotated[int, Field(ge=-10, le=10)] | None = None
     stream: bool | None = None
     prompt_logprobs: nothing("prompt_logprobs")  # type: ignore[valid-type]
-    json_schema: nothing("Constrained generation")  # type: ignore[valid-type]
-    regex: nothing("Constrained generation")  # type: ignore[valid-type]
-    choice: nothing("Constrained generation")  # type: ignore[valid-type]
-    grammar: nothing("Constrained generation")  # type: ignore[valid-type]
+    json_schema: dict[str, Any] | None = None
+    regex: Text | None = None
+    choice: Annotated[list[Annotated[Text, AfterValidator(_check_choice)]], Field(min_length=1)] | None = None
+    grammar: Text | None = None
 
     def values(self) -> dict[str, Any]:
         """The generation parameters by name, None where left out."""

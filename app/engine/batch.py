@@ -1,6 +1,5 @@
 """A scheduled step as tensors: flat ids and positions, where to write, and the attention groups."""
 
-from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -8,13 +7,11 @@ import torch
 from torch import Tensor
 
 from app.engine.block_manager import num_blocks
+from app.engine.grouping import find_places, group_by_length, split_sequences
 from app.engine.scheduler import ScheduledStep
 from app.engine.sequence import Sequence
 from model.layers.grouped_context import AttentionGroup
 from model.layers.linear import AdapterSpans
-
-FREE_WASTE = 2048
-"""Query-key pairs of padding that cost less than one more dense call; measured on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def build_batch(
 ) -> Batch:
     """Lays a step's sequences out flat; sequences of one adapter stand together.
 
-    `is_in_place` says that sequences with one query read their keys where they lie, whatever their lengths.
+    `is_in_place` says that sequences with few queries read their keys where they lie, whatever their lengths.
     """
     encoded = sorted((s for s in step.sequences if s.needs_encode), key=lambda s: s.adapter or "")
     counts = [(s, n) for s, n in zip(step.sequences, step.num_tokens, strict=True) if n]
@@ -116,39 +113,6 @@ def build_batch(
     )
 
 
-def group_by_length(shapes: ListLike[tuple[int, int]]) -> list[list[int]]:
-    """Which sequences share a dense call: (queries, keys) each; returns indices into `shapes`.
-
-    From the largest down, a sequence joins the open group while the padding this makes stays
-    under a quarter of the real work, or is too little to be worth a call of its own.
-    """
-    order = sorted(range(len(shapes)), key=lambda i: shapes[i], reverse=True)
-    groups: list[list[int]] = []
-    t_max = k_max = real = 0
-    for i in order:
-        t, k = shapes[i]
-        if groups:
-            widest = max(k_max, k)
-            padded = (len(groups[-1]) + 1) * t_max * widest
-            if padded - (real + t * k) <= max(FREE_WASTE, (real + t * k) // 4):
-                groups[-1].append(i)
-                k_max, real = widest, real + t * k
-                continue
-        groups.append([i])
-        t_max, k_max, real = t, k, t * k
-    return groups
-
-
-def _members(shapes: ListLike[tuple[int, int]], is_in_place: bool) -> list[list[int]]:
-    """`group_by_length`, but those with one query together and in their order where that costs no padding."""
-    if not is_in_place:
-        return group_by_length(shapes)
-    single = [i for i, (t, _) in enumerate(shapes) if t == 1]
-    others = [i for i, (t, _) in enumerate(shapes) if t > 1]
-    groups = [[others[j] for j in group] for group in group_by_length([shapes[i] for i in others])]
-    return [single, *groups] if single else groups
-
-
 def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[GroupedPart, int]:
     """Every token of a source looks at every other; the keys are the rows themselves."""
     lengths = [len(s.source_ids) for s in encoded]
@@ -172,7 +136,7 @@ def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[Grouped
         ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),
         groups=groups,
-        order=_order(members, lengths, starts, device),
+        order=_order([], members, lengths, device),
         adapter_spans=_adapter_spans(encoded, lengths),
     )
     return part, padding
@@ -184,12 +148,18 @@ def _decode_part(
     """Queries are the next `new` tokens of each, keys everything up to the last of them."""
     stops = [s.num_computed_tokens + n for s, n in zip(decoded, new, strict=True)]
     starts = _starts(new)
-    members = _members(list(zip(new, stops, strict=True)), is_in_place)
+    spans = [(s, s.num_computed_tokens, stop) for s, stop in zip(decoded, stops, strict=True)]
+    ids = [i for s, first, stop in spans for i in s.token_ids[first:stop]]
+    flat_positions = torch.tensor([p for _, first, stop in spans for p in range(first, stop)], device=device)
+    in_place, members = split_sequences(list(zip(new, stops, strict=True)), is_in_place)
     groups, padding = [], 0
+    if in_place:
+        tables = [s.block_table for s in decoded]
+        groups.append(_in_place_group(in_place, new, tables, flat_positions + 1, block_size))
     for group in members:
         sequences = [decoded[i] for i in group]
         longest = max(new[i] for i in group)
-        tables = _tables([decoded[i].block_table[: num_blocks(stops[i], block_size)] for i in group], device)
+        blocks = _tables([decoded[i].block_table[: num_blocks(stops[i], block_size)] for i in group], device)
         first = torch.tensor([starts[i] for i in group])[:, None]
         computed = torch.tensor([s.num_computed_tokens for s in sequences])[:, None]
         size = torch.tensor([new[i] for i in group])[:, None]
@@ -197,21 +167,15 @@ def _decode_part(
         real = steps < size
         rows = torch.where(real, first + steps, 0).to(device)
         positions = torch.where(real, computed + steps, 0).to(device)  # [b, t]
-        keys = torch.arange(tables.shape[1] * block_size, device=device)
-        if is_in_place and longest == 1:
-            groups.append(AttentionGroup(rows, tables, None, positions, keys, positions[:, 0] + 1))
-            continue
+        keys = torch.arange(blocks.shape[1] * block_size, device=device)
         mask = (keys <= positions[:, :, None])[:, None]  # [b, 1, t, k]
-        groups.append(AttentionGroup(rows, tables, mask, positions, keys))
+        groups.append(AttentionGroup(rows, blocks, mask, positions, keys))
         padding += real.numel() - sum(new[i] for i in group)
-    spans = [(s, s.num_computed_tokens, stop) for s, stop in zip(decoded, stops, strict=True)]
-    ids = [i for s, first, stop in spans for i in s.token_ids[first:stop]]
-    flat_positions = [p for _, first, stop in spans for p in range(first, stop)]
     part = GroupedPart(
         ids=torch.tensor(ids, device=device),
-        positions=torch.tensor(flat_positions, device=device),
+        positions=flat_positions,
         groups=groups,
-        order=_order(members, new, starts, device),
+        order=_order(in_place, members, new, device),
         adapter_spans=_adapter_spans(decoded, new),
     )
     return part, padding
@@ -222,23 +186,40 @@ def _cross_part(
 ) -> tuple[list[AttentionGroup], Tensor | None]:
     """The same queries, looking at the encoder's keys: all of them, from every position."""
     starts = _starts(new)
-    members = _members([(t, len(s.source_ids)) for t, s in zip(new, decoded, strict=True)], is_in_place)
+    num_keys = [len(s.source_ids) for s in decoded]
+    in_place, members = split_sequences(list(zip(new, num_keys, strict=True)), is_in_place)
     groups = []
+    if in_place:
+        seen = torch.tensor([n for t, n in zip(new, num_keys, strict=True) for _ in range(t)], device=device)
+        tables = [s.cross_block_table for s in decoded]
+        groups.append(_in_place_group(in_place, new, tables, seen, block_size))
     for group in members:
         longest = max(new[i] for i in group)
-        tables = _tables([decoded[i].cross_block_table for i in group], device)
+        blocks = _tables([decoded[i].cross_block_table for i in group], device)
         first = torch.tensor([starts[i] for i in group])[:, None]
         size = torch.tensor([new[i] for i in group])[:, None]
         steps = torch.arange(longest)
         rows = torch.where(steps < size, first + steps, 0).to(device)
-        keys = torch.arange(tables.shape[1] * block_size, device=device)
-        num_keys = torch.tensor([len(decoded[i].source_ids) for i in group], device=device)
-        if is_in_place and longest == 1:
-            groups.append(AttentionGroup(rows, tables, None, rows, keys, num_keys))
-            continue
-        mask = (keys < num_keys[:, None])[:, None, None, :]  # [b, 1, 1, k]
-        groups.append(AttentionGroup(rows, tables, mask, rows, keys))
-    return groups, _order(members, new, starts, device)
+        keys = torch.arange(blocks.shape[1] * block_size, device=device)
+        ends = torch.tensor([num_keys[i] for i in group], device=device)
+        mask = (keys < ends[:, None])[:, None, None, :]  # [b, 1, 1, k]
+        groups.append(AttentionGroup(rows, blocks, mask, rows, keys))
+    return groups, _order(in_place, members, new, device)
+
+
+def _in_place_group(
+    members: list[int], new: list[int], tables: list[list[int]], num_keys: Tensor, block_size: int
+) -> AttentionGroup:
+    """The queries of some of the sequences, each by itself; `num_keys` [num_tokens] that each token sees."""
+    device, starts = num_keys.device, _starts(new)
+    rows = torch.tensor([r for i in members for r in range(starts[i], starts[i] + new[i])], device=device)
+    blocks = _tables([tables[i] for i in members], device)
+    if len(rows) > len(members):  # looked up, which takes a fifth of the time of repeat_interleave
+        owners = torch.tensor([j for j, i in enumerate(members) for _ in range(new[i])], device=device)
+        blocks = blocks.index_select(0, owners)
+    keys = torch.arange(blocks.shape[1] * block_size, device=device)
+    seen = num_keys[rows]
+    return AttentionGroup(rows[:, None], blocks, None, seen[:, None] - 1, keys, seen)
 
 
 def _tables(tables: list[list[int]], device: torch.device) -> Tensor:
@@ -258,19 +239,10 @@ def _slots(spans: list[tuple[list[int], int, int]], block_size: int, device: tor
 
 
 def _order(
-    members: list[list[int]], lengths: list[int], starts: list[int], device: torch.device
+    in_place: list[int], groups: list[list[int]], lengths: list[int], device: torch.device
 ) -> Tensor | None:
-    """Where in the groups' padded results, laid end to end, each flat row is; None where it is in place."""
-    places = [0] * sum(lengths)
-    base = 0
-    for group in members:
-        longest = max(lengths[i] for i in group)
-        for i in group:
-            places[starts[i] : starts[i] + lengths[i]] = range(base, base + lengths[i])
-            base += longest
-    if len(members) == 1 and places == list(range(base)):
-        return None
-    return torch.tensor(places, device=device)
+    places = find_places(in_place, groups, lengths)
+    return None if places is None else torch.tensor(places, device=device)
 
 
 def _starts(lengths: list[int]) -> list[int]:

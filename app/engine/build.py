@@ -10,6 +10,7 @@ import torch
 
 from app.engine.admission import Served
 from app.engine.block_manager import BlockManager
+from app.engine.compiler import Compiler
 from app.engine.engine import Engine
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.memory import available_bytes
@@ -71,7 +72,8 @@ def build_engine(config: WorkerConfig, clock: Callable[[], float] = time.perf_co
     blocks = BlockManager(arena.num_pages)
     scheduler = Scheduler(sizes, blocks, config.token_budget, config.max_num_seqs, config.prefix_cache)
     pace = _pace(config.target_step_ms, device)
-    return Engine(runners, served, infos, arena, scheduler, pace, clock)
+    compiler = Compiler({name: (one.folder, one.model.config.vocab_size) for name, one in loaded.items()})
+    return Engine(runners, served, infos, arena, scheduler, compiler, pace, clock)
 
 
 def choose_device(wanted: str) -> torch.device:

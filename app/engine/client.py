@@ -285,7 +285,9 @@ async def _arrived(answers: Arrivals) -> list[tuple[int, Good]]:
             raise item
         place, answer = item
         if isinstance(answer, Failed):
-            raise (InvalidRequest if answer.kind == "invalid" else EngineFailed)(answer.message)
+            if answer.kind == "invalid":
+                raise InvalidRequest(answer.message, answer.param)
+            raise EngineFailed(answer.message)
         if isinstance(answer, Tokens) and arrived and arrived[-1][0] == place:
             before = arrived[-1][1]
             assert isinstance(before, Tokens)

@@ -9,7 +9,9 @@ from torch import Tensor
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
 from app.engine.beam import advance, continuations
+from app.engine.compiler import Compiler
 from app.engine.kv_cache import Arena
+from app.engine.masks import Masks
 from app.engine.pace import Pace
 from app.engine.protocol import (
     Answer,
@@ -25,7 +27,7 @@ from app.engine.protocol import (
     Tokens,
 )
 from app.engine.runner import EncoderOutput, Runner
-from app.engine.sampler import SampleRow, sample
+from app.engine.sampler import NO_TOKEN, SampleRow, sample
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
 
@@ -45,19 +47,25 @@ class Engine:
         infos: list[ModelInfo],
         arena: Arena,
         scheduler: Scheduler,
+        compiler: Compiler,
         pace: Pace | None,
         clock: Callable[[], float],
     ) -> None:
         self.infos = infos
         self._runners, self._served, self._arena = runners, served, arena
         self._scheduler, self._blocks = scheduler, scheduler.blocks
+        self._compiler, self._masks = compiler, Masks()
         self._pace, self._clock = pace, clock
         self._last_report = 0.0
 
     @property
     def has_work(self) -> bool:
         """Would `step` compute anything?"""
-        return self._scheduler.has_work
+        return self._scheduler.has_work or self._compiler.has_news
+
+    def when_ready(self, wake: Callable[[], object]) -> None:
+        """Has `wake` called, from any thread, when `has_work` turns true by itself: a constraint is compiled."""
+        self._compiler.wake = wake
 
     def add(self, request: GenerateRequest | EncodeRequest) -> None:
         """Puts a request in line. Raises RequestError where it can never be served."""
@@ -66,10 +74,16 @@ class Engine:
         served = self._served[request.model]
         size = self._runners[served.model].block_size
         limits = Limits(size, self._blocks.num_blocks, self._scheduler.max_num_seqs)
-        self._scheduler.add(make_sequence(request, served, limits, self._clock()))
+        sequence = make_sequence(request, served, limits, self._clock())
+        if isinstance(request, GenerateRequest) and request.constraint is not None:
+            self._compiler.hold(sequence)
+        else:
+            self._scheduler.add(sequence)
 
     def abort(self, ids: Iterable[int]) -> None:
         """Ends these requests and frees what they hold; unknown ones are no error."""
+        ids = list(ids)
+        self._compiler.drop(ids)
         self._scheduler.abort(ids)
 
     def step(self) -> StepOutputs:
@@ -77,15 +91,19 @@ class Engine:
 
         A fault of ours in between fails the sequences of this step and leaves the others alone.
         """
+        compiled, refused = self._compiler.take()
+        for sequence in compiled:
+            self._scheduler.add(sequence)
         step = self._scheduler.schedule(self._prompt_budgets())
         if step is None:
-            return StepOutputs([])
+            return StepOutputs([*refused])
         try:
-            return self._run(step)
+            done = self._run(step)
         except Exception:
             logger.exception("a step of %s failed with %d sequences", step.model, len(step.sequences))
             failed = {sequence.id: sequence for sequence in step.sequences}
-            return StepOutputs([self._fail(sequence) for sequence in failed.values()])
+            done = StepOutputs([self._fail(sequence) for sequence in failed.values()])
+        return StepOutputs([*refused, *done.outputs], done.report)
 
     def _prompt_budgets(self) -> dict[str, int] | None:
         """No limit for a request that is alone: nobody waits for its steps to end."""
@@ -149,6 +167,7 @@ class Engine:
             alone = [i for i, sequence in enumerate(complete) if sequence.group is None]
             complete, logits = [complete[i] for i in alone], logits[alone]
         if complete:
+            self._masks.fill([s.matcher for s in complete if s.matcher is not None])
             samples = sample(logits, [self._sample_row(sequence) for sequence in complete])
             for sequence, token_id, logprobs in zip(
                 complete, samples.token_ids, samples.logprobs, strict=True
@@ -177,16 +196,21 @@ class Engine:
                 )
         return outputs
 
-    def _append(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Tokens:
+    def _append(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Tokens | Failed:
         """One token more. An end token is not handed out; a forced one is the limit's doing, not the model's."""
+        matcher, is_first = sequence.matcher, sequence.num_completion_tokens == 0
+        if token_id == NO_TOKEN and matcher is not None:
+            self._scheduler.finish(sequence, matcher.finish_reason)
+            return matcher.end(sequence.id, _waited(sequence) if is_first else None)
         ends = token_id in sequence.params.end_token_ids(self._eos_token_ids(sequence))
         is_forced = sequence.rules is not None and sequence.rules.forced(sequence.num_completion_tokens)
         sequence.token_ids.append(token_id)
-        if ends and not is_forced:
+        if matcher is not None and not ends:
+            matcher.advance(token_id)
+        if (ends and not is_forced) or (matcher is not None and matcher.is_done):
             self._scheduler.finish(sequence, "stop")
         elif sequence.num_completion_tokens >= sequence.max_tokens:
             self._scheduler.finish(sequence, "length")
-        is_first = sequence.num_completion_tokens == 1
         return Tokens(
             id=sequence.id,
             token_ids=[] if ends else [token_id],
@@ -200,15 +224,19 @@ class Engine:
         return self._served[sequence.request.model].config.eos_token_ids
 
     def _sample_row(self, sequence: Sequence) -> SampleRow:
-        request = sequence.request
+        """A constrained sequence's mask is filled by now."""
+        request, matcher = sequence.request, sequence.matcher
         assert isinstance(request, GenerateRequest)
+        eos_token_ids = self._eos_token_ids(sequence)
+        ends = request.params.end_token_ids(eos_token_ids)
         return SampleRow(
             params=request.params,
             index=request.index,
             token_ids=sequence.token_ids,
             num_prompt_tokens=sequence.num_prompt_tokens,
-            eos_token_ids=self._eos_token_ids(sequence),
+            eos_token_ids=eos_token_ids,
             rules=sequence.rules,
+            allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids),
         )
 
     def _report(self, step: ScheduledStep, batch: Batch, duration: float) -> Report:
@@ -223,6 +251,7 @@ class Engine:
             for lane in self._scheduler.lanes.values():
                 running.update(s.request.model for s in lane.running)
                 waiting.update(s.request.model for s in lane.waiting)
+            waiting.update(s.request.model for s in self._compiler.waiting)
             total = max(1, self._blocks.num_blocks)
             usage = {model: self._blocks.num_held(model) / total for model in self._runners}
         return Report(

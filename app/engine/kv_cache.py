@@ -1,5 +1,6 @@
 """The paged cache: one byte arena for all models, cut into equal pages, each page one block of its taker."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 from app.engine.block_manager import num_blocks
+from model import kernels
 from model.config import TransformerConfig
-from model.kernels import decode_attention
 from model.layers.context import KeyValue
 from model.layers.grouped_context import AttentionGroup
 
@@ -89,18 +90,23 @@ def plan_arena(shapes: list[CacheShape], total_bytes: int) -> tuple[int, int]:
 class PagedStore:
     """One step's way into a model's part of the arena: writes at slots, reads whole blocks."""
 
-    def __init__(self, cache: Tensor, write_blocks: Tensor, write_offsets: Tensor) -> None:
-        self._cache = cache
+    def __init__(self, layers: Sequence[Tensor], write_blocks: Tensor, write_offsets: Tensor) -> None:
+        """`layers` are those of `Arena.view`."""
+        self._layers = layers
         self._write_blocks, self._write_offsets = write_blocks, write_offsets
 
     def write(self, layer: int, fresh: KeyValue) -> None:
         """[num_tokens, num_kv_heads, head_dim] keys and values to their slots."""
-        self._cache[layer].index_put_((self._write_blocks, self._write_offsets), torch.cat(fresh, dim=-1))
+        cache, blocks, offsets = self._layers[layer], self._write_blocks, self._write_offsets
+        if kernels.can_run(cache, *fresh):
+            kernels.write_cache(cache, *fresh, blocks, offsets)
+        else:
+            cache.index_put_((blocks, offsets), torch.cat(fresh, dim=-1))
 
     def read(self, layer: int, keys: Tensor) -> KeyValue:
         """[b, blocks] block ids to keys and values [b, blocks * block_size, num_kv_heads, head_dim]."""
         # index_select copies whole blocks; indexing with a tensor copies number by number, six times slower.
-        gathered = torch.index_select(self._cache[layer], 0, keys.flatten())
+        gathered = torch.index_select(self._layers[layer], 0, keys.flatten())
         key, value = gathered.view(keys.shape[0], -1, *gathered.shape[2:]).chunk(2, dim=-1)
         return key, value
 
@@ -109,4 +115,5 @@ class PagedStore:
     ) -> Tensor:
         """See `KeyValueStore`."""
         assert group.num_keys is not None
-        return decode_attention(query, self._cache[layer], group.keys, group.num_keys, scale, bias, window)
+        cache = self._layers[layer]
+        return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias, window)

@@ -13,9 +13,11 @@ from app.engine.sampling_params import SamplingParams
 
 MAX_FRAME_BYTES = 64 * 2**20
 HEADER_BYTES = 4
+MAX_CONSTRAINT_BYTES = 64 * 2**10
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 EncodeOutput = Literal["embedding", "class", "token-class", "span", "mask", "next-sentence"]
+ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
 
 
 class ProtocolError(Exception):
@@ -61,6 +63,19 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     log_format: Literal["text", "json"] = "text"
 
 
+class Constraint(msgspec.Struct, frozen=True, array_like=True):
+    """What a sequence's text must be: a JSON value that fits a schema (`text` is the schema), a match of a regular
+    expression, one of several texts (`text` is a JSON list), or a sentence of a Lark grammar.
+
+    `param` is the request's field, for messages. `opens_text`: nothing that its tokens are decoded with is before it.
+    """
+
+    kind: ConstraintKind
+    text: str
+    param: str
+    opens_text: bool = False
+
+
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
@@ -73,6 +88,7 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     params: SamplingParams
     index: int = 0
     priority: int = 0
+    constraint: Constraint | None = None
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
@@ -191,11 +207,15 @@ class Encoded(Message, frozen=True, kw_only=True):
 
 
 class Failed(Message, frozen=True):
-    """The end of a request that gets no answer: "invalid" is the client's mistake, "internal" ours."""
+    """The end of a request that gets no answer: "invalid" is the client's mistake, "internal" ours.
+
+    `param` is the request's field at fault, where it is known.
+    """
 
     id: int
     kind: Literal["invalid", "internal"]
     message: str
+    param: str | None = None
 
 
 Answer = Tokens | Hypotheses | Encoded | Failed

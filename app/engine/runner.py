@@ -11,6 +11,7 @@ from app.engine.kv_cache import PagedStore
 from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
 from app.engine.threads import Threads
+from model.blocks import Wanted
 from model.kernels import can_decode
 from model.layers.grouped_context import GroupedContext, PackedStore
 from model.pooling import Pooling
@@ -31,7 +32,7 @@ class Runner:
     def __init__(self, model: Transformer, cache: Tensor | None, block_size: int, pooling: Pooling) -> None:
         self.model, self.block_size, self.pooling = model, block_size, pooling
         self.device, self._dtype = model.embeddings.words.weight.device, model.embeddings.words.weight.dtype
-        self._cache = cache
+        self._layers = None if cache is None else [cache[layer] for layer in range(len(cache))]
         self.is_in_place = can_decode(self.device, self._dtype)
         self._threads = Threads(model.num_parameters) if self.device.type == "cpu" else None
 
@@ -56,14 +57,14 @@ class Runner:
             memory = self.model.encode(part.ids, context, batch.type_ids)
             if batch.decode is None:
                 return None, self._encoder_outputs(batch, memory)
-        if batch.decode is None or batch.slots is None or self._cache is None:
+        if batch.decode is None or batch.slots is None or self._layers is None:
             return None, outputs
         part = batch.decode
         context = GroupedContext(
             positions=part.positions,
             groups=part.groups,
             order=part.order,
-            store=PagedStore(self._cache, batch.slots.blocks, batch.slots.offsets),
+            store=PagedStore(self._layers, batch.slots.blocks, batch.slots.offsets),
             dtype=self._dtype,
             memory=memory,
             cross_groups=batch.cross_groups,
@@ -72,22 +73,23 @@ class Runner:
             adapter_spans=part.adapter_spans,
             memory_spans=batch.encode.adapter_spans if batch.encode is not None else (),
         )
-        hidden = self.model.decode(part.ids, context)
+        wanted = None
+        if batch.last_rows is not None and 0 < len(batch.last_rows) < len(part.ids):
+            wanted = Wanted(batch.last_rows, batch.logit_spans)
+        hidden = self.model.decode(part.ids, context, wanted)
         if not batch.complete:
             return None, outputs
-        if len(batch.complete) != len(hidden):
-            hidden = hidden[batch.last_rows]
         if self.model.config.head == "sequence-class":
             return None, self._classes(batch.complete, hidden)
         return self.model.logits(hidden, batch.logit_spans), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
         """Writes go to the new sequences' cross blocks; a step without new ones only reads."""
-        if not batch.cross_groups or self._cache is None:
+        if not batch.cross_groups or self._layers is None:
             return None
         slots = batch.cross_slots or batch.slots
         assert slots is not None
-        return PagedStore(self._cache, slots.blocks, slots.offsets)
+        return PagedStore(self._layers, slots.blocks, slots.offsets)
 
     def _classes(self, complete: list[Sequence], last: Tensor) -> list[EncoderOutput]:
         """Label logits from the last states [num complete, hidden_size], a head's rows (they lie together) at once."""

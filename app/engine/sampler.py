@@ -15,9 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app.engine.allowed import Allowed, forbid_others, take_stuck
+from app.engine.constraint import Bits
 from app.engine.protocol import TokenLogprobs
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
+from model import kernels
+
+NO_TOKEN = -1
+"""In the place of a constrained row's next token: none may follow."""
 
 _BITS = 2**64
 _GOLDEN = 0x9E3779B97F4A7C15  # increment and multipliers of SplitMix64
@@ -33,7 +39,8 @@ class SampleRow:
 
     `token_ids` are prompt and output so far, by reference; the next token's position is counted from
     `num_prompt_tokens`. `index` is the sequence's within its request; `eos_token_ids` end a sequence; `rules`
-    are the sequence's own, None where it has none.
+    are the sequence's own, None where it has none; `allowed` has a bit for each token id, the lowest of the first
+    word first, None where the sequence is not constrained.
     """
 
     params: SamplingParams
@@ -42,6 +49,7 @@ class SampleRow:
     num_prompt_tokens: int
     eos_token_ids: tuple[int, ...]
     rules: Rules | None = None
+    allowed: Bits | None = None
 
     @property
     def position(self) -> int:
@@ -51,39 +59,46 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One token for each row; `logprobs[i]` is None where row i did not ask."""
+    """One token for each row, or NO_TOKEN; `logprobs[i]` is None where row i did not ask."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
 
 
+@torch.inference_mode()
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
     """The next token of each row of `logits` [B, V] float32, which stay as they are.
 
     Token ids in the parameters must be below V (`SamplingParams.check_vocabulary`). A row to which every token
-    is forbidden gets token 0.
+    is forbidden gets token 0, a constrained one NO_TOKEN.
     """
-    adjusted = adjust(logits, rows)
+    allowed = [(i, row.allowed) for i, row in enumerate(rows) if row.allowed is not None]
+    adjusted = adjust(logits, rows, allowed)
+    stuck = take_stuck(adjusted, allowed)
     drawn = [i for i, row in enumerate(rows) if not row.params.is_greedy]
     if len(drawn) == len(rows) > 0:
         chosen = _draw(adjusted, rows)  # [B]
     else:
-        chosen = adjusted.argmax(dim=-1)
+        chosen = kernels.argmax(adjusted) if kernels.can_run(adjusted) else adjusted.argmax(dim=-1)
     if 0 < len(drawn) < len(rows):
         where = torch.tensor(drawn, device=logits.device)
         chosen[where] = _draw(adjusted.index_select(0, where), [rows[i] for i in drawn])
     token_ids: list[int] = chosen.tolist()
-    return Samples(token_ids, _logprobs(logits, rows, token_ids))
+    logprobs = _logprobs(logits, rows, token_ids)
+    for i in stuck:
+        token_ids[i], logprobs[i] = NO_TOKEN, None
+    return Samples(token_ids, logprobs)
 
 
-def adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """`logits` [B, V] with penalties, bias, tokens held back, then forced ones; a copy only where a row needs one."""
+def adjust(logits: Tensor, rows: Sequence[SampleRow], allowed: Allowed = ()) -> Tensor:
+    """`logits` [B, V] with penalties, bias, tokens held back or not `allowed`, then forced ones; a copy only where a
+    row needs one."""
     penalised = [i for i, row in enumerate(rows) if row.params.has_penalties]
     biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
     ruled = [(i, row.rules) for i, row in enumerate(rows) if row.rules is not None]
     never = _held_back(rows, ruled)
     forced = [(i, ends) for i, rules in ruled if (ends := rules.forced(rows[i].position))]
-    if not (penalised or biased or never.ids or forced):
+    if not (penalised or biased or never.ids or allowed or forced):
         return logits
     logits = logits.clone()
     _penalise(logits, rows, penalised)
@@ -93,6 +108,7 @@ def adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
         logits[i, ids] += torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
     if never.ids:
         logits[never.places(logits.device)] = -torch.inf
+    forbid_others(logits, allowed)
     for i, ends in forced:
         logits[i] = -torch.inf
         logits[i, torch.tensor(ends, device=logits.device)] = 0.0

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from app.engine.constraint import Matcher
 from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest, Hypothesis, TokenLogprobs
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
@@ -59,6 +60,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
     rules: Rules | None = None
+    matcher: Matcher | None = None
     group: BeamGroup | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
 

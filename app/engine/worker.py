@@ -1,6 +1,7 @@
 """The engine process, `python -m app.engine.worker --fd N`: receive, step, send, until its socket closes.
 
-One thread. While there is work it never waits for messages, and while there is none it waits for nothing else.
+One thread runs the engine. While there is work it never waits for messages, and while there is none it waits for
+nothing but messages and the engine's own threads, which compile constraints.
 Sends block: the client reads whatever it is busy with, so a full socket means that the whole service is behind,
 and a client that is gone closes the socket, which ends the process. Exit codes: 0 the socket closed or shutdown
 was asked for, 2 a checkpoint cannot be served, 1 anything else.
@@ -8,11 +9,13 @@ was asked for, 2 a checkpoint cannot be served, 1 anything else.
 
 import argparse
 import logging
+import os
 import select
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -67,13 +70,15 @@ class BuiltEngine(Engine, Protocol):
     @property
     def infos(self) -> list[ModelInfo]: ...
 
+    def when_ready(self, wake: Callable[[], object]) -> None: ...
+
 
 class Disconnected(Exception):
     """The other end of the socket is closed."""
 
 
 class Channel:
-    """The worker's end of the socket: whole messages in, whole messages out."""
+    """The worker's end of the socket: whole messages in, whole messages out; other threads may `wake` who waits."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
@@ -81,11 +86,17 @@ class Channel:
         self._sock = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._wakes, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._poll.register(self._wakes, select.POLLIN)
         self._frames: FrameBuffer[ClientMessage] = client_messages()
 
     def receive(self, timeout: float) -> list[ClientMessage]:
         """The messages that came, after at most `timeout` seconds. Raises Disconnected, ProtocolError."""
-        if not self._poll.poll(1000.0 * timeout):
+        ready = {fd for fd, _ in self._poll.poll(1000.0 * timeout)}
+        if self._wakes in ready:
+            os.read(self._wakes, _RECEIVE_BYTES)
+        if self._sock.fileno() not in ready:
             return []
         try:
             data = self._sock.recv(_RECEIVE_BYTES)
@@ -94,6 +105,11 @@ class Channel:
         if not data:
             raise Disconnected
         return list(self._frames.feed(data))
+
+    def wake(self) -> None:
+        """Ends the waiting of `receive`, the present or the next one; from any thread."""
+        with suppress(BlockingIOError):  # it is full of wakes
+            os.write(self._wake, b"\0")
 
     def send(self, message: Message) -> None:
         """Blocks while the socket is full. Raises Disconnected, ProtocolError."""
@@ -169,6 +185,7 @@ def run(sock: socket.socket, build: Callable[[WorkerConfig], BuiltEngine]) -> in
             _log.exception("the engine could not be built")
             channel.send(Fatal("internal", f"{type(error).__name__}: {error}"))
             return 1
+        engine.when_ready(channel.wake)
         channel.send(Ready(models=engine.infos, device=engine.infos[0].device if engine.infos else "cpu"))
         serve(channel, engine)
     except Disconnected:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from app.engine.protocol import GenerateRequest, Hypotheses, TokenLogprobs, Tokens
+from app.engine.protocol import Constraint, GenerateRequest, Hypotheses, TokenLogprobs, Tokens
 from app.errors import InvalidRequest
 from app.tasks.base import Task, Usage
 from app.tasks.clock import TokenClock
@@ -77,6 +77,7 @@ class Generate(Task):
             if least is None:
                 least = min(most, self._published_minimum(len(row), is_forced))
             params = with_limits(options.params, most, least)
+            constraint = self._placed(options.constraint, row)
             requests += [
                 GenerateRequest(
                     model=self.model.name,
@@ -84,10 +85,19 @@ class Generate(Task):
                     params=params,
                     index=len(requests) + i,
                     priority=options.priority,
+                    constraint=constraint,
                 )
                 for i in range(options.num_sequences)
             ]
         return requests
+
+    def _placed(self, constraint: Constraint | None, prompt: Sequence[int]) -> Constraint | None:
+        """The constraint behind this prompt: some tokenizers drop a blank at the beginning of what they decode."""
+        if constraint is None:
+            return None
+        return msgspec.structs.replace(
+            constraint, opens_text=not self.model.tokenizer.decode(self._before(prompt))
+        )
 
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """How many tokens may be generated behind a prompt, and behind a first token where that `is_forced`."""
@@ -280,8 +290,12 @@ class Generate(Task):
 
     def _reader(self, request: GenerateRequest, options: GenerateOptions) -> Detokenizer:
         """A decoder's text goes on from its prompt, so that the prompt's last tokens decide on a leading blank."""
-        before = request.prompt_ids[-CONTEXT_TOKENS:] if self.model.config.kind == "decoder" else ()
+        before = self._before(request.prompt_ids)
         return Detokenizer(self.model.tokenizer, options.stop, options.params.min_tokens, before)
+
+    def _before(self, prompt: Sequence[int]) -> Sequence[int]:
+        """The tokens that the output's first ones are decoded with."""
+        return prompt[-CONTEXT_TOKENS:] if self.model.config.kind == "decoder" else ()
 
 
 def count_prompt_tokens(requests: Sequence[GenerateRequest], options: GenerateOptions) -> int:

@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from app.engine.protocol import Constraint
 from app.engine.sampling_params import ParameterError, SamplingParams
 from app.errors import InvalidRequest
+from app.tasks.constraints import make_constraint
 from model.generation_config import GenerationConfig
 
 _PUBLISHED_ALWAYS = ("repetition_penalty", "no_repeat_ngram_size")
@@ -36,6 +38,7 @@ class GenerateOptions:
     hides_logprobs: bool = False
     stop: tuple[str, ...] = ()
     priority: int = 0
+    constraint: Constraint | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -57,7 +60,8 @@ def make_options(
     if given.get("num_beams", 1) > 1:
         fields["temperature"] = 0.0  # who asks for beams and for no temperature wants no draw
     fields |= {k: given[k] for k in _OURS & given.keys()}
-    if fields["temperature"] == 0.0:
+    constraint = make_constraint(given)
+    if fields["temperature"] == 0.0 and constraint is None:
         fields = _searching(published) | fields
     if best_of != n:
         _check_best_of(n, best_of, fields.get("num_beams", 1), is_stream=given.get("stream") is True)
@@ -85,6 +89,7 @@ def make_options(
         hides_logprobs="logprobs" not in given,
         stop=tuple(given.get("stop", ())),
         priority=given.get("priority", 0),
+        constraint=constraint,
     )
 
 

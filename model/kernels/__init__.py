@@ -1,6 +1,10 @@
-"""Kernels of our own in C++, built with the package where there is a compiler; without them the plain bodies serve."""
+"""Kernels of our own in C++, built with the package where there is a compiler; without them the plain bodies serve.
+
+They are for inference on a CPU, in float32 and bfloat16: a caller asks `can_run` and has a plain body for the rest.
+"""
 
 import ctypes
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -8,29 +12,38 @@ from torch import Tensor
 
 FEW_NUMBERS = 2**21
 """Keys and values that one thread reads in some tenths of a millisecond."""
+FEW_ELEMENTS = 2**17
+"""What one thread norms, turns or gates before another would have woken up."""
 
-
-class _Arguments(ctypes.Structure):
-    """`DecodeAttention` of decode_attention.cpp."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("query", "cache", "tables", "num_keys", "bias", "out")),
-        *((name, ctypes.c_int64) for name in ("b", "h", "kv", "d", "block", "num_blocks")),
-        *((name, ctypes.c_int64) for name in ("query_stride", "page_stride")),
-        *((name, ctypes.c_int64) for name in ("bias_row_stride", "bias_head_stride", "window")),
-        ("scale", ctypes.c_float),
-    )
+_DTYPES = (torch.float32, torch.bfloat16)
+_KERNELS: Mapping[str, tuple[int, int, int]] = {
+    "decode_attention": (6, 11, 1),
+    "rms_norm": (5, 2, 2),
+    "rotate": (3, 4, 0),
+    "write_cache": (5, 6, 0),
+    "silu_gate": (3, 4, 0),
+    "gelu_tanh_gate": (3, 4, 0),
+    "argmax": (2, 2, 0),
+}
+"""How many addresses, sizes and real numbers each takes, in this order; then `is_bfloat16` and `num_threads`."""
 
 
 def _library() -> ctypes.CDLL | None:
     """torch is loaded by now, so that both share one OpenMP library and its threads."""
-    for file in Path(__file__).parent.glob("_decode_attention*.so"):
+    for file in Path(__file__).parent.glob("_kernels*.so"):
         try:
             library = ctypes.CDLL(str(file))
         except OSError:  # built on another system
             continue
-        library.decode_attention.restype = None
-        library.decode_attention.argtypes = [ctypes.POINTER(_Arguments), ctypes.c_int32, ctypes.c_int32]
+        for name, (addresses, sizes, reals) in _KERNELS.items():
+            function = getattr(library, name)
+            function.restype = None
+            function.argtypes = (
+                *(ctypes.c_void_p,) * addresses,
+                *(ctypes.c_int64,) * sizes,
+                *(ctypes.c_float,) * reals,
+                *(ctypes.c_int32,) * 2,
+            )
         return library
     return None
 
@@ -40,7 +53,15 @@ _LIBRARY = _library()
 
 def can_decode(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `decode_attention` takes such tensors here."""
-    return _LIBRARY is not None and device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    return _LIBRARY is not None and device.type == "cpu" and dtype in _DTYPES
+
+
+def can_run(x: Tensor, *others: Tensor) -> bool:
+    """Whether the kernels take these together, here and now: one dtype that they know, and no gradients."""
+    if _LIBRARY is None or torch.is_grad_enabled() or not x.is_cpu:
+        return False
+    dtype = x.dtype
+    return dtype in _DTYPES and all(other.dtype is dtype for other in others)
 
 
 def decode_attention(
@@ -52,7 +73,7 @@ def decode_attention(
     bias: Tensor | None = None,
     window: int = 0,
 ) -> Tensor:
-    """One query a sequence over the keys and values of its blocks, which are read where they lie.
+    """Single queries over the keys and values of their blocks, which are read where they lie.
 
     query [b, h, d]; one layer's cache [pages, block, kv, 2 * d], each position's keys before its values;
     tables [b, blocks] and num_keys [b] int64; bias [b or 1, h or 1, 1, keys] of the cache's dtype; a `window`
@@ -61,32 +82,165 @@ def decode_attention(
     assert _LIBRARY is not None, "see can_decode"
     b, h, d = query.shape
     out = torch.empty(b, h, d, dtype=query.dtype)
-    if query.stride()[1:] != (d, 1):
-        query = query.contiguous()
-    arguments = _Arguments(
-        query=query.data_ptr(),
-        cache=cache.data_ptr(),
-        tables=tables.data_ptr(),
-        num_keys=num_keys.data_ptr(),
-        bias=None,
-        out=out.data_ptr(),
-        b=b,
-        h=h,
-        kv=cache.shape[2],
-        d=d,
-        block=cache.shape[1],
-        num_blocks=tables.shape[1],
-        query_stride=query.stride(0),
-        page_stride=cache.stride(0),
-        window=window,
-        scale=scale,
-    )
+    query = _with_heads_side_by_side(query)
+    _, block, kv, width = cache.shape
+    bias_address, bias_row_stride, bias_head_stride = None, 0, 0
     if bias is not None:
         bias = bias if bias.stride(-1) == 1 else bias.contiguous()
-        arguments.bias = bias.data_ptr()
-        arguments.bias_row_stride = bias.stride(0) if bias.shape[0] > 1 else 0
-        arguments.bias_head_stride = bias.stride(1) if bias.shape[1] > 1 else 0
-    num_numbers = tables.numel() * cache.shape[1] * cache.shape[2] * 2 * d
-    num_threads = torch.get_num_threads() if num_numbers > FEW_NUMBERS else 1
-    _LIBRARY.decode_attention(ctypes.byref(arguments), query.dtype == torch.bfloat16, num_threads)
+        bias_address = bias.data_ptr()
+        bias_row_stride = bias.stride(0) if bias.shape[0] > 1 else 0
+        bias_head_stride = bias.stride(1) if bias.shape[1] > 1 else 0
+    _LIBRARY.decode_attention(
+        query.data_ptr(),
+        cache.data_ptr(),
+        tables.data_ptr(),
+        num_keys.data_ptr(),
+        bias_address,
+        out.data_ptr(),
+        b,
+        h,
+        kv,
+        d,
+        block,
+        tables.shape[1],
+        query.stride(0),
+        cache.stride(0),
+        bias_row_stride,
+        bias_head_stride,
+        window,
+        scale,
+        query.dtype is torch.bfloat16,
+        _num_threads(tables.numel() * block * kv * width, FEW_NUMBERS),
+    )
     return out
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """x / rms(x) * (offset + weight) over the last dimension, [..., size] and [size]."""
+    return _rms_norm(x.contiguous(), None, None, weight, eps, offset)
+
+
+def add_rms_norm(
+    x: Tensor, update: Tensor, weight: Tensor, eps: float, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """x + update, and `rms_norm` of that sum; all [..., size]."""
+    total = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return total, _rms_norm(x.contiguous(), update.contiguous(), total, weight, eps, offset)
+
+
+def _rms_norm(
+    x: Tensor, update: Tensor | None, total: Tensor | None, weight: Tensor, eps: float, offset: float
+) -> Tensor:
+    assert _LIBRARY is not None, "see can_run"
+    out = torch.empty_like(x)
+    size, num_elements = weight.shape[0], x.numel()
+    _LIBRARY.rms_norm(
+        x.data_ptr(),
+        None if update is None else update.data_ptr(),
+        weight.data_ptr(),
+        None if total is None else total.data_ptr(),
+        out.data_ptr(),
+        num_elements // size,
+        size,
+        eps,
+        offset,
+        x.dtype is torch.bfloat16,
+        _num_threads(num_elements, FEW_ELEMENTS),
+    )
+    return out
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """`model.layers.positions.rotate` in place where a row's heads lie side by side, else of a copy.
+
+    x [n, h, d], cosine and sine [n, 1, d]. Returns what was turned.
+    """
+    assert _LIBRARY is not None, "see can_run"
+    x = _with_heads_side_by_side(x)
+    n, h, d = x.shape
+    _LIBRARY.rotate(
+        x.data_ptr(),
+        cosine.data_ptr(),
+        sine.data_ptr(),
+        n,
+        h,
+        d,
+        x.stride(0),
+        x.dtype is torch.bfloat16,
+        _num_threads(n * h * d, FEW_ELEMENTS),
+    )
+    return x
+
+
+def write_cache(cache: Tensor, key: Tensor, value: Tensor, blocks: Tensor, offsets: Tensor) -> None:
+    """Keys and values [n, kv, d] into one layer's cache [pages, block, kv, 2 * d], each to its block and offset."""
+    assert _LIBRARY is not None, "see can_run"
+    key, value = _with_heads_side_by_side(key), _with_heads_side_by_side(value)
+    n, kv, d = key.shape
+    _LIBRARY.write_cache(
+        key.data_ptr(),
+        value.data_ptr(),
+        cache.data_ptr(),
+        blocks.data_ptr(),
+        offsets.data_ptr(),
+        n,
+        kv,
+        d,
+        key.stride(0),
+        value.stride(0),
+        cache.stride(0),
+        key.dtype is torch.bfloat16,
+        _num_threads(n * kv * d, FEW_ELEMENTS),
+    )
+
+
+def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, each [n, width] with any stride from row to row."""
+    assert _LIBRARY is not None, "see can_run"
+    return _gate(_LIBRARY.silu_gate, gate, up)
+
+
+def gelu_tanh_gate(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) * up by gelu's tanh approximation, each [n, width] with any stride from row to row."""
+    assert _LIBRARY is not None, "see can_run"
+    return _gate(_LIBRARY.gelu_tanh_gate, gate, up)
+
+
+def _gate(kernel: "ctypes._NamedFuncPointer", gate: Tensor, up: Tensor) -> Tensor:
+    gate = gate if gate.stride(1) == 1 else gate.contiguous()
+    up = up if up.stride(1) == 1 else up.contiguous()
+    n, width = gate.shape
+    out = torch.empty(n, width, dtype=gate.dtype)
+    kernel(
+        gate.data_ptr(),
+        up.data_ptr(),
+        out.data_ptr(),
+        n,
+        width,
+        gate.stride(0),
+        up.stride(0),
+        gate.dtype is torch.bfloat16,
+        _num_threads(n * width, FEW_ELEMENTS),
+    )
+    return out
+
+
+def argmax(x: Tensor) -> Tensor:
+    """The place [n] int64 of the first largest number in each row of x [n, size], NaN left out; 0 where all are
+    minus infinity."""
+    assert _LIBRARY is not None, "see can_run"
+    x = x.contiguous()
+    n, size = x.shape
+    out = torch.empty(n, dtype=torch.int64)
+    threads = _num_threads(n * size, FEW_NUMBERS)
+    _LIBRARY.argmax(x.data_ptr(), out.data_ptr(), n, size, x.dtype is torch.bfloat16, threads)
+    return out
+
+
+def _with_heads_side_by_side(x: Tensor) -> Tensor:
+    """[n, h, d] with any stride from row to row, and none to spare within a row."""
+    return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()
+
+
+def _num_threads(amount: int, few: int) -> int:
+    return torch.get_num_threads() if amount > few else 1

@@ -1,106 +1,20 @@
-// Attention of one query a sequence over keys and values in a paged cache, read where they lie.
+// Attention of single queries over keys and values in a paged cache, read where they lie.
 //
-// A step that decodes has one query for each sequence. Gathering the sequences' blocks first, as the plain body
-// does, moves every key and value twice; here each is read once. Arithmetic is float32 for all dtypes.
+// A step has one query for each sequence that decodes and one for each token of a short prompt. Gathering the
+// sequences' blocks first, as the plain body does, moves every key and value twice; here each is read where it is.
+// Arithmetic is float32 for all dtypes.
 //
 // Layouts, counted in elements: query [b, h, d] with `query_stride` from row to row; cache [pages, block, kv, 2 d]
 // with `page_stride` from page to page, each position's keys and then its values; tables [b, blocks]; out [b, h, d].
 // `bias`, float of the cache's dtype, is added to the scores: [b or 1, h or 1, keys] by its strides, or null.
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "vectors.h"
 
 namespace {
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-INLINE float widened(float x) { return x; }
-
-INLINE float widened(bfloat16 x) {
-    uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float y;
-    std::memcpy(&y, &bits, sizeof y);
-    return y;
-}
-
-INLINE void narrow(float x, float* to) { *to = x; }
-
-INLINE void narrow(float x, bfloat16* to) {  // to the nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    to->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// Sixteen numbers, in as many registers as the processor needs for them.
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t HalfWords __attribute__((vector_size(32)));
-typedef float Half __attribute__((vector_size(32)));
-typedef float Quarter __attribute__((vector_size(16)));
-constexpr int LANES = 16;
-
-INLINE Vector load(const float* from) {
-    Vector v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-
-INLINE Vector load(const bfloat16* from) {
-    HalfWords bits;
-    std::memcpy(&bits, from, sizeof bits);
-    Words wide = __builtin_convertvector(bits, Words) << 16;
-    Vector v;
-    std::memcpy(&v, &wide, sizeof v);
-    return v;
-}
-
-INLINE float sum_of(Vector v) {
-    Half a, b;
-    std::memcpy(&a, &v, sizeof a);
-    std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
-    a += b;
-    Quarter c, e;
-    std::memcpy(&c, &a, sizeof c);
-    std::memcpy(&e, reinterpret_cast<const char*>(&a) + sizeof c, sizeof e);
-    c += e;
-    return (c[0] + c[1]) + (c[2] + c[3]);
-}
-
-// e**x for x <= 0 after Cephes' expf: 2**n times a polynomial of what is left. What is below the smallest normal
-// number is nought, minus infinity among it. Without branches or calls, so that loops over it use vectors.
-INLINE float exponential(float x) {
-    float clamped = x < -87.0f ? -87.0f : x;
-    float n = std::floor(clamped * 1.44269504f + 0.5f);
-    float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return x < -87.0f ? 0.0f : p * power;
-}
-
-}  // namespace
-
-extern "C" {
 
 struct DecodeAttention {
     const void* query;
@@ -115,28 +29,38 @@ struct DecodeAttention {
     float scale;
 };
 
-}  // extern "C"
-
-namespace {
-
 struct Room {
     std::vector<float> numbers;
     std::vector<const void*> places;
 };
 
-// scores[k] = query . keys[k]. With D the head size is known to the compiler and the query stays in registers.
-template <typename T, int D>
+// Scores are stored four at a time.
+INLINE int64_t room_for(int64_t count) { return (count + 3) / 4 * 4; }
+
+// scores[j][k] = query[j] . keys[k] for so many heads, each key read once for all of them. With D the head size is
+// known to the compiler and the queries stay in registers; without, there is one head.
+template <typename T, int D, int HEADS>
 INLINE void score(const float* query, const void* const* places, int64_t count, int64_t d, float* scores) {
     if constexpr (D > 0) {
-        Vector own[D / LANES];
-        for (int i = 0; i < D / LANES; ++i) own[i] = load(query + i * LANES);
-        for (int64_t k = 0; k < count; ++k) {
-            const T* key = static_cast<const T*>(places[k]);
-            Vector sum = own[0] * load(key);
-            for (int i = 1; i < D / LANES; ++i) sum += own[i] * load(key + i * LANES);
-            scores[k] = sum_of(sum);
+        Vector own[HEADS][D / LANES];
+        for (int j = 0; j < HEADS; ++j)
+            for (int i = 0; i < D / LANES; ++i) own[j][i] = load(query + j * D + i * LANES);
+        for (int64_t k = 0; k < count; k += 4) {  // the last keys once more where they are no four
+            Vector sums[HEADS][4] = {};
+            for (int n = 0; n < 4; ++n) {
+                const T* key = static_cast<const T*>(places[std::min(k + n, count - 1)]);
+                for (int i = 0; i < D / LANES; ++i) {
+                    const Vector part = load(key + i * LANES);
+                    for (int j = 0; j < HEADS; ++j) sums[j][n] += own[j][i] * part;
+                }
+            }
+            for (int j = 0; j < HEADS; ++j) {
+                const Quarter four = sums_of(sums[j][0], sums[j][1], sums[j][2], sums[j][3]);
+                std::memcpy(scores + j * room_for(count) + k, &four, sizeof four);
+            }
         }
     } else {
+        static_assert(HEADS == 1);
         for (int64_t k = 0; k < count; ++k) {
             const T* key = static_cast<const T*>(places[k]);
             float sum = 0.0f;
@@ -147,78 +71,100 @@ INLINE void score(const float* query, const void* const* places, int64_t count, 
     }
 }
 
-// out = the sum of weights[k] * values[k], times `part`; a value stands behind its key.
-template <typename T, int D>
-INLINE void mix(const float* weights, const void* const* places, int64_t count, int64_t d, float part, float* sums, T* out) {
+// Scores, biased where there is a bias, to weights; returns what is left to multiply them with.
+template <typename T>
+INLINE float soften(float* scores, int64_t count, const T* bias) {
+    if (bias != nullptr) {
+#pragma omp simd
+        for (int64_t k = 0; k < count; ++k) scores[k] += widened(bias[k]);
+    }
+    float most = -std::numeric_limits<float>::infinity(), total = 0.0f;
+#pragma omp simd reduction(max : most)
+    for (int64_t k = 0; k < count; ++k) most = scores[k] > most ? scores[k] : most;
+    if (most == -std::numeric_limits<float>::infinity()) most = 0.0f;  // it may look nowhere: zeros
+#pragma omp simd reduction(+ : total)
+    for (int64_t k = 0; k < count; ++k) {
+        scores[k] = exponential(scores[k] - most);
+        total += scores[k];
+    }
+    return total > 0.0f ? 1.0f / total : 0.0f;
+}
+
+// out[j] = the sum of weights[j][k] * values[k], times parts[j]; a value stands behind its key.
+template <typename T, int D, int HEADS>
+INLINE void mix(const float* weights, const void* const* places, int64_t count, int64_t d, const float* parts,
+                float* room, T* out) {
     if constexpr (D > 0) {
-        Vector sum[D / LANES] = {};
+        Vector sums[HEADS][D / LANES] = {};
         for (int64_t k = 0; k < count; ++k) {
             const T* value = static_cast<const T*>(places[k]) + D;
-            for (int i = 0; i < D / LANES; ++i) sum[i] += weights[k] * load(value + i * LANES);
+            for (int i = 0; i < D / LANES; ++i) {
+                const Vector part = load(value + i * LANES);
+                for (int j = 0; j < HEADS; ++j) sums[j][i] += weights[j * room_for(count) + k] * part;
+            }
         }
-        for (int i = 0; i < D; ++i) narrow(sum[i / LANES][i % LANES] * part, out + i);
+        for (int j = 0; j < HEADS; ++j)
+            for (int i = 0; i < D / LANES; ++i) store(sums[j][i] * parts[j], out + j * D + i * LANES);
     } else {
-        std::fill(sums, sums + d, 0.0f);
+        std::fill(room, room + d, 0.0f);
         for (int64_t k = 0; k < count; ++k) {
             const T* value = static_cast<const T*>(places[k]) + d;
             const float weight = weights[k];
 #pragma omp simd
-            for (int64_t i = 0; i < d; ++i) sums[i] += weight * widened(value[i]);
+            for (int64_t i = 0; i < d; ++i) room[i] += weight * widened(value[i]);
         }
-        for (int64_t i = 0; i < d; ++i) narrow(sums[i] * part, out + i);
+        for (int64_t i = 0; i < d; ++i) narrow(room[i] * parts[0], out + i);
     }
 }
 
-// One sequence and one key-value head: the queries of all heads that share it.
+// One sequence and as many heads as are done at once, from `head` on. `places` are those of the keys from `start` on.
+template <typename T, int D, int HEADS>
+INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, int64_t start, Room& room) {
+    const int64_t d = D > 0 ? D : a.d, count = room.places.size(), stride = room_for(count);
+    room.numbers.resize(HEADS * stride + (HEADS + 1) * d);
+    float* scores = room.numbers.data();     // [HEADS, stride]
+    float* query = scores + HEADS * stride;  // [HEADS, d]
+    const T* own = static_cast<const T*>(a.query) + row * a.query_stride + head * d;
+    for (int64_t i = 0; i < HEADS * d; ++i) query[i] = widened(own[i]) * a.scale;
+    score<T, D, HEADS>(query, room.places.data(), count, d, scores);
+    float parts[HEADS];
+    for (int j = 0; j < HEADS; ++j) {
+        const T* bias = static_cast<const T*>(a.bias);
+        if (bias != nullptr) bias += row * a.bias_row_stride + (head + j) * a.bias_head_stride + start;
+        parts[j] = soften<T>(scores + j * stride, count, bias);
+    }
+    T* out = static_cast<T*>(a.out) + (row * a.h + head) * d;
+    mix<T, D, HEADS>(scores, room.places.data(), count, d, parts, query + HEADS * d, out);
+}
+
+// One query's heads that share a key-value head.
 template <typename T, int D>
-INLINE void attend_head(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
+INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
     const int64_t d = D > 0 ? D : a.d, shared = a.h / a.kv, stop = a.num_keys[row];
     const int64_t start = a.window > 0 ? std::max<int64_t>(0, stop - a.window) : 0;
-    const int64_t count = stop - start;
-    room.numbers.resize(count + 2 * d);
-    room.places.resize(count);
-    float* scores = room.numbers.data();  // [count]
-    float* query = scores + count;        // [d]
-    const void** places = room.places.data();
+    room.places.resize(stop - start);
     const T* cache = static_cast<const T*>(a.cache) + group * 2 * d;
     const int64_t* table = a.tables + row * a.num_blocks;
     for (int64_t at = start, i = 0; at < stop;) {
         const int64_t offset = at % a.block, last = std::min(stop, at - offset + a.block);
         const T* place = cache + table[at / a.block] * a.page_stride + offset * a.kv * 2 * d;
-        for (; at < last; ++at, place += a.kv * 2 * d) places[i++] = place;
+        for (; at < last; ++at, place += a.kv * 2 * d) room.places[i++] = place;
     }
-    for (int64_t head = group * shared; head < (group + 1) * shared; ++head) {
-        const T* own = static_cast<const T*>(a.query) + row * a.query_stride + head * d;
-        for (int64_t i = 0; i < d; ++i) query[i] = widened(own[i]) * a.scale;
-        score<T, D>(query, places, count, d, scores);
-        if (a.bias != nullptr) {
-            const T* bias =
-                static_cast<const T*>(a.bias) + row * a.bias_row_stride + head * a.bias_head_stride + start;
-#pragma omp simd
-            for (int64_t k = 0; k < count; ++k) scores[k] += widened(bias[k]);
-        }
-        float most = -std::numeric_limits<float>::infinity(), total = 0.0f;
-#pragma omp simd reduction(max : most)
-        for (int64_t k = 0; k < count; ++k) most = scores[k] > most ? scores[k] : most;
-        if (most == -std::numeric_limits<float>::infinity()) most = 0.0f;  // it may look nowhere: zeros
-#pragma omp simd reduction(+ : total)
-        for (int64_t k = 0; k < count; ++k) {
-            scores[k] = exponential(scores[k] - most);
-            total += scores[k];
-        }
-        T* out = static_cast<T*>(a.out) + (row * a.h + head) * d;
-        mix<T, D>(scores, places, count, d, total > 0.0f ? 1.0f / total : 0.0f, query + d, out);
-    }
+    int64_t head = group * shared;
+    const int64_t last = head + shared;
+    if constexpr (D > 0)
+        for (; head + 2 <= last; head += 2) attend_heads<T, D, 2>(a, row, head, start, room);
+    for (; head < last; ++head) attend_heads<T, D, 1>(a, row, head, start, room);
 }
 
 template <typename T>
 INLINE void attend(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
     if (a.d == 64)
-        attend_head<T, 64>(a, row, group, room);
+        attend_group<T, 64>(a, row, group, room);
     else if (a.d == 128)
-        attend_head<T, 128>(a, row, group, room);
+        attend_group<T, 128>(a, row, group, room);
     else
-        attend_head<T, 0>(a, row, group, room);
+        attend_group<T, 0>(a, row, group, room);
 }
 
 FOR_EACH_PROCESSOR void attend_float32(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
@@ -231,16 +177,22 @@ FOR_EACH_PROCESSOR void attend_bfloat16(const DecodeAttention& a, int64_t row, i
 
 }  // namespace
 
-extern "C" void decode_attention(const DecodeAttention* a, int32_t is_bfloat16, int32_t num_threads) {
+extern "C" void decode_attention(const void* query, const void* cache, const int64_t* tables, const int64_t* num_keys,
+                                 const void* bias, void* out, int64_t b, int64_t h, int64_t kv, int64_t d,
+                                 int64_t block, int64_t num_blocks, int64_t query_stride, int64_t page_stride,
+                                 int64_t bias_row_stride, int64_t bias_head_stride, int64_t window, float scale,
+                                 int32_t is_bfloat16, int32_t num_threads) {
+    const DecodeAttention a{query, cache,      tables,       num_keys,    bias,            out,              b,      h,    kv, d,
+                            block, num_blocks, query_stride, page_stride, bias_row_stride, bias_head_stride, window, scale};
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {
         Room room;
 #pragma omp for schedule(dynamic, 4)
-        for (int64_t i = 0; i < a->b * a->kv; ++i) {
+        for (int64_t i = 0; i < b * kv; ++i) {
             if (is_bfloat16)
-                attend_bfloat16(*a, i / a->kv, i % a->kv, room);
+                attend_bfloat16(a, i / kv, i % kv, room);
             else
-                attend_float32(*a, i / a->kv, i % a->kv, room);
+                attend_float32(a, i / kv, i % kv, room);
         }
     }
 }

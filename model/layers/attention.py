@@ -71,9 +71,9 @@ class SelfAttention(Attention):
             query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
         else:
             heads = self._heads(self._inputs.joined(x, spans))
-            num_turned = self.num_heads + self.num_kv_heads
-            turned, value = rotate(heads[:, :num_turned], rotation), heads[:, num_turned:]
-            query, key = turned[:, : self.num_heads], turned[:, self.num_heads :]
+            h, kv = self.num_heads, self.num_kv_heads
+            unturned, value = heads.split_with_sizes((h + kv, kv), dim=1)
+            query, key = rotate(unturned, rotation).split_with_sizes((h, kv), dim=1)
         if self.positions is not None and relative is not None:
             scores = self.positions(relative.states, (query, self.query), (key, self.key), spans)
             bias = context.pair_bias(relative.rows, *scores)

@@ -26,7 +26,8 @@ class AttentionGroup:
     `rows` [b, t] picks the queries from the flat batch (padding repeats row 0); `keys` picks keys
     and values from their store, [b, k] rows of a packed batch or [b, blocks] of a paged cache.
     `mask` [b, 1, t, k] is true where a query may look, None where all may look everywhere. With
-    `num_keys` [b] each sequence has one query, which looks at its first so many keys in the cache.
+    `num_keys` [b] each of `b` queries (`t` is 1) looks at the first so many keys of its blocks in the
+    cache, where they lie; a sequence may have several.
     """
 
     rows: Tensor
@@ -178,11 +179,12 @@ def _attend_groups(
     """One call a group, then every row back to its place."""
     results = []
     for group, mask in zip(groups, masks, strict=True):
+        if group.num_keys is not None:
+            single = query if order is None else torch.index_select(query, 0, group.rows.flatten())
+            results.append(store.decode(layer, single, group, mask, window, scale))
+            continue
         b = group.rows.shape[0]
         grouped = query.view(b, -1, *query.shape[1:]) if order is None else _pick(query, group.rows)
-        if group.num_keys is not None:
-            results.append(store.decode(layer, grouped[:, 0], group, mask, window, scale))
-            continue
         keys, values = store.read(layer, group.keys)
         out = dense_attention(grouped, keys, values, mask, scale)
         results.append(out.reshape(-1, *query.shape[1:]))

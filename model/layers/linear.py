@@ -154,7 +154,7 @@ class Together:
         """[num_tokens, in_features] to each linear's [num_tokens, out_features]."""
         if self._packed is None:
             return [linear(x, adapter_spans) for linear in self._linears]
-        parts = torch.split(self._packed(x), self._packed.sizes, dim=-1)
+        parts = self._packed(x).split_with_sizes(self._packed.sizes, dim=-1)
         if not adapter_spans:
             return list(parts)
         return [

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model import kernels
 from model.config import CheckpointError, TransformerConfig
 from model.layers.linear import AdapterSpans, Linear, Together
 
@@ -18,6 +19,13 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "tanh": torch.tanh,
 }
+
+GATE_KERNELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gelu_new": kernels.gelu_tanh_gate,
+    "gelu_pytorch_tanh": kernels.gelu_tanh_gate,
+    "silu": kernels.silu_gate,
+}
+"""`act(gate) * up` in one call, by the activation's name."""
 
 
 def find_activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -33,6 +41,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.activation = find_activation(config.activation)
+        self._gate_kernel = GATE_KERNELS.get(config.activation)
         wide = config.intermediate_size
         self.gate = Linear(config.hidden_size, wide, config.mlp_bias) if config.gated_mlp else None
         self.up = Linear(config.hidden_size, wide, config.mlp_bias)
@@ -48,5 +57,10 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         wide, *gate = self._inputs(x, adapter_spans)
-        wide = self.activation(gate[0]) * wide if gate else self.activation(wide)
-        return self.down(self.dropout(wide), adapter_spans)
+        wide = self._gated(gate[0], wide) if gate else self.activation(wide)
+        return self.down(self.dropout(wide) if self.training else wide, adapter_spans)
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        if self._gate_kernel is not None and kernels.can_run(gate, up):
+            return self._gate_kernel(gate, up)
+        return self.activation(gate) * up

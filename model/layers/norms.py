@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import TransformerConfig
 
 
@@ -20,12 +21,22 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to the same."""
+        if kernels.can_run(x, self.weight):
+            return kernels.rms_norm(x, self.weight, self.eps, self.offset)
         precise = x if x.dtype == torch.float64 else x.float()
         scale = torch.rsqrt(precise.square().mean(-1, keepdim=True) + self.eps)
         if self.offset:
             # Before rounding: one plus a small weight would lose it in bfloat16.
             return (precise * scale * (self.offset + self.weight.to(precise.dtype))).to(x.dtype)
         return self.weight * (precise * scale).to(x.dtype)
+
+
+def add_norm(norm: nn.Module, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
+    """x + update, [..., size] each, and the norm of that sum."""
+    if isinstance(norm, RMSNorm) and kernels.can_run(x, update, norm.weight):
+        return kernels.add_rms_norm(x, update, norm.weight, norm.eps, norm.offset)
+    x = x + update
+    return x, norm(x)
 
 
 def build_norm(config: TransformerConfig, size: int | None = None) -> nn.Module:

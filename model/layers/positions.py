@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model import kernels
 from model.layers.rope_scaling import rotary_frequencies
 from model.layers.table import Table
 
@@ -46,8 +47,13 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns [num_tokens, num_heads, head_dim] by the angles of `Rotary`, whose sines carry the signs."""
+    """Turns [num_tokens, num_heads, head_dim] by the angles of `Rotary`, whose sines carry the signs.
+
+    The caller gives `x` away: where a kernel turns it, it is turned in place.
+    """
     cosine, sine = rotation
+    if kernels.can_run(x, cosine):
+        return kernels.rotate(x, cosine, sine)
     return x * cosine + x.roll(x.shape[-1] // 2, dims=-1) * sine
 
 

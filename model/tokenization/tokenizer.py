@@ -12,6 +12,7 @@ from model.config import CheckpointError
 from model.tokenization.kinds import Languages, build, find_languages, kind_of, set_language_template
 from model.tokenization.marian import Mapped
 from model.tokenization.special_tokens import NAMES, content, read_settings, with_defaults
+from model.tokenization.spelling import Spelling, spell
 
 TextOrPair = str | tuple[str, str]
 
@@ -159,6 +160,14 @@ class Tokenizer:
         """Ids that `decode` leaves out."""
         added = json.loads(self._writer.to_str())["added_tokens"]
         return frozenset(entry["id"] for entry in added if entry["special"])
+
+    def spelling(self) -> Spelling:
+        """What each token adds to a text; special tokens and the unknown one add nothing.
+
+        Raises ValueError where the decoder does not tell.
+        """
+        named = {self.token_id(token) for token in self.special_tokens.values()}
+        return spell(self._writer, self.special_ids | {i for i in named if i is not None})
 
     def _encoding(self, e: tokenizers.Encoding) -> Encoding:
         ids = e.ids if self._ids is None else [self._ids[i] for i in e.ids]

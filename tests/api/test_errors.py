@@ -68,6 +68,38 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         ("/v1/generate", GENERATE | {"length_penalty": 11}, "length_penalty"),
         ("/v1/generate", GENERATE | {"early_stopping": "always"}, "early_stopping"),
         ("/v1/generate", GENERATE | {"early_stopping": 1}, "early_stopping"),
+        *(
+            (path, GENERATE | {field: value}, field)
+            for path in ("/v1/generate", "/v1/completions")
+            for field, value in (
+                ("json_schema", "{}"),
+                ("json_schema", True),
+                ("json_schema", {"enum": ["x" * 1000] * 100}),
+                ("regex", 5),
+                ("regex", "a" * 70_000),
+                ("choice", "a"),
+                ("choice", []),
+                ("choice", ["a", ""]),
+                ("choice", ["a", 1]),
+                ("grammar", ["start"]),
+            )
+        ),
+        ("/v1/generate", GENERATE | {"regex": "a", "grammar": "start: /a/"}, "grammar"),
+        ("/v1/generate", GENERATE | {"response_format": {"type": "json_object"}}, "response_format"),
+        *(
+            ("/v1/completions", GENERATE | {"response_format": value}, "response_format")
+            for value in (
+                "json_object",
+                {},
+                {"type": "xml"},
+                {"type": "json_schema"},
+                {"type": "json_schema", "json_schema": {"name": "x"}},
+                {"type": "json_schema", "json_schema": {"schema": {}, "more": 1}},
+                {"type": "json_object", "json_schema": {"schema": {}}},
+                {"type": "json_schema", "json_schema": {"schema": {}}, "value": {}},
+            )
+        ),
+        ("/v1/completions", GENERATE | {"response_format": {"type": "json_object"}, "regex": "a"}, "regex"),
         ("/v1/generate", GENERATE | {"seed": 2**70}, "seed"),
         ("/v1/generate", GENERATE | {"stop": ["x" * 257]}, "stop"),
         ("/v1/generate", GENERATE | {"stop": [""]}, "stop"),
@@ -116,10 +148,6 @@ def test_400_names_the_field(shared: Service, path: str, body: dict[str, Any], p
     ("field", "value"),
     [
         ("prompt_logprobs", 1),
-        ("json_schema", {"type": "object"}),
-        ("regex", "a+"),
-        ("choice", ["a"]),
-        ("grammar", "root ::= 'a'"),
     ],
 )
 def test_400_for_what_is_not_served_yet(shared: Service, field: str, value: object) -> None:

@@ -140,6 +140,61 @@ def test_the_openai_client_works_unchanged(running: Process) -> None:
             client.models.retrieve("gpt")
 
 
+def test_texts_keep_to_their_constraints(running: Process, checkpoints: dict[str, Path]) -> None:
+    sampled = {"prompt": "Answer:", "temperature": 1, "max_tokens": 200}
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["ok", "n"],
+        "additionalProperties": False,
+    }
+    results = post(running, "/v1/generate", sampled | {"json_schema": schema, "n": 4, "logprobs": 1})[
+        "results"
+    ]
+    assert [result["finish_reason"] for result in results] == ["stop"] * 4
+    for result in results:
+        value = json.loads(result["text"])
+        assert (type(value["ok"]), value["n"] in range(100), len(value)) == (bool, True, 2)
+    for body in (
+        {"choice": ["ja", "nein"]},
+        {"regex": "ja|nein"},
+        {"grammar": 'start: "ja" | "nein"'},
+        {"response_format": {"type": "json_object", "value": {"enum": ["ja", "nein"]}}},
+    ):
+        text = post(running, "/v1/completions", sampled | {"seed": 3} | body)["choices"][0]["text"]
+        assert text.strip('"') in ("ja", "nein")
+        assert stream_text(running, "/v1/completions", sampled | {"seed": 3} | body, "choices") == text
+    with openai.OpenAI(base_url=f"{running.client.base_url}/v1", api_key="none", max_retries=0) as client:
+        named = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+        whole = client.completions.create(
+            model="writer", prompt="Answer:", max_tokens=200, extra_body={"response_format": named}
+        )
+        assert json.loads(whole.choices[0].text).keys() == {"ok", "n"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/generate", {"regex": "(a"}, "regex"),
+        ("/v1/generate", {"regex": "(a", "stream": True}, "regex"),
+        ("/v1/generate", {"grammar": "a ::= b"}, "grammar"),
+        ("/v1/generate", {"json_schema": {"type": "thing"}}, "json_schema"),
+        ("/v1/completions", {"choice": ["a"], "regex": "a"}, "choice"),
+        (
+            "/v1/completions",
+            {"response_format": {"type": "json_object", "value": {"not": {}}}},
+            "response_format",
+        ),
+    ],
+)
+def test_a_constraint_that_is_refused_is_a_400(
+    running: Process, path: str, body: dict[str, Any], param: str
+) -> None:
+    response = running.client.post(path, json={"prompt": "a"} | body)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+
+
 def test_embeddings_default_to_numbers_and_speak_base64(running: Process) -> None:
     plain = post(running, "/v1/embeddings", {"input": "one"})["data"][0]["embedding"]
     coded = post(running, "/v1/embeddings", {"input": "one", "encoding_format": "base64"})["data"][0][

@@ -1,6 +1,6 @@
 """How sequences are grouped for attention."""
 
-from app.engine.batch import group_by_length
+from app.engine.grouping import group_by_length
 
 
 def test_lengths_that_are_alike_share_a_group_and_others_do_not() -> None:

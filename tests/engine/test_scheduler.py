@@ -262,7 +262,7 @@ def test_forks_share_blocks_and_copy_the_one_that_they_write_to() -> None:
     assert {target for _, target in step.copies} < last
     assert {origin for origin, _ in step.copies} == last - {target for _, target in step.copies}
     scheduler.drop(first.group.members.pop(0))
-    assert manager.num_held("a") == 4 + 2 - 1, "two beams of two blocks share one, and the source"
+    assert manager.num_held("a") == 4 + 2 - 1, "one of the three last blocks is free, all else is shared"
     scheduler.abort([0])
     assert manager.num_free == manager.num_blocks
 

@@ -54,6 +54,9 @@ class FakeEngine:
     def has_work(self) -> bool:
         return bool(self.sequences)
 
+    def when_ready(self, wake: Callable[[], object]) -> None:
+        self.wake = wake
+
     def add(self, request: GenerateRequest | EncodeRequest) -> None:
         if request.model == "unknown":
             raise RequestError("unknown model")

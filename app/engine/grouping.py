@@ -1,0 +1,63 @@
+"""Which sequences of a step are attended together. Integers only."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+FREE_WASTE = 2048
+"""Query-key pairs of padding that cost less than one more dense call; measured on a CPU."""
+IN_PLACE_PAIRS = 2**14
+"""Query-key pairs of a sequence up to which reading its keys in place takes less than a dense call; measured too."""
+
+
+def group_by_length(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Which sequences share a dense call: (queries, keys) each; returns indices into `shapes`.
+
+    From the largest down, a sequence joins the open group while the padding this makes stays
+    under a quarter of the real work, or is too little to be worth a call of its own.
+    """
+    order = sorted(range(len(shapes)), key=lambda i: shapes[i], reverse=True)
+    groups: list[list[int]] = []
+    t_max = k_max = real = 0
+    for i in order:
+        t, k = shapes[i]
+        if groups:
+            widest = max(k_max, k)
+            padded = (len(groups[-1]) + 1) * t_max * widest
+            if padded - (real + t * k) <= max(FREE_WASTE, (real + t * k) // 4):
+                groups[-1].append(i)
+                k_max, real = widest, real + t * k
+                continue
+        groups.append([i])
+        t_max, k_max, real = t, k, t * k
+    return groups
+
+
+def split_sequences(
+    shapes: Sequence[tuple[int, int]], is_in_place: bool
+) -> tuple[list[int], list[list[int]]]:
+    """The sequences whose keys are read in place, in their order, and the others by `group_by_length`."""
+    in_place, others = [], []
+    for i, (t, k) in enumerate(shapes):
+        (in_place if is_in_place and (t == 1 or t * k <= IN_PLACE_PAIRS) else others).append(i)
+    groups = group_by_length([shapes[i] for i in others])
+    return in_place, [[others[j] for j in group] for group in groups]
+
+
+def find_places(in_place: list[int], groups: list[list[int]], lengths: list[int]) -> list[int] | None:
+    """Where each flat row is in the results laid end to end: of those `in_place` and then, padded, of the groups.
+
+    None where there is one group, or nothing else than those in place, and each row is where it was.
+    """
+    if not groups:
+        return None
+    starts = [0, *accumulate(lengths)]
+    places = [0] * starts[-1]
+    base = 0
+    for group in [*([i] for i in in_place), *groups]:
+        longest = max(lengths[i] for i in group)
+        for i in group:
+            places[starts[i] : starts[i + 1]] = range(base, base + lengths[i])
+            base += longest
+    if not in_place and len(groups) == 1 and places == list(range(base)):
+        return None
+    return places

@@ -1,0 +1,102 @@
+"""Computes the masks of a step in a thread of its own: one that does not end must not hold the engine up.
+
+llguidance bounds the work of a mask, but not everywhere, and nothing can stop a thread in a library. One that is stuck
+is left behind with its grammar; a new one takes its place.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+MASK_SECONDS = 2.0
+"""A mask takes tens of microseconds, and within llguidance's limits some tens of milliseconds at most."""
+STACK_BYTES = 64 * 2**20
+
+
+class Group(Protocol):
+    """What those have in common that wait for the same locks."""
+
+    fault: str | None
+
+
+class Fillable(Protocol):
+    """The part of a matcher that is needed here."""
+
+    @property
+    def grammar(self) -> Group: ...
+
+    def fill(self) -> None: ...
+
+    def give_up(self, fault: str) -> None: ...
+
+
+class Masks:
+    """Fills the masks of many matchers, in order."""
+
+    def __init__(self, seconds: float = MASK_SECONDS) -> None:
+        self._seconds = seconds
+        self._filler: _Filler | None = None
+
+    def fill(self, matchers: Sequence[Fillable]) -> None:
+        """Each matcher knows what may follow afterwards; one whose mask does not end in time has given up."""
+        start = 0
+        while start < len(matchers):
+            if self._filler is None:
+                self._filler = _Filler()
+            stuck = self._filler.work(matchers[start:], self._seconds)
+            if stuck is None:
+                return
+            self._filler = None
+            matcher = matchers[start + stuck]
+            matcher.grammar.fault = "takes too long to follow"
+            matcher.give_up(matcher.grammar.fault)
+            start += stuck + 1
+
+
+class _Filler:
+    """One thread and what it is told."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Sequence[Fillable]] = queue.SimpleQueue()
+        self._ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._num_done = 0
+        start_thread(self._run, "masks")
+
+    def work(self, matchers: Sequence[Fillable], seconds: float) -> int | None:
+        """Blocks until all are filled, or one took longer than `seconds`: its place is returned."""
+        self._num_done = seen = 0
+        self._jobs.put(matchers)
+        while True:
+            try:
+                fault = self._ends.get(timeout=seconds)
+            except queue.Empty:
+                if self._num_done == seen:
+                    return seen
+                seen = self._num_done
+                continue
+            if fault is not None:
+                raise fault
+            return None
+
+    def _run(self) -> None:
+        while True:
+            matchers = self._jobs.get()
+            try:
+                for matcher in matchers:
+                    matcher.fill()
+                    self._num_done += 1
+            except BaseException as fault:
+                self._ends.put(fault)
+            else:
+                self._ends.put(None)
+            del matchers
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """A thread that does not keep the process alive, with room for the recursion of llguidance's parsers."""
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    finally:
+        threading.stack_size(before)

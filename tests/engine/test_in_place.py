@@ -1,0 +1,69 @@
+"""Queries that read their keys where they lie: the answers of gathered keys, in any mixture of both."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.engine import grouping
+from app.engine.engine import Engine
+from app.engine.grouping import find_places, split_sequences
+from app.engine.protocol import GenerateRequest, Tokens
+from app.engine.sampling_params import SamplingParams
+from model.config import TransformerConfig
+from model.loading import save_model
+from tests.engine.test_engine import make_engine, random_ids
+from tests.engine.test_engine_windows import MISTRAL
+from tests.model.test_kernels import needs_kernel
+from tests.tiny import LLAMA, T5, random_model
+
+
+def test_few_queries_are_split_off_in_their_order_and_the_rest_is_grouped() -> None:
+    shapes = [(1, 9000), (300, 300), (60, 60), (1, 3), (290, 290)]
+    assert split_sequences(shapes, is_in_place=True) == ([0, 2, 3], [[1, 4]])
+    in_place, groups = split_sequences(shapes, is_in_place=False)
+    assert in_place == []
+    assert sorted(i for group in groups for i in group) == [0, 1, 2, 3, 4]
+
+
+def test_each_row_is_found_among_the_results() -> None:
+    assert find_places([0, 2], [], [1, 1, 3]) is None
+    assert find_places([], [[0, 1]], [3, 3]) is None
+    # in place: rows 0 and 6..8; then a group of lengths 3 and 2, the shorter padded
+    assert find_places([0, 3], [[1, 2]], [1, 3, 2, 3]) == [0, 4, 5, 6, 7, 8, 1, 2, 3]
+
+
+@needs_kernel
+@pytest.mark.parametrize("config", [LLAMA, MISTRAL, T5], ids=lambda config: config.family)
+@pytest.mark.parametrize("most_pairs", [2**14, 200])
+def test_what_is_read_in_place_is_what_is_gathered(
+    config: TransformerConfig, most_pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the lower line, prompts on both sides of it share steps with sequences that decode."""
+    monkeypatch.setattr(grouping, "IN_PLACE_PAIRS", most_pairs)
+    save_model(random_model(config, dtype=torch.float32), tmp_path)
+    engine, gathering = (make_engine({"m": tmp_path}, dtype="float32") for _ in range(2))
+    gathering._runners["m"].is_in_place = False
+    assert engine._runners["m"].is_in_place
+    source = random.Random(1)
+    prompts = [random_ids(source, 40) for _ in range(12)]
+    got, wanted = (_logprobs(one, prompts) for one in (engine, gathering))
+    for mine, theirs in zip(got, wanted, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-3)
+
+
+def _logprobs(engine: Engine, prompts: list[list[int]]) -> list[list[float]]:
+    """Of each prompt's tokens; a prompt more arrives in each step."""
+    params = SamplingParams(max_tokens=8, logprobs=0, ignore_eos=True)
+    found: list[list[float]] = [[] for _ in prompts]
+    waiting = [
+        GenerateRequest(id=i, model="m", prompt_ids=ids, params=params) for i, ids in enumerate(prompts)
+    ]
+    while waiting or engine.has_work:
+        if waiting:
+            engine.add(waiting.pop(0))
+        for output in engine.step().outputs:
+            assert isinstance(output, Tokens)
+            found[output.id] += [one.logprob for one in output.logprobs or []]
+    return found
