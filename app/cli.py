@@ -93,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--token-budget", type=int, metavar="TOKENS", help="most tokens computed in one step (2048)")
     add("--max-sequences", type=int, metavar="N", help="most sequences in one step (256)")
     add(
+        "--no-speculation",
+        dest="speculation",
+        action="store_false",
+        default=None,
+        help="compute one token at a time",
+    )
+    add(
         "--no-prefix-cache",
         dest="prefix_cache",
         action="store_false",

@@ -98,6 +98,9 @@ class Metrics:
         self.preemptions = self._counter(
             "preemptions_total", "Sequences that gave their blocks back.", "model"
         )
+        self.speculative_tokens = self._counter(
+            "speculative_tokens_total", "Guessed tokens by result: accepted, rejected.", "model", "result"
+        )
         self.engine_restarts = self._counter(
             "engine_restarts_total", "Times the engine process was started again."
         )
@@ -127,6 +130,8 @@ class Metrics:
             for kind in ("prompt", "cached", "generated", "padding"):
                 self.tokens.labels(name, kind)
             self.preemptions.labels(name)
+            for result in ("accepted", "rejected"):
+                self.speculative_tokens.labels(name, result)
             for task in tasks:
                 self.requests.labels(name, task, "ok")
             self.set_idle([name])

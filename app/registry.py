@@ -250,6 +250,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_model_len=settings.max_model_len,
         prefix_cache=settings.prefix_cache,
         target_step_ms=settings.target_step_ms,
+        speculation=settings.speculation,
         threads=settings.threads,
         log_format=settings.log_format,
     )
@@ -270,6 +271,10 @@ def record(metrics: Metrics, report: Report) -> None:
     metrics.batch_tokens.labels(model).observe(report.batch_tokens)
     if report.padding_tokens:
         metrics.tokens.labels(model, "padding").inc(report.padding_tokens)
+    if report.drafted_tokens:
+        rejected = report.drafted_tokens - report.accepted_tokens
+        metrics.speculative_tokens.labels(model, "accepted").inc(report.accepted_tokens)
+        metrics.speculative_tokens.labels(model, "rejected").inc(rejected)
     if report.preemptions:
         metrics.preemptions.labels(model).inc(report.preemptions)
     for gauge, values in (

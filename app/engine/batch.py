@@ -37,13 +37,15 @@ class Slots:
 class Batch:
     """The tensors of one step. `encoded` and `decoded` list the sequences in the order of the rows.
 
-    `complete` are those of `decoded` that compute the last of their tokens, so that logits follow;
-    `last_rows` picks these tokens from the flat decoder tokens, `logit_spans` are their adapters.
+    `complete` are those of `decoded` that compute the last of their tokens, so that logits follow: of that one and of
+    each in the draft behind it, `num_rows` of each sequence. `last_rows` picks these tokens from the flat decoder
+    tokens, `logit_spans` are their adapters.
     """
 
     encoded: list[Sequence]
     decoded: list[Sequence]
     complete: list[Sequence]
+    num_rows: list[int]
     encode: GroupedPart | None
     encode_starts: list[int]
     type_ids: Tensor | None
@@ -69,7 +71,8 @@ def build_batch(
     counts = [(s, n) for s, n in zip(step.sequences, step.num_tokens, strict=True) if n]
     counts.sort(key=lambda count: count[0].adapter or "")
     decoded, new = [s for s, _ in counts], [n for _, n in counts]
-    complete = [s for s, n in counts if n == s.num_new_tokens]
+    complete = [s for s, n in counts if n >= s.num_new_tokens]
+    num_rows = [1 + n - s.num_new_tokens for s, n in counts if n >= s.num_new_tokens]
     encode = decode = last_rows = type_ids = cross_slots = slots = None
     cross_groups: list[AttentionGroup] = []
     cross_order = None
@@ -90,7 +93,7 @@ def build_batch(
         spans = [(s.block_table, s.num_computed_tokens, s.num_computed_tokens + n) for s, n in counts]
         slots = _slots(spans, block_size, device)
         ends = zip(accumulate(new), counts, strict=True)
-        rows = [end - 1 for end, (s, n) in ends if n == s.num_new_tokens]
+        rows = [row for end, (s, n) in ends for row in range(end - 1 - n + s.num_new_tokens, end)]
         last_rows = torch.tensor(rows, dtype=torch.long, device=device)
         if decoded[0].source_ids:
             cross_groups, cross_order = _cross_part(decoded, new, block_size, device, is_in_place)
@@ -107,7 +110,8 @@ def build_batch(
         cross_groups=cross_groups,
         cross_order=cross_order,
         last_rows=last_rows,
-        logit_spans=_adapter_spans(complete, [1] * len(complete)),
+        num_rows=num_rows,
+        logit_spans=_adapter_spans(complete, num_rows),
         num_tokens=num_tokens,
         num_padding=num_padding,
     )
@@ -149,7 +153,7 @@ def _decode_part(
     stops = [s.num_computed_tokens + n for s, n in zip(decoded, new, strict=True)]
     starts = _starts(new)
     spans = [(s, s.num_computed_tokens, stop) for s, stop in zip(decoded, stops, strict=True)]
-    ids = [i for s, first, stop in spans for i in s.token_ids[first:stop]]
+    ids = [i for s, first, stop in spans for i in [*s.token_ids[first:stop], *_drafted(s, stop)]]
     flat_positions = torch.tensor([p for _, first, stop in spans for p in range(first, stop)], device=device)
     in_place, members = split_sequences(list(zip(new, stops, strict=True)), is_in_place)
     groups, padding = [], 0
@@ -179,6 +183,11 @@ def _decode_part(
         adapter_spans=_adapter_spans(decoded, new),
     )
     return part, padding
+
+
+def _drafted(sequence: Sequence, stop: int) -> list[int]:
+    """What is computed of its draft by a step that goes to the position `stop`."""
+    return sequence.draft.token_ids[: max(0, stop - len(sequence.token_ids))]
 
 
 def _cross_part(

@@ -59,6 +59,18 @@ class BlockTables:
         self._extend(sequence, sequence.block_table, len(sequence.token_ids), stale)
         return copies
 
+    def grow_draft(self, sequence: Sequence, spare: int, stale: list[int]) -> int:
+        """Room for a draft behind the next token, in at most `spare` blocks more; what has none is cut off.
+
+        Returns how many tokens are left of the draft.
+        """
+        size = self._sizes[sequence.model]
+        room = (len(sequence.block_table) + max(0, spare)) * size - len(sequence.token_ids)
+        sequence.draft = sequence.draft.cut(room)
+        length = len(sequence.draft.token_ids)
+        self._extend(sequence, sequence.block_table, len(sequence.token_ids) + length, stale)
+        return length
+
     def share(self, sequence: Sequence) -> None:
         """A copy of another's tables holds their blocks too."""
         self._blocks.share(sequence.block_table + sequence.cross_block_table)

@@ -73,7 +73,7 @@ def build_engine(config: WorkerConfig, clock: Callable[[], float] = time.perf_co
     scheduler = Scheduler(sizes, blocks, config.token_budget, config.max_num_seqs, config.prefix_cache)
     pace = _pace(config.target_step_ms, device)
     compiler = Compiler({name: (one.folder, one.model.config.vocab_size) for name, one in loaded.items()})
-    return Engine(runners, served, infos, arena, scheduler, compiler, pace, clock)
+    return Engine(runners, served, infos, arena, scheduler, compiler, pace, config.speculation, clock)
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
 from app.engine.beam import advance, continuations
 from app.engine.compiler import Compiler
+from app.engine.drafting import Drafting
 from app.engine.kv_cache import Arena
 from app.engine.masks import Masks
 from app.engine.pace import Pace
@@ -49,6 +51,7 @@ class Engine:
         scheduler: Scheduler,
         compiler: Compiler,
         pace: Pace | None,
+        speculates: bool,
         clock: Callable[[], float],
     ) -> None:
         self.infos = infos
@@ -56,6 +59,7 @@ class Engine:
         self._scheduler, self._blocks = scheduler, scheduler.blocks
         self._compiler, self._masks = compiler, Masks()
         self._pace, self._clock = pace, clock
+        self._drafting = Drafting(runners if speculates else ())
         self._last_report = 0.0
 
     @property
@@ -113,7 +117,7 @@ class Engine:
         return {model: self._pace.budget(model, bool(lane.running)) for model, lane in lanes}
 
     def _run(self, step: ScheduledStep) -> StepOutputs:
-        started = self._clock()
+        started, held_before = self._clock(), self._drafting.num_held
         for sequence in step.sequences:
             if sequence.first_scheduled is None:
                 sequence.first_scheduled = started
@@ -128,10 +132,14 @@ class Engine:
         outputs = self._commit(batch, logits, encoded)
         duration = self._clock() - started
         self._scheduler.charge(step.model, duration)
+        num_prompt = batch.num_tokens - step.num_decoding - step.num_drafted
         if self._pace is not None:
-            num_prompt = batch.num_tokens - step.num_decoding
             self._pace.note(step.model, step.num_decoding, num_prompt, duration)
-        return StepOutputs(outputs, self._report(step, batch, duration))
+        if not num_prompt:
+            self._drafting.note(step.model, batch.num_tokens, duration)
+        return StepOutputs(
+            outputs, self._report(step, batch, duration, self._drafting.num_held - held_before)
+        )
 
     def _fail(self, sequence: Sequence) -> Failed:
         self._scheduler.finish(sequence, "error")
@@ -155,29 +163,29 @@ class Engine:
                 )
                 self._scheduler.finish(sequence, "stop")
         if logits is not None:
-            outputs += self._next_tokens(batch.complete, logits.float())
+            outputs += self._next_tokens(batch.complete, batch.num_rows, logits.float())
         return outputs
 
-    def _next_tokens(self, complete: list[Sequence], logits: Tensor) -> list[Answer]:
-        """A token for each sequence by itself, and a step for each search; `logits` [num complete, vocab_size]."""
-        beams = [i for i, sequence in enumerate(complete) if sequence.group is not None]
+    def _next_tokens(self, complete: list[Sequence], num_rows: list[int], logits: Tensor) -> list[Answer]:
+        """What each sequence says by itself, and a step for each search; `logits` [sum of num_rows, vocab_size]."""
+        owners = [s for s, count in zip(complete, num_rows, strict=True) for _ in range(count)]
+        beams = [i for i, sequence in enumerate(owners) if sequence.group is not None]
         outputs: list[Answer] = []
         if beams:
-            outputs += self._search([complete[i] for i in beams], logits[beams])
-            alone = [i for i, sequence in enumerate(complete) if sequence.group is None]
-            complete, logits = [complete[i] for i in alone], logits[alone]
-        if complete:
-            self._masks.fill([s.matcher for s in complete if s.matcher is not None])
-            samples = sample(logits, [self._sample_row(sequence) for sequence in complete])
-            for sequence, token_id, logprobs in zip(
-                complete, samples.token_ids, samples.logprobs, strict=True
-            ):
-                outputs.append(self._append(sequence, token_id, logprobs))
+            outputs += self._search([owners[i] for i in beams], logits[beams])
+            logits = logits[[i for i, sequence in enumerate(owners) if sequence.group is None]]
+        alone = [(s, count) for s, count in zip(complete, num_rows, strict=True) if s.group is None]
+        if alone:
+            self._masks.fill([s.matcher for s, _ in alone if s.matcher is not None])
+            rows = [self._sample_row(s, drafted) for s, count in alone for drafted in range(count)]
+            samples = sample(logits, rows)
+            said = iter(zip(samples.token_ids, samples.logprobs, strict=True))
+            outputs += [self._say(s, list(islice(said, count)), len(rows)) for s, count in alone]
         return outputs
 
     def _search(self, beams: list[Sequence], logits: Tensor) -> list[Answer]:
         """The beams of each group are all here. A search that is done ends its group and is the answer."""
-        rows = [self._sample_row(sequence) for sequence in beams]
+        rows = [self._sample_row(sequence, 0) for sequence in beams]
         found = dict(zip(map(id, beams), continuations(logits, rows, beams), strict=True))
         outputs: list[Answer] = []
         for group in {id(beam.group): beam.group for beam in beams}.values():
@@ -196,12 +204,41 @@ class Engine:
                 )
         return outputs
 
-    def _append(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Tokens | Failed:
-        """One token more. An end token is not handed out; a forced one is the limit's doing, not the model's."""
+    def _say(
+        self, sequence: Sequence, said: list[tuple[int, TokenLogprobs | None]], num_rows: int
+    ) -> Tokens | Failed:
+        """The next token, and those that its draft had right: what was sampled after a wrong one is void.
+
+        An end token is not handed out; a forced one is the limit's doing, not the model's.
+        """
         matcher, is_first = sequence.matcher, sequence.num_completion_tokens == 0
-        if token_id == NO_TOKEN and matcher is not None:
+        waited = _waited(sequence) if is_first else None
+        if matcher is not None and said[0][0] == NO_TOKEN:
             self._scheduler.finish(sequence, matcher.finish_reason)
-            return matcher.end(sequence.id, _waited(sequence) if is_first else None)
+            return matcher.end(sequence.id, waited)
+        draft, num_held = sequence.draft.cut(len(said) - 1), 0
+        handed: list[tuple[int, TokenLogprobs | None]] = []
+        for (token_id, logprobs), guess in zip(said, [*draft.token_ids, None], strict=True):
+            if self._append(sequence, token_id):
+                handed.append((token_id, logprobs))
+            if token_id != guess or sequence.finish_reason is not None:
+                break
+            num_held += 1
+        sequence.num_computed_tokens += num_held
+        self._drafting.renew(sequence, draft, num_held, num_rows)
+        told = [logprobs for _, logprobs in handed if logprobs is not None]
+        return Tokens(
+            id=sequence.id,
+            token_ids=[token_id for token_id, _ in handed],
+            logprobs=told or None,
+            finish_reason=sequence.finish_reason,
+            cached_tokens=(sequence.num_cached_tokens or 0) if is_first else 0,
+            queue_duration=waited,
+        )
+
+    def _append(self, sequence: Sequence, token_id: int) -> bool:
+        """One token more, which may end the sequence; whether it is handed out."""
+        matcher = sequence.matcher
         ends = token_id in sequence.params.end_token_ids(self._eos_token_ids(sequence))
         is_forced = sequence.rules is not None and sequence.rules.forced(sequence.num_completion_tokens)
         sequence.token_ids.append(token_id)
@@ -211,20 +248,13 @@ class Engine:
             self._scheduler.finish(sequence, "stop")
         elif sequence.num_completion_tokens >= sequence.max_tokens:
             self._scheduler.finish(sequence, "length")
-        return Tokens(
-            id=sequence.id,
-            token_ids=[] if ends else [token_id],
-            logprobs=None if logprobs is None or ends else [logprobs],
-            finish_reason=sequence.finish_reason,
-            cached_tokens=(sequence.num_cached_tokens or 0) if is_first else 0,
-            queue_duration=_waited(sequence) if is_first else None,
-        )
+        return not ends
 
     def _eos_token_ids(self, sequence: Sequence) -> tuple[int, ...]:
         return self._served[sequence.request.model].config.eos_token_ids
 
-    def _sample_row(self, sequence: Sequence) -> SampleRow:
-        """A constrained sequence's mask is filled by now."""
+    def _sample_row(self, sequence: Sequence, num_drafted: int) -> SampleRow:
+        """Of the token behind so many of its draft. A constrained sequence's mask is filled by now."""
         request, matcher = sequence.request, sequence.matcher
         assert isinstance(request, GenerateRequest)
         eos_token_ids = self._eos_token_ids(sequence)
@@ -236,10 +266,11 @@ class Engine:
             num_prompt_tokens=sequence.num_prompt_tokens,
             eos_token_ids=eos_token_ids,
             rules=sequence.rules,
+            num_drafted=num_drafted,
             allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids),
         )
 
-    def _report(self, step: ScheduledStep, batch: Batch, duration: float) -> Report:
+    def _report(self, step: ScheduledStep, batch: Batch, duration: float, num_accepted: int) -> Report:
         now = self._clock()
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
@@ -261,6 +292,8 @@ class Engine:
             batch_size=len(step.sequences),
             batch_tokens=batch.num_tokens,
             padding_tokens=batch.num_padding,
+            drafted_tokens=step.num_drafted,
+            accepted_tokens=num_accepted,
             preemptions=step.num_preempted,
             running=running,
             waiting=waiting,

@@ -59,6 +59,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     max_model_len: int | None = None
     prefix_cache: bool = True
     target_step_ms: float | None = None
+    speculation: bool = True
     threads: int | None = None
     log_format: Literal["text", "json"] = "text"
 
@@ -230,6 +231,8 @@ class Report(Message, frozen=True, kw_only=True):
     batch_size: int
     batch_tokens: int
     padding_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     running: dict[str, int] = {}
     waiting: dict[str, int] = {}

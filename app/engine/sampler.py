@@ -38,9 +38,9 @@ class SampleRow:
     """One row of the logits: whose next token it gives.
 
     `token_ids` are prompt and output so far, by reference; the next token's position is counted from
-    `num_prompt_tokens`. `index` is the sequence's within its request; `eos_token_ids` end a sequence; `rules`
-    are the sequence's own, None where it has none; `allowed` has a bit for each token id, the lowest of the first
-    word first, None where the sequence is not constrained.
+    `num_prompt_tokens`, behind `num_drafted` tokens that may come first. `index` is the sequence's within its
+    request; `eos_token_ids` end a sequence; `rules` are the sequence's own, None where it has none; `allowed` has a
+    bit for each token id, the lowest of the first word first, None where the sequence is not constrained.
     """
 
     params: SamplingParams
@@ -49,12 +49,13 @@ class SampleRow:
     num_prompt_tokens: int
     eos_token_ids: tuple[int, ...]
     rules: Rules | None = None
+    num_drafted: int = 0
     allowed: Bits | None = None
 
     @property
     def position(self) -> int:
         """The next token's place in the output, from 0."""
-        return len(self.token_ids) - self.num_prompt_tokens
+        return len(self.token_ids) - self.num_prompt_tokens + self.num_drafted
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,16 @@ from app.engine.block_manager import BlockManager
 from app.engine.block_tables import BlockTables
 from app.engine.protocol import FinishReason
 from app.engine.sequence import Sequence, Status
+from app.engine.speculation import NO_DRAFT
 
 
 @dataclass
 class ScheduledStep:
     """One model's next step: the sequences in it, and beside them how many decoder tokens each computes.
 
-    `num_decoding` of them, the first ones, compute their last token after earlier ones; the others are
-    in their prompts, which may take several steps. Those that need it have their source encoded, always whole.
+    `num_decoding` of them, the first ones, compute their last token after earlier ones, and together `num_drafted`
+    that may follow; the others are in their prompts, which may take several steps. Those that need it have their
+    source encoded, always whole.
     Before anything is written, `stale_blocks` must be cleared and then each (from, to) of `copies` be copied.
     """
 
@@ -27,6 +29,7 @@ class ScheduledStep:
     sequences: list[Sequence] = field(default_factory=list)
     num_tokens: list[int] = field(default_factory=list)
     num_decoding: int = 0
+    num_drafted: int = 0
     stale_blocks: list[int] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
     num_preempted: int = 0
@@ -156,14 +159,15 @@ class Scheduler:
             if sequence.needs_encode:
                 sequence.is_encoded = True
                 self._cache.register_source(sequence)
-            sequence.num_computed_tokens += count
+            # Whether a draft holds is seen when the next token is sampled.
+            sequence.num_computed_tokens += min(count, sequence.num_new_tokens)
             self._cache.register(sequence)
 
     def _schedule_model(self, model: str, lane: Lane, prompt_budget: int) -> ScheduledStep:
         step = ScheduledStep(model)
         self._cache.begin_step()
         self._decode(lane, step)
-        budget = min(self.token_budget - step.num_decoding, prompt_budget)
+        budget = min(self.token_budget - step.num_decoding - step.num_drafted, prompt_budget)
         budget = self._continue_prompts(lane, step, budget)
         self._admit_waiting(lane, step, budget)
         return step
@@ -184,8 +188,17 @@ class Scheduler:
             if sequence.status is Status.RUNNING:
                 for member in unit:
                     step.copies += self._tables.grow(member, step.stale_blocks)
-                    step.add(member, 1)
+                    step.add(member, 1 + self._take_draft(member, step))
                 step.num_decoding += len(unit)
+
+    def _take_draft(self, sequence: Sequence, step: ScheduledStep) -> int:
+        """How much of its draft is computed: guesses take no block that another sequence is about to need."""
+        if not sequence.draft.token_ids:
+            return 0
+        spare = self.blocks.num_free - sum(lane.num_reserved for lane in self.lanes.values())
+        length = self._tables.grow_draft(sequence, spare, step.stale_blocks)
+        step.num_drafted += length
+        return length
 
     def _continue_prompts(self, lane: Lane, step: ScheduledStep, budget: int) -> int:
         """The next tokens of prompts that have begun, whose blocks they hold since; returns what is left."""
@@ -267,7 +280,7 @@ class Scheduler:
         for member in sequence.unit:
             lane.running.remove(member)
             self._tables.release(member)
-            member.num_computed_tokens, member.is_encoded = 0, False
+            member.num_computed_tokens, member.is_encoded, member.draft = 0, False, NO_DRAFT
             member.status = Status.WAITING
             insort(lane.waiting, member, key=_order)
 

@@ -7,6 +7,7 @@ from app.engine.constraint import Matcher
 from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest, Hypothesis, TokenLogprobs
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
+from app.engine.speculation import NO_DRAFT, Draft, Speculator
 from model.beam_search import BeamSearch
 
 AGING_SECONDS = 5.0
@@ -36,6 +37,7 @@ class Sequence:
     An encoder-decoder sequence has a source and decoder tokens, a decoder-only one no source, an
     encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds. One that is a beam
     belongs to a `group` of beams, and keeps the log-probabilities of what it said where they are asked for.
+    A `draft` is what may follow `token_ids` and is computed along with the last of them.
     `num_cached_tokens` of the prompt (of the source, where there is one) were found computed when it first ran; None
     before that. The keys and the number of registered blocks are the prefix cache's.
     """
@@ -61,6 +63,8 @@ class Sequence:
     first_scheduled: float | None = None
     rules: Rules | None = None
     matcher: Matcher | None = None
+    speculator: Speculator | None = None
+    draft: Draft = NO_DRAFT
     group: BeamGroup | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
 
@@ -109,6 +113,12 @@ class Sequence:
     def num_new_tokens(self) -> int:
         """Decoder tokens that it should have and that are not computed."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def can_speculate(self) -> bool:
+        """Does what it may say next depend on what it has said through the model alone?"""
+        has_more = self.rules is not None or self.matcher is not None or self.group is not None
+        return not has_more and not self.params.has_penalties
 
     @property
     def num_completion_tokens(self) -> int:

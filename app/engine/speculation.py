@@ -12,11 +12,15 @@ MAX_ORDER = 4
 """Tokens that a guess looks back on at most."""
 MAX_DRAFT = 8
 MAX_READ = 4096
-"""Tokens of a prompt or source that are read, its last ones: reading takes some two microseconds each."""
+"""Tokens of a prompt or source that are read, its last ones."""
+READ_AT_ONCE = 256
+"""Tokens read for one step: they take some two microseconds each."""
 BACK_OFF = 0.4
 """What a guess from one token less is worth (stupid backoff, Brants et al. 2007)."""
 MARGIN = 1.25
 """How much more a guess must promise than it costs."""
+HOPELESS = 0.9
+"""A floor over which so few guesses reach that looking for them costs more than they give."""
 _TRUST = 2.0  # guesses whose worth is taken as promised, before any was tried
 _FORGET = 0.99  # a token
 
@@ -42,9 +46,9 @@ class NgramModel:
     def __init__(self) -> None:
         self._followers: dict[tuple[int, ...], _Followers] = {}
 
-    def read(self, token_ids: Sequence[int], start: int = 0) -> None:
-        """Counts the tokens from `start` on, each as what follows those before it."""
-        for place in range(max(start, 1), len(token_ids)):
+    def read(self, token_ids: Sequence[int], start: int = 0, stop: int | None = None) -> None:
+        """Counts the tokens from `start` to before `stop`, each as what follows those before it."""
+        for place in range(max(start, 1), len(token_ids) if stop is None else stop):
             token_id = token_ids[place]
             for order in range(1, min(MAX_ORDER, place) + 1):
                 run = tuple(token_ids[place - order : place])
@@ -71,6 +75,13 @@ class Draft:
 
     token_ids: list[int]
     worths: list[float]
+
+    def cut(self, length: int) -> "Draft":
+        """Its first tokens."""
+        return self if len(self.token_ids) <= length else Draft(self.token_ids[:length], self.worths[:length])
+
+
+NO_DRAFT = Draft([], [])
 
 
 class Speculator:
@@ -116,12 +127,13 @@ class Speculator:
 
     def _read(self, token_ids: Sequence[int]) -> None:
         start = max(self._num_read, len(token_ids) - MAX_READ)
+        stop = min(len(token_ids), start + READ_AT_ONCE)
         # Old judgements fade, so that a sequence whose guesses failed is tried again now and then.
-        keep = _FORGET ** (len(token_ids) - start if self._num_read else 0)
+        keep = _FORGET ** (stop - start)
         self._promised = _TRUST + keep * (self._promised - _TRUST)
         self._held = _TRUST + keep * (self._held - _TRUST)
-        self._model.read(token_ids, start)
-        self._num_read = len(token_ids)
+        self._model.read(token_ids, start, stop)
+        self._num_read = stop
 
 
 class StepCost:

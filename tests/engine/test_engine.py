@@ -48,6 +48,7 @@ def make_engine(
     dtype: str = "float64",
     target_step_ms: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    speculation: bool = True,
 ) -> Engine:
     return build_engine(
         WorkerConfig(
@@ -58,6 +59,7 @@ def make_engine(
             kv_cache_memory=kv_cache_memory,
             token_budget=token_budget,
             target_step_ms=target_step_ms,
+            speculation=speculation,
         ),
         clock,
     )
