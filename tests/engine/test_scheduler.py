@@ -292,7 +292,7 @@ def test_a_group_of_beams_is_preempted_whole_and_computed_again_in_one_step() ->
     step = scheduler.schedule()
     assert step is not None
     assert step.sequences == members
-    assert step.num_tokens == [5, 1], (
-        "what the first beam had computed alone was taken; a budget does not part them"
+    assert step.num_tokens == [5, 5], (
+        "all that is not in the one block they share; a budget does not part them"
     )
     assert manager.num_held("a") == 1 + 2 + 2
