@@ -61,7 +61,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "app.engine.speculation": (),
     "app.engine.drafting": ("app.engine.sequence", "app.engine.speculation"),
-    "app.engine.sequence": ("app.engine.speculation", "app.engine.rules", "app.engine.constraint", "model.beam_search", *BORDER),
+    "app.engine.sequence": (
+        *("app.engine.constraint", "app.engine.rules", "app.engine.speculation"),
+        *("model.beam_search", *BORDER),
+    ),
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
     "app.engine.prefix_cache": ("app.engine.sequence", "app.engine.block_manager"),
     "app.engine.block_tables": ("app.engine.sequence", "app.engine.block_manager", "app.engine.prefix_cache"),

@@ -83,8 +83,8 @@ def mixed(count: int, longest: int = 40) -> list[GenerateRequest]:
 @pytest.mark.parametrize("cache_bytes", [2_000_000, 150_000])
 def test_the_same_texts_with_guesses_and_without(folders: dict[str, Path], cache_bytes: int) -> None:
     requests = mixed(28)
-    guessing = Told(make_engine(folders, kv_cache_memory=cache_bytes), requests)
-    plain = Told(make_engine(folders, speculation=False), requests)
+    guessing = Told(make_engine(folders, kv_cache_memory=cache_bytes, speculation=True), requests)
+    plain = Told(make_engine(folders), requests)
     assert guessing.tokens == plain.tokens
     assert guessing.reasons == plain.reasons
     for number, entries in plain.logprobs.items():
@@ -123,7 +123,7 @@ def test_drafts_hold_as_far_as_they_are_right(
         return Draft(spoilt, [0.5] * len(spoilt))
 
     monkeypatch.setattr(Speculator, "draft", foretell)
-    told = Told(make_engine(folders), requests)
+    told = Told(make_engine(folders, speculation=True), requests)
     assert told.tokens == wanted
     drafted = sum(report.drafted_tokens for report in told.reports)
     accepted = sum(report.accepted_tokens for report in told.reports)
@@ -138,7 +138,7 @@ def test_drafts_hold_as_far_as_they_are_right(
 
 
 def test_who_has_rules_is_not_guessed_for(folders: dict[str, Path]) -> None:
-    engine = make_engine(folders)
+    engine = make_engine(folders, speculation=True)
     for number, params in enumerate(
         (
             SamplingParams(max_tokens=20, seed=0, no_repeat_ngram_size=3),
@@ -158,7 +158,7 @@ def test_who_has_rules_is_not_guessed_for(folders: dict[str, Path]) -> None:
 def test_a_repeating_text_takes_fewer_steps(folders: dict[str, Path]) -> None:
     """Random models fall into loops: then what comes next has been said before."""
     [request] = [greedy(0, "llama", [11, 12, 13], 100, ignore_eos=True)]
-    told = Told(make_engine(folders), [request])
-    plain = Told(make_engine(folders, speculation=False), [request])
+    told = Told(make_engine(folders, speculation=True), [request])
+    plain = Told(make_engine(folders), [request])
     assert told.tokens == plain.tokens
     assert len(told.reports) < 0.6 * len(plain.reports)
