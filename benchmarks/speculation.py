@@ -19,8 +19,8 @@ NUM_AT_ONCE = 16
 
 
 def run(options: Options) -> Report:
-    """Seconds for the W2 trace (random ids, nothing to guess), for sampled stories, for translations, and for texts that
-    repeat themselves, with and without speculation."""
+    """Seconds with and without speculation for the W2 trace (random ids), sampled stories, translations, and a text
+    that repeats itself."""
     vocab_size = read_config(ZOO / "writer").vocab_size
     count = 48 if options.is_full else 16
     trace = [
