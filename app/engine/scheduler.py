@@ -285,5 +285,5 @@ class Scheduler:
             insort(lane.waiting, member, key=_order)
 
 
-def _order(sequence: Sequence) -> tuple[int, float, int]:
+def _order(sequence: Sequence) -> tuple[float, int]:
     return sequence.order

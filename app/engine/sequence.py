@@ -10,6 +10,9 @@ from app.engine.sampling_params import SamplingParams
 from app.engine.speculation import NO_DRAFT, Draft, Speculator
 from model.beam_search import BeamSearch
 
+AGING_SECONDS = 5.0
+"""Of waiting that make up for a level of priority."""
+
 
 class Status(Enum):
     """Where a sequence is in its life; preemption takes it from running back to waiting."""
@@ -99,9 +102,12 @@ class Sequence:
         return self.request.params
 
     @property
-    def order(self) -> tuple[int, float, int]:
-        """Who goes first: higher priority, then earlier arrival."""
-        return (-self.request.priority, self.arrival, self.request.id)
+    def order(self) -> tuple[float, int]:
+        """Who goes first: who has waited longest, a level of priority counting as AGING_SECONDS of waiting.
+
+        All age alike, so the order of two never changes, and nobody is overtaken for ever.
+        """
+        return (self.arrival - AGING_SECONDS * self.request.priority, self.request.id)
 
     @property
     def num_new_tokens(self) -> int:

@@ -142,6 +142,23 @@ def test_higher_priority_goes_first() -> None:
     assert [s.id for s in step.sequences] == [1]
 
 
+def test_a_level_of_priority_is_worth_five_seconds_of_waiting() -> None:
+    scheduler, _ = make(budget=100)
+    for number, priority in ((0, -1), (4, 0), (6, 0), (13, 1)):
+        scheduler.add(sequence(number, priority=priority))
+    assert [number for number, _ in planned(scheduler)] == [4, 0, 6, 13]
+
+
+def test_the_lowest_priority_is_not_starved() -> None:
+    scheduler, _ = make(budget=3, most=1)
+    scheduler.add(sequence(0, outputs=1, priority=-10))
+    ran = []
+    for second in range(1, 60):
+        scheduler.add(sequence(second, outputs=1))
+        ran += [number for number, _ in planned(scheduler)]
+    assert ran.index(0) == 49
+
+
 def test_models_take_turns_by_device_time() -> None:
     scheduler, _ = make(a=4, b=4)
     scheduler.add(sequence(0, model="a", outputs=50))
