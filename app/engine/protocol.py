@@ -32,10 +32,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """A checkpoint folder and the name it is served under."""
+    """A checkpoint folder, the name it is served under, and its share of the device's time beside other models."""
 
     name: str
     path: str
+    weight: float = 1.0
 
 
 class AdapterSpec(msgspec.Struct, frozen=True):

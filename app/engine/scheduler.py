@@ -42,11 +42,12 @@ class ScheduledStep:
 
 @dataclass
 class Lane:
-    """One model's sequences. `clock` is the device time it has had, for taking turns fairly."""
+    """One model's sequences. `clock` is the device time it has had over its `weight`, for taking turns fairly."""
 
     block_size: int
     waiting: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
+    weight: float = 1.0
     clock: float = 0.0
 
     @property
@@ -108,7 +109,8 @@ class Scheduler:
 
     def charge(self, model: str, seconds: float) -> None:
         """Notes the device time that a model's step took."""
-        self.lanes[model].clock += seconds
+        lane = self.lanes[model]
+        lane.clock += seconds / lane.weight
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """Ends a sequence, or all beams of its group, and gives the blocks back; ending it twice is no error."""
