@@ -168,12 +168,14 @@ class Tokens(Message, frozen=True, kw_only=True):
     """New tokens of a sequence; the last message of each sequence carries the finish reason.
 
     `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
-    seconds from arrival until first scheduled, and `cached_tokens`, how many of its prompt were not computed anew.
+    seconds from arrival until first scheduled, `cached_tokens`, how many of its prompt were not computed anew, and
+    where asked for `prompt_logprobs`, which runs beside the prompt from its second token on.
     """
 
     id: int
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     queue_duration: float | None = None

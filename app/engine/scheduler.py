@@ -206,7 +206,7 @@ class Scheduler:
         """The next tokens of prompts that have begun, whose blocks they hold since; returns what is left."""
         for sequence in lane.running:
             if sequence.num_new_tokens > 1 and budget > 0:
-                count = min(sequence.num_new_tokens, budget)
+                count = min(sequence.most_at_once, budget)
                 step.add(sequence, count)
                 self._cache.expect(sequence, count)
                 budget -= count
@@ -229,7 +229,7 @@ class Scheduler:
                 sequence.status = Status.RUNNING
                 self._tables.start(sequence, step.stale_blocks)
                 num_source = len(sequence.source_ids) if sequence.needs_encode else 0
-                count = sequence.num_new_tokens
+                count = sequence.most_at_once
                 if len(unit) == 1:
                     # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
                     count = min(count, max(1, budget - num_source))
