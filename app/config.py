@@ -58,7 +58,9 @@ AnySource = TypeVar("AnySource", bound=_Source)
 
 
 class ModelSettings(_Source):
-    """One served checkpoint."""
+    """One served checkpoint. `weight` is its share of the device's time, beside that of other models with work."""
+
+    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
 
 
 class AdapterSettings(_Source):

@@ -240,7 +240,7 @@ def build_registry(settings: Settings, metrics: Metrics, version: str) -> Regist
 def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
     """The client of an engine process that is not started yet; what it reports goes into the metrics."""
     config = WorkerConfig(
-        models=[ModelSpec(model.name, str(model.folder)) for model in settings.models],
+        models=[ModelSpec(model.name, str(model.folder), model.weight) for model in settings.models],
         adapters=[AdapterSpec(one.name, one.base, str(one.folder)) for one in settings.adapters],
         device=settings.device,
         dtype=settings.dtype,

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks import against_transformers, concurrency, interference, loading, startup
+from benchmarks import against_transformers, concurrency, interference, loading, speculation, startup
 from benchmarks.measure import Options
 
 BENCHMARKS = {
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "concurrency": concurrency.run,
     "against_transformers": against_transformers.run,
     "interference": interference.run,
+    "speculation": speculation.run,
 }
 
 

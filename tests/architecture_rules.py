@@ -62,11 +62,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.speculation": (),
     "app.engine.drafting": ("app.engine.sequence", "app.engine.speculation"),
     "app.engine.sequence": (
-        "app.engine.speculation",
-        "app.engine.rules",
-        "app.engine.constraint",
-        "model.beam_search",
-        *BORDER,
+        *("app.engine.constraint", "app.engine.rules", "app.engine.speculation"),
+        *("model.beam_search", *BORDER),
     ),
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
     "app.engine.prefix_cache": ("app.engine.sequence", "app.engine.block_manager"),

@@ -8,7 +8,7 @@ from app.tasks.generate import Generate
 
 
 class Choices:
-    """Prompts × n in order; with `is_echo` each text begins with its prompt."""
+    """Prompts × n in order; with `is_echo` each text begins with its prompt, and so do its log-probabilities."""
 
     def __init__(
         self,
@@ -19,7 +19,7 @@ class Choices:
         *,
         is_echo: bool,
     ) -> None:
-        self._task = task
+        self._task, self._rows, self._n, self._is_echo = task, rows, n, is_echo
         self._echoes = [""] * (len(rows) * n)
         if is_echo:
             for i in range(len(self._echoes)):
@@ -30,10 +30,12 @@ class Choices:
 
     def whole(self, done: Sequence[Completion]) -> list[dict[str, Any]]:
         """All choices of a plain answer."""
-        pieces = [
-            Piece(i, one.text, one.token_ids, one.finish_reason, one.logprobs) for i, one in enumerate(done)
+        return [
+            self.piece(
+                Piece(i, one.text, one.token_ids, one.finish_reason, one.logprobs, one.prompt_logprobs)
+            )
+            for i, one in enumerate(done)
         ]
-        return [self.piece(piece) for piece in pieces]
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         """One choice of an answer or chunk."""
@@ -46,21 +48,36 @@ class Choices:
             "logprobs": None,
             "finish_reason": piece.finish_reason,
         }
+        of_prompt = self._of_prompt(piece)
         if piece.logprobs is not None:
-            choice["logprobs"] = self._logprobs(piece)
+            told = self._task.told_logprobs(piece.token_ids, piece.logprobs)
+            choice["logprobs"] = self._legacy(piece.index, [*of_prompt, *told] if self._is_echo else told)
+        if piece.prompt_logprobs is not None and not self._is_echo:
+            choice["prompt_logprobs"] = [None, *of_prompt[1:]]
         self._lengths[piece.index] += len(text)
         return choice
 
-    def _logprobs(self, piece: Piece) -> dict[str, Any]:
-        """The legacy form: parallel lists; `text_offset` counts characters from the start of the choice's text."""
-        told = self._task.told_logprobs(piece.token_ids, piece.logprobs or ())
-        offset, offsets = self._lengths[piece.index], []
+    def _of_prompt(self, piece: Piece) -> list[dict[str, Any]]:
+        """What is told of the prompt's tokens: of the first that it comes first."""
+        if piece.prompt_logprobs is None:
+            return []
+        first, *others = self._rows[piece.index // self._n]
+        text = self._task.model.tokenizer.decode([first], skip_special_tokens=False)
+        told = self._task.told_logprobs(others, piece.prompt_logprobs)
+        return [{"token": text, "id": first, "logprob": None, "top": None}, *told]
+
+    def _legacy(self, index: int, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Parallel lists; `text_offset` counts characters from the start of the choice's text."""
+        offset, offsets = self._lengths[index], []
         for entry in told:
             offsets.append(offset)
             offset += len(entry["token"])
         return {
             "tokens": [entry["token"] for entry in told],
             "token_logprobs": [entry["logprob"] for entry in told],
-            "top_logprobs": [{top["token"]: top["logprob"] for top in entry["top"]} for entry in told],
+            "top_logprobs": [
+                None if entry["top"] is None else {top["token"]: top["logprob"] for top in entry["top"]}
+                for entry in told
+            ],
             "text_offset": offsets,
         }

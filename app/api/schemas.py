@@ -146,9 +146,9 @@ class GenerationParameters(Body):
     logit_bias: dict[str, Finite] | None = None
     forced_bos_token: Annotated[int, Field(ge=0)] | Text | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     priority: Annotated[int, Field(ge=-10, le=10)] | None = None
     stream: bool | None = None
-    prompt_logprobs: nothing("prompt_logprobs")  # type: ignore[valid-type]
     json_schema: dict[str, Any] | None = None
     regex: Text | None = None
     choice: Annotated[list[Annotated[Text, AfterValidator(_check_choice)]], Field(min_length=1)] | None = None

@@ -1,7 +1,6 @@
 """A scheduled step as tensors: flat ids and positions, where to write, and the attention groups."""
 
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -34,18 +33,26 @@ class Slots:
 
 
 @dataclass(frozen=True)
+class LogitRows:
+    """The rows of logits of one sequence: first `num_told`, which tell of its prompt, then `num_next`: none, or of its
+    last token and each in the draft behind it."""
+
+    sequence: Sequence
+    num_told: int
+    num_next: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """The tensors of one step. `encoded` and `decoded` list the sequences in the order of the rows.
 
-    `complete` are those of `decoded` that compute the last of their tokens, so that logits follow: of that one and of
-    each in the draft behind it, `num_rows` of each sequence. `last_rows` picks these tokens from the flat decoder
-    tokens, `logit_spans` are their adapters.
+    `logit_rows` are the sequences of `decoded` whose logits are wanted, and of which tokens; `wanted` picks these from
+    the flat decoder tokens, `logit_spans` are their adapters.
     """
 
     encoded: list[Sequence]
     decoded: list[Sequence]
-    complete: list[Sequence]
-    num_rows: list[int]
+    logit_rows: list[LogitRows]
     encode: GroupedPart | None
     encode_starts: list[int]
     type_ids: Tensor | None
@@ -54,7 +61,7 @@ class Batch:
     cross_slots: Slots | None
     cross_groups: list[AttentionGroup]
     cross_order: Tensor | None
-    last_rows: Tensor | None
+    wanted: Tensor | None
     logit_spans: AdapterSpans
     num_tokens: int
     num_padding: int
@@ -71,9 +78,16 @@ def build_batch(
     counts = [(s, n) for s, n in zip(step.sequences, step.num_tokens, strict=True) if n]
     counts.sort(key=lambda count: count[0].adapter or "")
     decoded, new = [s for s, _ in counts], [n for _, n in counts]
-    complete = [s for s, n in counts if n >= s.num_new_tokens]
-    num_rows = [1 + n - s.num_new_tokens for s, n in counts if n >= s.num_new_tokens]
-    encode = decode = last_rows = type_ids = cross_slots = slots = None
+    rows: list[LogitRows] = []
+    places: list[int] = []
+    for start, (s, n) in zip(_starts(new), counts, strict=True):
+        told = s.places_to_tell(s.num_computed_tokens + n)
+        num_next = max(0, 1 + n - s.num_new_tokens)
+        places += [start + place - s.num_computed_tokens for place in told]
+        places += range(start + n - num_next, start + n)
+        if told or num_next:
+            rows.append(LogitRows(s, len(told), num_next))
+    encode = decode = wanted = type_ids = cross_slots = slots = None
     cross_groups: list[AttentionGroup] = []
     cross_order = None
     num_tokens = num_padding = 0
@@ -92,15 +106,13 @@ def build_batch(
         num_padding += padding
         spans = [(s.block_table, s.num_computed_tokens, s.num_computed_tokens + n) for s, n in counts]
         slots = _slots(spans, block_size, device)
-        ends = zip(accumulate(new), counts, strict=True)
-        rows = [row for end, (s, n) in ends for row in range(end - 1 - n + s.num_new_tokens, end)]
-        last_rows = torch.tensor(rows, dtype=torch.long, device=device)
+        wanted = torch.tensor(places, dtype=torch.long, device=device)
         if decoded[0].source_ids:
             cross_groups, cross_order = _cross_part(decoded, new, block_size, device, is_in_place)
     return Batch(
         encoded=encoded,
         decoded=decoded,
-        complete=complete,
+        logit_rows=rows,
         encode=encode,
         encode_starts=_starts(lengths),
         type_ids=type_ids,
@@ -109,9 +121,8 @@ def build_batch(
         cross_slots=cross_slots,
         cross_groups=cross_groups,
         cross_order=cross_order,
-        last_rows=last_rows,
-        num_rows=num_rows,
-        logit_spans=_adapter_spans(complete, num_rows),
+        wanted=wanted,
+        logit_spans=_adapter_spans([r.sequence for r in rows], [r.num_told + r.num_next for r in rows]),
         num_tokens=num_tokens,
         num_padding=num_padding,
     )

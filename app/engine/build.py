@@ -71,6 +71,8 @@ def build_engine(config: WorkerConfig, clock: Callable[[], float] = time.perf_co
     sizes = {name: runner.block_size for name, runner in runners.items()}
     blocks = BlockManager(arena.num_pages)
     scheduler = Scheduler(sizes, blocks, config.token_budget, config.max_num_seqs, config.prefix_cache)
+    for spec in config.models:
+        scheduler.lanes[spec.name].weight = spec.weight
     pace = _pace(config.target_step_ms, device)
     compiler = Compiler({name: (one.folder, one.model.config.vocab_size) for name, one in loaded.items()})
     return Engine(runners, served, infos, arena, scheduler, compiler, pace, config.speculation, clock)

@@ -2,10 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 
 from llguidance import LLParserLimits, regex_to_lark
 
-from app.engine.protocol import Constraint
+from app.engine.protocol import Constraint, ConstraintKind
 
 MAX_LEXER_STATES = 50_000
 """Of up to 2 kB each, kept with the compiled grammar."""
@@ -61,4 +62,9 @@ def _choice(text: str) -> str:
     return "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(one) for one in json.loads(text))
 
 
-_BODIES = {"json_schema": _json_schema, "regex": _regex, "choice": _choice, "grammar": str}
+_BODIES: Mapping[ConstraintKind, Callable[[str], str]] = {
+    "json_schema": _json_schema,
+    "regex": _regex,
+    "choice": _choice,
+    "grammar": str,
+}

@@ -38,7 +38,7 @@ class PrefixCache:
 
     def find(self, sequence: Sequence) -> Found:
         """The longest chain for all tokens but the last, from which the next token is sampled. Takes nothing yet."""
-        if not self._is_on or not sequence.token_ids:
+        if not self._is_on or not sequence.token_ids or sequence.tells_prompt:
             return Found([], [])
         longest = (len(sequence.token_ids) - 1) // self._sizes[sequence.model]
         cross_blocks = self._chain(self._cross_keys(sequence))

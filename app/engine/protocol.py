@@ -32,10 +32,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """A checkpoint folder and the name it is served under."""
+    """A checkpoint folder, the name it is served under, and its share of the device's time beside other models."""
 
     name: str
     path: str
+    weight: float = 1.0
 
 
 class AdapterSpec(msgspec.Struct, frozen=True):
@@ -167,12 +168,14 @@ class Tokens(Message, frozen=True, kw_only=True):
     """New tokens of a sequence; the last message of each sequence carries the finish reason.
 
     `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
-    seconds from arrival until first scheduled, and `cached_tokens`, how many of its prompt were not computed anew.
+    seconds from arrival until first scheduled, `cached_tokens`, how many of its prompt were not computed anew, and
+    where asked for `prompt_logprobs`, which runs beside the prompt from its second token on.
     """
 
     id: int
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     queue_duration: float | None = None

@@ -74,13 +74,13 @@ class Runner:
             memory_spans=batch.encode.adapter_spans if batch.encode is not None else (),
         )
         wanted = None
-        if batch.last_rows is not None and 0 < len(batch.last_rows) < len(part.ids):
-            wanted = Wanted(batch.last_rows, batch.logit_spans)
+        if batch.wanted is not None and 0 < len(batch.wanted) < len(part.ids):
+            wanted = Wanted(batch.wanted, batch.logit_spans)
         hidden = self.model.decode(part.ids, context, wanted)
-        if not batch.complete:
+        if not batch.logit_rows:
             return None, outputs
         if self.model.config.head == "sequence-class":
-            return None, self._classes(batch.complete, hidden)
+            return None, self._classes([rows.sequence for rows in batch.logit_rows], hidden)
         return self.model.logits(hidden, batch.logit_spans), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:

@@ -294,12 +294,20 @@ def _logprobs(
     if not asked:
         return found
     where = torch.tensor([i for i, _ in asked], device=logits.device)
-    logprobs = logits[where].log_softmax(dim=-1)
-    chosen = torch.tensor([token_ids[i] for i, _ in asked], device=logits.device)
-    of_chosen: list[float] = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
-    most = min(max(count for _, count in asked), logits.shape[-1])
-    top_values, top_ids = (best.tolist() for best in logprobs.topk(most, dim=-1))
-    for j, (i, count) in enumerate(asked):
-        top = list(zip(top_ids[j][:count], top_values[j][:count], strict=True))
-        found[i] = TokenLogprobs(of_chosen[j], top)
+    most = max(count for _, count in asked)
+    told = logprobs_of(logits[where], [token_ids[i] for i, _ in asked], most)
+    for (i, count), entry in zip(asked, told, strict=True):
+        found[i] = TokenLogprobs(entry.logprob, entry.top[:count])
     return found
+
+
+def logprobs_of(logits: Tensor, token_ids: Sequence[int], count: int) -> list[TokenLogprobs]:
+    """Of one token for each row of `logits` [N, V], and of the `count` likeliest in its place."""
+    logprobs = logits.log_softmax(dim=-1)
+    chosen = torch.tensor(token_ids, device=logits.device)
+    of_chosen: list[float] = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
+    top_values, top_ids = (best.tolist() for best in logprobs.topk(min(count, logits.shape[-1]), dim=-1))
+    return [
+        TokenLogprobs(logprob, list(zip(ids, values, strict=True)))
+        for logprob, ids, values in zip(of_chosen, top_ids, top_values, strict=True)
+    ]

@@ -35,7 +35,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     `temperature` 0 is greedy; `top_k` 0 or -1, `top_p` 1 and `min_p` 0 are off, as are penalties of 1
     (repetition) and 0 (presence, frequency). `logprobs` n asks for the chosen token's log-probability and
-    those of the n likeliest. `seed` None: the client of the engine chooses one at admission.
+    those of the n likeliest; `prompt_logprobs` asks the same of a decoder's prompt, from its second token on.
+    `seed` None: the client of the engine chooses one at admission.
     `forced_bos_token` is what an encoder-decoder's output begins with (a language code, say): it counts as
     given, not as generated, and is not handed out. `suppress_token_ids` are never generated.
 
@@ -66,6 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     bad_words: tuple[tuple[int, ...], ...] = ()
     forced_eos_tokens: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     num_beams: int = 1
     num_return_sequences: int = 1
     length_penalty: float = 1.0
@@ -104,6 +106,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _check_token_ids("forced_eos_tokens", self.forced_eos_tokens, MAX_STOP_TOKENS)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _check_integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         self._check_beams()
 
     def _check_beams(self) -> None:
@@ -112,6 +116,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _check_number("length_penalty", self.length_penalty, -10.0, 10.0)
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ParameterError("early_stopping", 'must be true, false or "never"')
+        if self.num_beams > 1 and self.prompt_logprobs is not None:
+            raise ParameterError("prompt_logprobs", "is not served together with num_beams above 1")
         if self.num_beams > 1 and not self.is_greedy:
             raise ParameterError("num_beams", "above 1 needs temperature 0")
 

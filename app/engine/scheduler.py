@@ -42,11 +42,12 @@ class ScheduledStep:
 
 @dataclass
 class Lane:
-    """One model's sequences. `clock` is the device time it has had, for taking turns fairly."""
+    """One model's sequences. `clock` is the device time it has had over its `weight`, for taking turns fairly."""
 
     block_size: int
     waiting: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
+    weight: float = 1.0
     clock: float = 0.0
 
     @property
@@ -108,7 +109,8 @@ class Scheduler:
 
     def charge(self, model: str, seconds: float) -> None:
         """Notes the device time that a model's step took."""
-        self.lanes[model].clock += seconds
+        lane = self.lanes[model]
+        lane.clock += seconds / lane.weight
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """Ends a sequence, or all beams of its group, and gives the blocks back; ending it twice is no error."""
@@ -204,7 +206,7 @@ class Scheduler:
         """The next tokens of prompts that have begun, whose blocks they hold since; returns what is left."""
         for sequence in lane.running:
             if sequence.num_new_tokens > 1 and budget > 0:
-                count = min(sequence.num_new_tokens, budget)
+                count = min(sequence.most_at_once, budget)
                 step.add(sequence, count)
                 self._cache.expect(sequence, count)
                 budget -= count
@@ -227,7 +229,7 @@ class Scheduler:
                 sequence.status = Status.RUNNING
                 self._tables.start(sequence, step.stale_blocks)
                 num_source = len(sequence.source_ids) if sequence.needs_encode else 0
-                count = sequence.num_new_tokens
+                count = sequence.most_at_once
                 if len(unit) == 1:
                     # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
                     count = min(count, max(1, budget - num_source))

@@ -14,6 +14,10 @@ AGING_SECONDS = 5.0
 """Of waiting that make up for a level of priority."""
 
 
+MOST_TOLD = 256
+"""Prompt tokens a step whose logits are wanted, each as wide as the vocabulary."""
+
+
 class Status(Enum):
     """Where a sequence is in its life; preemption takes it from running back to waiting."""
 
@@ -65,6 +69,7 @@ class Sequence:
     matcher: Matcher | None = None
     speculator: Speculator | None = None
     draft: Draft = NO_DRAFT
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     group: BeamGroup | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
 
@@ -110,9 +115,26 @@ class Sequence:
         return (self.arrival - AGING_SECONDS * self.request.priority, self.request.id)
 
     @property
+    def most_at_once(self) -> int:
+        """Tokens that one step may compute of it."""
+        return min(self.num_new_tokens, MOST_TOLD) if self.tells_prompt else self.num_new_tokens
+
+    @property
     def num_new_tokens(self) -> int:
         """Decoder tokens that it should have and that are not computed."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Log-probabilities of its prompt are asked for: all of it must be computed."""
+        return isinstance(self.request, GenerateRequest) and self.request.params.prompt_logprobs is not None
+
+    def places_to_tell(self, stop: int) -> range:
+        """Of the positions up to `stop` that a step computes, those whose logits tell of the prompt's next token."""
+        if not self.tells_prompt:
+            return range(0)
+        first = max(self.num_computed_tokens, len(self.prompt_logprobs))
+        return range(first, max(first, min(stop, self.num_prompt_tokens - 1)))
 
     @property
     def can_speculate(self) -> bool:

@@ -1,31 +1,37 @@
 """Generated texts, whole and in pieces, and which of several is the best."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from app.engine.protocol import FinishReason, TokenLogprobs
 from app.tasks.sampling import GenerateOptions
+from model.tokenization import Tokenizer
 
 
 @dataclass(slots=True)
 class Piece:
-    """News of one sequence; `index` counts prompts × n. The last piece has the finish reason."""
+    """News of one sequence; `index` counts prompts × n. The last piece has the finish reason, and what was asked about
+    the prompt's tokens, from its second one on."""
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 @dataclass(slots=True)
 class Completion:
-    """A whole text."""
+    """A whole text, and what was asked about its prompt's tokens, from the second one on."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 def likeliest(completions: list[Completion], options: GenerateOptions) -> list[Completion]:
@@ -43,3 +49,19 @@ def _mean_logprob(completion: Completion) -> float:
     """Nothing at all comes last: nobody asks for the best of several to get that."""
     logprobs = [entry.logprob for entry in completion.logprobs or ()]
     return sum(logprobs) / len(logprobs) if logprobs else -math.inf
+
+
+def told_logprobs(
+    tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+) -> list[dict[str, Any]]:
+    """Per token its text (special tokens as they are spelled), id and log-probability, and those of the likeliest in
+    its place."""
+
+    def told(token_id: int, logprob: float) -> dict[str, Any]:
+        text = tokenizer.decode([token_id], skip_special_tokens=False)
+        return {"token": text, "id": token_id, "logprob": logprob}
+
+    return [
+        {**told(token_id, entry.logprob), "top": [told(top_id, logprob) for top_id, logprob in entry.top]}
+        for token_id, entry in zip(ids, logprobs, strict=True)
+    ]

@@ -13,7 +13,7 @@ from app.engine.protocol import Constraint, GenerateRequest, Hypotheses, TokenLo
 from app.errors import InvalidRequest
 from app.tasks.base import Task, Usage
 from app.tasks.clock import TokenClock
-from app.tasks.completion import Completion, Piece, likeliest
+from app.tasks.completion import Completion, Piece, likeliest, told_logprobs
 from app.tasks.concurrency import gather_or_cancel, merge
 from app.tasks.detokenizer import CONTEXT_TOKENS, Detokenizer
 from app.tasks.sampling import GenerateOptions, make_options, with_limits
@@ -41,6 +41,8 @@ class Generate(Task):
             if forced is not None:
                 raise InvalidRequest("a decoder's prompt can end with any token", "forced_bos_token")
             published = replace(published, forced_bos_token_id=None)  # its output goes on from the prompt
+        elif values.get("prompt_logprobs") is not None:
+            raise InvalidRequest("only a decoder tells of its prompt's tokens", "prompt_logprobs")
         if isinstance(forced, str):
             values = {**values, "forced_bos_token": self._token_id(forced, "forced_bos_token")}
         return make_options(values, published, temperature=temperature, vocab_size=self.model.vocab_size)
@@ -157,7 +159,8 @@ class Generate(Task):
             reader = self._reader(request, options)
             ids = answer.token_ids
             text = await self.offload(8 * len(ids), partial(_read_all, reader, ids))
-            completions.append(Completion(text, ids, answer.finish_reason or "stop", answer.logprobs))
+            reason = answer.finish_reason or "stop"
+            completions.append(Completion(text, ids, reason, answer.logprobs, answer.prompt_logprobs))
         return completions
 
     async def _search(
@@ -193,6 +196,7 @@ class Generate(Task):
         logprobs: list[TokenLogprobs] = []
         clock = TokenClock(usage)
         cached_tokens = 0
+        of_prompt: list[TokenLogprobs] | None = None
         whole: Tokens | None = None
         async with aclosing(self.engine.generate(requests[0])) as answers:
             async for answer in answers:
@@ -201,13 +205,19 @@ class Generate(Task):
                 ids += answer.token_ids
                 cached_tokens += answer.cached_tokens
                 logprobs += answer.logprobs or ()
+                of_prompt = answer.prompt_logprobs if of_prompt is None else of_prompt
                 whole = answer
         clock.stop()
         assert whole is not None
         told = logprobs if requests[0].params.logprobs is not None else None
         return [
             msgspec.structs.replace(
-                whole, token_ids=ids, logprobs=told, cached_tokens=cached_tokens, queue_duration=None
+                whole,
+                token_ids=ids,
+                logprobs=told,
+                prompt_logprobs=of_prompt,
+                cached_tokens=cached_tokens,
+                queue_duration=None,
             )
         ]
 
@@ -229,10 +239,12 @@ class Generate(Task):
         """One sequence's pieces; ends it at the first stop string."""
         reader = self._reader(request, options)
         piece = Piece(index, "", [])
+        of_prompt: list[TokenLogprobs] | None = None
         clock = TokenClock(usage)
         async with aclosing(self.engine.generate(request)) as answers:
             async for answer in answers:
                 before = reader.num_tokens
+                of_prompt = answer.prompt_logprobs if of_prompt is None else of_prompt
                 piece.text += reader.add(answer.token_ids)
                 num_read = reader.num_tokens - before
                 clock.tick(num_read)
@@ -249,6 +261,7 @@ class Generate(Task):
                     yield piece
                     piece = Piece(index, "", [])
         clock.stop()
+        piece.prompt_logprobs = of_prompt
         yield piece
 
     async def _searched(
@@ -267,26 +280,14 @@ class Generate(Task):
                 whole.text += piece.text
                 whole.token_ids += piece.token_ids
                 whole.finish_reason = piece.finish_reason or "stop"
+                whole.prompt_logprobs = piece.prompt_logprobs
                 if piece.logprobs is not None:
                     whole.logprobs = [*(whole.logprobs or ()), *piece.logprobs]
         return whole
 
     def told_logprobs(self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
-        """Per token its text, id and log-probability, and those of the likeliest in its place."""
-        return [
-            {
-                **self._told(token_id, entry.logprob),
-                "top": [self._told(top_id, logprob) for top_id, logprob in entry.top],
-            }
-            for token_id, entry in zip(ids, logprobs, strict=True)
-        ]
-
-    def _told(self, token_id: int, logprob: float) -> dict[str, Any]:
-        return {"token": self.token_text(token_id), "id": token_id, "logprob": logprob}
-
-    def token_text(self, token_id: int) -> str:
-        """One token as text; special tokens as they are spelled."""
-        return self.model.tokenizer.decode([token_id], skip_special_tokens=False)
+        """See `completion.told_logprobs`."""
+        return told_logprobs(self.model.tokenizer, ids, logprobs)
 
     def _reader(self, request: GenerateRequest, options: GenerateOptions) -> Detokenizer:
         """A decoder's text goes on from its prompt, so that the prompt's last tokens decide on a leading blank."""

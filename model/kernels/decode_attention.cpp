@@ -182,8 +182,10 @@ extern "C" void decode_attention(const void* query, const void* cache, const int
                                  int64_t block, int64_t num_blocks, int64_t query_stride, int64_t page_stride,
                                  int64_t bias_row_stride, int64_t bias_head_stride, int64_t window, float scale,
                                  int32_t is_bfloat16, int32_t num_threads) {
-    const DecodeAttention a{query, cache,      tables,       num_keys,    bias,            out,              b,      h,    kv, d,
-                            block, num_blocks, query_stride, page_stride, bias_row_stride, bias_head_stride, window, scale};
+    const DecodeAttention a{
+        query, cache, tables, num_keys, bias, out, b, h, kv, d, block, num_blocks, query_stride, page_stride,
+        bias_row_stride, bias_head_stride, window, scale,
+    };
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {
         Room room;

@@ -83,6 +83,7 @@ class FakeEngine:
                     id=1,
                     token_ids=[token_id],
                     logprobs=self._logprobs(request, token_id),
+                    prompt_logprobs=self._of_prompt(request) if i == 0 else None,
                     finish_reason="length" if is_last else None,
                     cached_tokens=0 if i else self.cached_tokens,
                     queue_duration=0.001 if i == 0 else None,
@@ -141,6 +142,7 @@ class FakeEngine:
             id=1,
             token_ids=ids,
             logprobs=told,
+            prompt_logprobs=self._of_prompt(request),
             finish_reason="length",
             cached_tokens=self.cached_tokens,
             queue_duration=0.001,
@@ -150,6 +152,15 @@ class FakeEngine:
         ids = self.served[request.model].tokenizer.encode(self.text, add_special_tokens=False).ids
         count = request.params.max_tokens
         return (ids * (count // len(ids) + 1))[:count]
+
+    @staticmethod
+    def _of_prompt(request: GenerateRequest) -> list[TokenLogprobs] | None:
+        """The longer before a token, the likelier it is."""
+        count = request.params.prompt_logprobs
+        if count is None:
+            return None
+        places = range(1, len(request.prompt_ids))
+        return [TokenLogprobs(-1.0 / place, [(97, -0.1)][:count]) for place in places]
 
     @staticmethod
     def _logprobs(request: GenerateRequest, token_id: int) -> list[TokenLogprobs] | None:

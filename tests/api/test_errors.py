@@ -133,7 +133,11 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         ("/v1/embeddings", {"input": [10**6]}, "input"),
         ("/v1/embeddings", {"input": [[]]}, "input"),
         ("/v1/completions", {"prompt": [1, 10**6]}, "prompt"),
-        ("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
+        ("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1, "stream": True}, "stream"),
+        ("/v1/generate", GENERATE | {"prompt_logprobs": 21}, "prompt_logprobs"),
+        ("/v1/generate", GENERATE | {"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
+        ("/v1/generate", GENERATE | {"prompt_logprobs": 0, "num_beams": 2}, "prompt_logprobs"),
+        ("/v1/translate", {"text": "Hi", "target": "de", "prompt_logprobs": 1}, "prompt_logprobs"),
         ("/v1/completions", {"prompt": "a", "tools": [{"type": "function"}]}, "tools"),
         ("/v1/completions", {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
     ],
@@ -147,13 +151,13 @@ def test_400_names_the_field(shared: Service, path: str, body: dict[str, Any], p
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("prompt_logprobs", 1),
+        ("suffix", "end"),
+        ("tools", [{"type": "function"}]),
     ],
 )
 def test_400_for_what_is_not_served_yet(shared: Service, field: str, value: object) -> None:
-    for path in ("/v1/generate", "/v1/completions"):
-        error = fault(shared.post(path, GENERATE | {field: value}))
-        assert (error["param"], error["code"]) == (field, "unsupported_parameter")
+    error = fault(shared.post("/v1/completions", GENERATE | {field: value}))
+    assert (error["param"], error["code"]) == (field, "unsupported_parameter")
 
 
 def test_values_that_ask_for_nothing_pass(shared: Service) -> None:

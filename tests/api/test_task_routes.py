@@ -61,6 +61,39 @@ def test_a_size_of_ngrams_reaches_the_engine(service: Service) -> None:
     assert sizes == [64, 64, 2]
 
 
+def test_a_prompt_s_tokens_are_told_from_the_second_on(shared: Service) -> None:
+    body = {"prompt": ["Hi!", "a"], "max_tokens": 2, "prompt_logprobs": 1}
+    many = shared.post("/v1/generate", body).json()["results"]
+    first, second, third = many[0]["prompt_logprobs"]
+    assert first is None
+    assert (second["token"], second["logprob"], third["token"], third["logprob"]) == ("i", -1.0, "!", -0.5)
+    assert [top["logprob"] for top in third["top"]] == [-0.1]
+    assert many[1]["prompt_logprobs"] == [None]
+    (stopped,) = shared.post("/v1/generate", body | {"prompt": "Hi!", "stop": "r"}).json()["results"]
+    assert stopped["prompt_logprobs"] == many[0]["prompt_logprobs"]
+
+
+def test_an_echo_has_the_prompt_s_log_probabilities_before_the_answer_s(shared: Service) -> None:
+    body = {
+        "model": "writer",
+        "prompt": "Hi!",
+        "max_tokens": 2,
+        "echo": True,
+        "logprobs": 1,
+        "temperature": 0,
+    }
+    (choice,) = shared.post("/v1/completions", body).json()["choices"]
+    assert choice["text"] == "Hi!Gr"
+    told = choice["logprobs"]
+    assert told["tokens"] == ["H", "i", "!", "G", "r"]
+    assert told["token_logprobs"] == [None, -1.0, -0.5, -0.5, -0.5]
+    assert told["top_logprobs"][0] is None
+    assert told["text_offset"] == [0, 1, 2, 3, 4]
+    (plain,) = shared.post("/v1/completions", body | {"echo": False, "prompt_logprobs": 0}).json()["choices"]
+    assert [entry and entry["token"] for entry in plain["prompt_logprobs"]] == [None, "i", "!"]
+    assert plain["logprobs"]["tokens"] == ["G", "r"]
+
+
 def test_beams_answer_the_best_texts_of_one_search(service: Service) -> None:
     body = {"prompt": ["Hi", "Ho"], "max_tokens": 6, "num_beams": 3, "n": 2, "stop": "ü"}
     answer = service.post("/v1/generate", body).json()

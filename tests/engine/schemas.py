@@ -20,7 +20,10 @@ class SchemaMaker:
         """A whole schema; a third of them have definitions that their parts refer to."""
         root = self._object(0) if self._draw.random() < 0.7 else self._any(0)
         if self._draw.random() < 0.33:
-            tree = {"type": "object", "properties": {"v": self._scalar(), "next": {"$ref": "#/$defs/tree"}}}
+            tree: Schema = {
+                "type": "object",
+                "properties": {"v": self._scalar(), "next": {"$ref": "#/$defs/tree"}},
+            }
             tree |= {"required": ["v"], "additionalProperties": False}
             leaf = self._scalar()
             part = self._draw.choice(({"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/tree"}))

@@ -48,7 +48,7 @@ def make_engine(
     dtype: str = "float64",
     target_step_ms: float = 0.0,
     clock: Callable[[], float] | None = None,
-    speculation: bool = True,
+    speculation: bool = False,
 ) -> Engine:
     return build_engine(
         WorkerConfig(

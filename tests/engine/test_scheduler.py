@@ -159,6 +159,21 @@ def test_the_lowest_priority_is_not_starved() -> None:
     assert ran.index(0) == 49
 
 
+def test_a_model_of_twice_the_weight_has_twice_the_time() -> None:
+    scheduler, _ = make(a=4, b=4)
+    scheduler.lanes["b"].weight = 2.0
+    for number, model in enumerate("ab"):
+        scheduler.add(sequence(number, model=model, outputs=100))
+    turns = ""
+    for _ in range(30):
+        step = scheduler.schedule()
+        assert step is not None
+        turns += step.model
+        scheduler.charge(step.model, 1.0)
+        commit(scheduler, step)
+    assert (turns.count("a"), turns.count("b")) == (10, 20)
+
+
 def test_models_take_turns_by_device_time() -> None:
     scheduler, _ = make(a=4, b=4)
     scheduler.add(sequence(0, model="a", outputs=50))
@@ -241,7 +256,7 @@ def beams(number: int, token_ids: list[int], width: int, source_ids: list[int] |
 
 
 def test_forks_share_blocks_and_copy_the_one_that_they_write_to() -> None:
-    scheduler, manager = make(a=4)
+    scheduler, manager = make(budget=100, a=4)
     first = beams(0, [5] * 6, 3, [7] * 5)
     scheduler.add(first)
     step = scheduler.schedule()

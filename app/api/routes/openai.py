@@ -30,6 +30,8 @@ async def complete(body: CompletionBody, desk: DeskDep) -> Response:
     task = desk.task(Generate, body.model, body.timeout)
     values = body.values()
     values["max_tokens"] = body.max_tokens or body.max_completion_tokens or COMPLETION_MAX_TOKENS
+    if body.echo and body.logprobs is not None:
+        values["prompt_logprobs"] = body.logprobs
     options = task.options(values, temperature=1.0)
     rows = await task.prompt_ids(body.prompt)
     requests = task.plan(rows, options)
@@ -84,10 +86,8 @@ async def show_model(name: str, registry: RegistryDep) -> Response:
 
 
 def _check(body: CompletionBody) -> None:
-    if body.echo and body.logprobs is not None:
-        raise InvalidRequest(
-            "log-probabilities of the prompt are not served yet", "echo", "unsupported_parameter"
-        )
+    if body.stream and (body.prompt_logprobs is not None or (body.echo and body.logprobs is not None)):
+        raise InvalidRequest("a stream tells nothing of the prompt", "stream")
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise InvalidRequest("contradicts max_tokens", "max_completion_tokens")
     if body.stream_options is not None and not body.stream:

@@ -26,15 +26,19 @@ async def generate(body: GenerateBody, desk: DeskDep) -> Response:
     """Continues a prompt, or answers it where the model is an encoder-decoder."""
     task = desk.task(Generate, body.model, body.timeout)
     options = task.options(body.values(), temperature=0.0)
-    requests = task.plan(await task.prompt_ids(as_list(body.prompt)), options)
+    rows = await task.prompt_ids(as_list(body.prompt))
+    requests = task.plan(rows, options)
     usage = desk.call.usage
     if body.stream:
         if len(requests) > 1 or options.n > 1:
             raise InvalidRequest("a stream takes one prompt and n = 1 on this route", "stream")
+        if body.prompt_logprobs is not None:
+            raise InvalidRequest("a stream tells nothing of the prompt", "prompt_logprobs")
         pieces = task.stream(requests, options, usage)
         return await EventStream.begin(_events(task, pieces, "results", usage), desk.call)
     completions = await task.run(requests, options, usage)
-    return desk.answer(results=[_result(task, completion) for completion in completions])
+    results = [_result(task, one, rows[i // options.n]) for i, one in enumerate(completions)]
+    return desk.answer(results=results)
 
 
 @router.post("/translate")
@@ -105,10 +109,12 @@ async def _events(
             yield event
 
 
-def _result(task: Generate, completion: Completion) -> dict[str, Any]:
+def _result(task: Generate, completion: Completion, prompt: list[int]) -> dict[str, Any]:
     result: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
     if completion.logprobs is not None:
         result["logprobs"] = task.told_logprobs(completion.token_ids, completion.logprobs)
+    if completion.prompt_logprobs is not None:
+        result["prompt_logprobs"] = [None, *task.told_logprobs(prompt[1:], completion.prompt_logprobs)]
     return result
 
 
