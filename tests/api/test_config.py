@@ -37,6 +37,18 @@ def test_flags_win_over_the_environment_over_the_file(tmp_path: Path, folder: Pa
     assert settings.default_models == {"classify": "one"}
 
 
+def test_the_prefix_cache_is_on_until_a_flag_or_a_variable_turns_it_off(folder: Path) -> None:
+    def flags(*more: str) -> dict[str, object]:
+        given = vars(_parser().parse_args(["serve", "--model", f"one={folder}", *more]))
+        del given["command"]
+        return given
+
+    assert load_settings(flags(), {}).prefix_cache
+    assert not load_settings(flags("--no-prefix-cache"), {}).prefix_cache
+    assert not load_settings(flags(), {"QUARTET_PREFIX_CACHE": "false"}).prefix_cache
+    assert load_settings(flags("--target-step-ms", "0"), {}).target_step_ms == 0.0
+
+
 def test_models_by_flag_replace_those_of_the_file(tmp_path: Path, folder: Path) -> None:
     file = write(tmp_path / "models.toml", '[models.one]\npath = "some"\n')
     flags = {"config": file, "model": [f"two={folder}"], "adapter": [f"three=two:{folder}"]}

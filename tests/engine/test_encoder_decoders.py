@@ -96,7 +96,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in CONFIGS}
 
 
-@pytest.mark.parametrize(("cache_bytes", "budget"), [(2_000_000, 64), (250_000, 24)])
+@pytest.mark.parametrize(("cache_bytes", "budget"), [(2_000_000, 64), (160_000, 24)])
 def test_the_plain_loops_tokens_under_any_mixture(
     folders: dict[str, Path], cache_bytes: int, budget: int
 ) -> None:

@@ -33,7 +33,7 @@ def random_requests(source: random.Random) -> list[GenerateRequest | EncodeReque
     requests: list[GenerateRequest | EncodeRequest] = []
     for i in range(30):
         model = source.choice(["llama", "llama", "t5", "bert"])
-        count = source.randint(1, 40)
+        count = source.randint(20, 50)
         if model == "bert":
             ids = random_ids(source, 60)
             requests.append(EncodeRequest(id=i, model=model, ids=ids, output="class"))

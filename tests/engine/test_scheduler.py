@@ -256,7 +256,7 @@ def beams(number: int, token_ids: list[int], width: int, source_ids: list[int] |
 
 
 def test_forks_share_blocks_and_copy_the_one_that_they_write_to() -> None:
-    scheduler, manager = make(a=4)
+    scheduler, manager = make(budget=100, a=4)
     first = beams(0, [5] * 6, 3, [7] * 5)
     scheduler.add(first)
     step = scheduler.schedule()
@@ -307,7 +307,7 @@ def test_a_group_of_beams_is_preempted_whole_and_computed_again_in_one_step() ->
     step = scheduler.schedule()
     assert step is not None
     assert step.sequences == members
-    assert step.num_tokens == [5, 1], (
-        "what the first beam had computed alone was taken; a budget does not part them"
+    assert step.num_tokens == [5, 5], (
+        "all that is not in the one block they share; a budget does not part them"
     )
     assert manager.num_held("a") == 1 + 2 + 2
