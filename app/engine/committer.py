@@ -70,7 +70,8 @@ class Committer:
     def _tell_prompts(self, logit_rows: list[LogitRows], logits: Tensor) -> Tensor:
         """Notes the log-probabilities of prompts; returns the other rows."""
         left = []
-        pieces = logits.split([count for rows in logit_rows for count in (rows.num_told, rows.num_next)])
+        sizes = [count for rows in logit_rows for count in (rows.num_told, rows.num_next)]
+        pieces = torch.split(logits, sizes)
         for rows, told, others in zip(logit_rows, pieces[::2], pieces[1::2], strict=True):
             left.append(others)
             sequence, asked = rows.sequence, rows.sequence.params.prompt_logprobs

@@ -36,7 +36,8 @@ def split_sequences(
     shapes: Sequence[tuple[int, int]], is_in_place: bool
 ) -> tuple[list[int], list[list[int]]]:
     """The sequences whose keys are read in place, in their order, and the others by `group_by_length`."""
-    in_place, others = [], []
+    in_place: list[int] = []
+    others: list[int] = []
     for i, (t, k) in enumerate(shapes):
         (in_place if is_in_place and (t == 1 or t * k <= IN_PLACE_PAIRS) else others).append(i)
     groups = group_by_length([shapes[i] for i in others])
