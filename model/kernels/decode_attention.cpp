@@ -152,7 +152,7 @@ INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, R
     }
     int64_t head = group * shared;
     const int64_t last = head + shared;
-    if constexpr (D > 0)
+    if constexpr (D > 0 && D <= 128)  // the registers hold no two heads of more
         for (; head + 2 <= last; head += 2) attend_heads<T, D, 2>(a, row, head, start, room);
     for (; head < last; ++head) attend_heads<T, D, 1>(a, row, head, start, room);
 }
@@ -163,6 +163,8 @@ INLINE void attend(const DecodeAttention& a, int64_t row, int64_t group, Room& r
         attend_group<T, 64>(a, row, group, room);
     else if (a.d == 128)
         attend_group<T, 128>(a, row, group, room);
+    else if (a.d == 256)
+        attend_group<T, 256>(a, row, group, room);
     else
         attend_group<T, 0>(a, row, group, room);
 }

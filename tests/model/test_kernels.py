@@ -42,7 +42,7 @@ def test_decode_attention_equals_the_reference(data: st.DataObject) -> None:
     draw = data.draw
     b, kv, shared = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     d, block, num_blocks = (
-        draw(st.sampled_from([2, 10, 64, 80])),
+        draw(st.sampled_from([2, 10, 64, 80, 128, 256])),
         draw(st.integers(1, 20)),
         draw(st.integers(1, 6)),
     )
