@@ -5,7 +5,7 @@ import pytest
 from app.engine.block_manager import BlockManager
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import Sequence
-from tests.engine.test_scheduler import commit, make, planned, sequence_of
+from tests.engine.test_scheduler import beams, commit, make, planned, sequence_of
 
 TEXT = list(range(100, 140))
 
@@ -130,6 +130,26 @@ def test_models_and_adapters_keep_to_themselves() -> None:
     again = sequence_of(9, TEXT[:9], [], "b", 1, adapter="x")
     run(scheduler, again)
     assert again.num_cached_tokens == 8
+
+
+def test_beams_that_part_are_found_each_by_what_it_said() -> None:
+    scheduler, _ = make(budget=100)
+    first = beams(0, TEXT[:6], 2)
+    assert first.group is not None
+    scheduler.add(first)
+    for said in range(4):
+        step = scheduler.schedule()
+        assert step is not None
+        scheduler.commit(step)
+        if not said:
+            first.group.members.append(scheduler.fork(first))
+        for start, member in zip((50, 60), first.group.members, strict=True):
+            member.token_ids.append(start + said)
+    scheduler.abort([0])
+    for number, start in ((1, 50), (2, 60), (3, 70)):
+        again = sequence_of(number, [*TEXT[:6], *range(start, start + 4)], [], outputs=1)
+        run(scheduler, again)
+        assert again.num_cached_tokens == (4 if start == 70 else 8)
 
 
 def test_the_preempted_go_on_from_what_nobody_has_taken() -> None:
