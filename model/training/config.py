@@ -1,7 +1,7 @@
 """The recipes: what each stage of training learns, from which data, for how long. Knows no tensors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Precision = Literal["float32", "bfloat16"]
@@ -145,6 +145,26 @@ _BERT = {
     "pad_token_id": 0,
 }
 
+_SENTENCES = Recipe(
+    name="translator-sentences",
+    command="finetune",
+    objective="text-to-text",
+    datasets=("tatoeba",),
+    start="translator-words",
+    dropout=0.0,
+    label_smoothing=0.1,
+    max_length=128,
+    schedule=Schedule(
+        learning_rate=1.3e-3,
+        embedding_rate=6.0,
+        query_rate=0.125,
+        max_epochs=2,
+        warmup_steps=40,
+        final_fraction=0.3,
+        batch_tokens=1800,
+    ),
+)
+
 _RECIPES = (
     Recipe(
         name="translator-pretrain",
@@ -184,32 +204,20 @@ _RECIPES = (
             batch_tokens=1800,
         ),
     ),
-    Recipe(
-        name="translator-sentences",
-        command="finetune",
-        objective="text-to-text",
-        datasets=("tatoeba",),
-        start="translator-words",
-        dropout=0.0,
-        label_smoothing=0.1,
-        max_length=128,
+    _SENTENCES,
+    replace(
+        _SENTENCES,
+        name="translator-more",
+        start="translator-sentences",
         options={"repeat": {"fr": 2}},
-        schedule=Schedule(
-            learning_rate=1.3e-3,
-            embedding_rate=6.0,
-            query_rate=0.125,
-            max_epochs=2,
-            warmup_steps=40,
-            final_fraction=0.3,
-            batch_tokens=1800,
-        ),
+        schedule=replace(_SENTENCES.schedule, seed=29),
     ),
     Recipe(
         name="translator",
         command="finetune",
         objective="text-to-text",
         datasets=("tatoeba",),
-        start="translator-sentences",
+        start="translator-more",
         dropout=0.0,
         label_smoothing=0.1,
         max_length=128,
@@ -351,6 +359,7 @@ ZOO_ORDER = (
     "translator-pretrain",
     "translator-words",
     "translator-sentences",
+    "translator-more",
     "translator",
     "writer",
 )

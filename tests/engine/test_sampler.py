@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -87,19 +88,33 @@ TRUNCATIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("truncation", TRUNCATIONS, ids=str)
-@pytest.mark.parametrize("vocab_size", [40, 700])
-def test_draws_follow_the_exact_distribution(truncation: dict[str, Any], vocab_size: int) -> None:
-    draws, batch = 4000, 500
+@pytest.mark.parametrize(("vocab_size", "draws"), [(40, 50_000), (700, 4_000)])
+@pytest.mark.parametrize("num_drafted", [0, 3])
+def test_draws_follow_the_exact_distribution(
+    truncation: dict[str, Any], vocab_size: int, draws: int, num_drafted: int
+) -> None:
+    """Of the next token, and of the one behind a draft."""
+    batch = 1000
     params: dict[str, Any] = {"temperature": 1.0, **truncation}
+    first = replace(row(seed=11, **params), num_drafted=num_drafted)
     logits = some_logits(1, vocab_size, spread=2.0)
     counts = Counter[int]()
     for start in range(0, draws, batch):
-        rows = [row(seed=start + i, **params) for i in range(batch)]
+        rows = [replace(first, index=start + i) for i in range(batch)]
         counts.update(sample(logits.expand(batch, -1), rows).token_ids)
     expected = exact_distribution(logits[0].tolist(), **params)
     assert all(expected[token_id] > 0 for token_id in counts)
     statistic, freedom = chi_square(counts, expected, draws)
     assert statistic < freedom + 4.0 * math.sqrt(2.0 * freedom)
+
+
+def test_a_token_behind_a_draft_is_drawn_as_if_the_draft_were_said() -> None:
+    logits = some_logits(50, 60)
+    said = [row(seed=i, output=(5, 6, 7), temperature=1.0, top_p=0.9) for i in range(50)]
+    drafted = [
+        replace(row(seed=i, output=(5,), temperature=1.0, top_p=0.9), num_drafted=2) for i in range(50)
+    ]
+    assert sample(logits, drafted).token_ids == sample(logits, said).token_ids
 
 
 def test_draws_along_one_sequence_are_independent() -> None:
