@@ -96,15 +96,6 @@ _TRANSLATOR = {
     "quartet": {"languages": {"source": ["en"], "target": list(TARGET_LANGUAGES), "prefix": "<2{target}> "}},
 }
 
-_TRANSLATING = {
-    "num_beams": 4,
-    "early_stopping": True,
-    "pad_token_id": _TRANSLATOR["pad_token_id"],
-    "eos_token_id": _TRANSLATOR["eos_token_id"],
-    "decoder_start_token_id": _TRANSLATOR["decoder_start_token_id"],
-}
-"""What becomes the model's `generation_config.json`."""
-
 _WRITER = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -221,7 +212,7 @@ _RECIPES = (
         dropout=0.0,
         label_smoothing=0.1,
         max_length=128,
-        options={"repeat": {"fr": 2}, "generation": _TRANSLATING},
+        options={"repeat": {"fr": 2}},
         schedule=Schedule(
             learning_rate=4e-4,
             embedding_rate=6.0,

@@ -10,7 +10,7 @@ from torch import nn
 
 from model.adapters import add_adapter, save_adapter
 from model.config import TransformerConfig
-from model.families import GENERATION, read_config
+from model.families import read_config
 from model.layers.linear import LowRank
 from model.loading import load_model, save_model
 from model.tokenization import Tokenizer
@@ -70,8 +70,6 @@ def run_stage(
         with AtomicFolder(out / "model") as folder:
             save_model(model, folder)
             copy_tokenizer(source, folder)
-            if "generation" in recipe.options:
-                write_json(folder / GENERATION, recipe.options["generation"])
     draw_loss_curve(out / "log.jsonl", out / "loss.png", recipe.name)
     write_json(out / "result.json", {"recipe": recipe.name, "dev": scores})
     drop_checkpoints(out)
