@@ -9,7 +9,7 @@ from types import TracebackType
 from benchmarks.concurrency import NUM_CLIENTS, ZOO, write
 from benchmarks.connection import Body, send_all
 from benchmarks.measure import Claim, Options, Report, alternate
-from benchmarks.service import Service
+from benchmarks.service import AS_IF_NEW, Service
 from benchmarks.workloads import TraceRequest, mixed_lengths, mixed_texts, w2_trace
 from model.families import read_config
 
@@ -28,10 +28,10 @@ def run(options: Options) -> Report:
     trace = w2_trace(read_config(ZOO / "writer").vocab_size, 64 if options.is_full else 32)
     texts = classification_texts(512 if options.is_full else 128)
     claims = []
-    with Service(options.serve) as service:
+    with Service((*options.serve, *AS_IF_NEW)) as service:
         claims += [generation_claim(service.port, trace, "", dtype, options) for dtype in DTYPES]
         claims.append(classification_claim(service.port, texts, options))
-    with Service((*options.serve, "--dtype", "bfloat16")) as service:
+    with Service((*options.serve, *AS_IF_NEW, "--dtype", "bfloat16")) as service:
         claims.append(generation_claim(service.port, trace, " in bfloat16", "bfloat16", options))
     details = {"output_tokens": sum(request.num_output for request in trace), "texts": len(texts)}
     return Report("against_transformers", claims, details)

@@ -13,6 +13,9 @@ from urllib.request import urlopen
 
 import psutil
 
+AS_IF_NEW = ("--no-prefix-cache",)
+"""Every round sends the same prompts, which from the second one on would be found computed."""
+
 
 class Service:
     """A context manager. `seconds_to_ready` runs from the start of the process to the first 200 of /ready."""
