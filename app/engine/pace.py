@@ -8,6 +8,9 @@ LEAST_TOKENS = 16
 """However slow the model: a prompt goes on in every step."""
 HALF_LIFE = 1024
 """Tokens after which what was measured before them counts half."""
+MOST_ADDED = 1.5
+"""How long prompts may take in a step that decodes, in times of what decoding takes: a fast model's streams feel
+100 ms as a halt."""
 SMOOTHING = 0.2
 
 
@@ -35,7 +38,9 @@ class Pace:
         measured = self._models.get(model)
         if measured is None or not measured.tokens:
             return FIRST_TOKENS
-        left = self._target - (measured.decode_seconds if is_decoding else 0.0)
+        left = self._target
+        if is_decoding and measured.decode_seconds:
+            left = min(left - measured.decode_seconds, MOST_ADDED * measured.decode_seconds)
         return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
 
     def note(self, model: str, num_decoding: int, num_prompt: int, seconds: float) -> None:

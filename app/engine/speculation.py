@@ -19,8 +19,9 @@ BACK_OFF = 0.4
 """What a guess from one token less is worth (stupid backoff, Brants et al. 2007)."""
 MARGIN = 1.25
 """How much more a guess must promise than it costs."""
-HOPELESS = 0.9
-"""A floor over which so few guesses reach that looking for them costs more than they give."""
+HOPELESS = 0.5
+"""A floor from which so few guesses reach it that looking for them costs more than they give: what has come up once
+is worth no more."""
 _TRUST = 2.0  # guesses whose worth is taken as promised, before any was tried
 _FORGET = 0.99  # a token
 
@@ -169,6 +170,7 @@ class StepCost:
             share = (self._products / self._weight - rows * seconds) / variance
         else:
             share = 0.5 * seconds / rows
-        share = min(max(share, 0.0), seconds / rows)
+        # No row is free: below a tenth of the average it is noise that says so.
+        share = min(max(share, 0.1 * seconds / rows), seconds / rows)
         total = seconds + share * (num_rows - rows)
         return MARGIN * share * num_rows / total
