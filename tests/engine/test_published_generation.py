@@ -5,14 +5,16 @@ import json
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from app.engine.engine import Engine
-from app.engine.protocol import GenerateRequest, Tokens
+from app.engine.protocol import GenerateRequest, Hypotheses, Tokens
 from app.tasks.generate import Generate
 from app.tasks.served import read_served
 from tests.api.fake_engine import FakeEngine
@@ -204,3 +206,29 @@ SCARCE = {
     "BartForConditionalGeneration": 250_000,
 }
 """Bytes of a cache that holds about half of the requests."""
+
+
+def test_published_beams_are_searched_with(checkpoint: Checkpoint) -> None:
+    """With what belongs to them, and with n-grams that must not come twice; a request's own settings go first."""
+    [(eos, _)] = Counter(token for text in checkpoint.plain for token in set(text[2:20])).most_common(1)
+    generation: dict[str, Any] = {
+        "num_beams": 4,
+        "length_penalty": 0.6,
+        "early_stopping": True,
+        "no_repeat_ngram_size": 3,
+    }
+    generation |= {"eos_token_id": eos}
+    checkpoint.publish(generation)
+    requested: list[dict[str, Any]] = [{}, {"num_beams": 2, "early_stopping": False}]
+    for values in requested:
+        engine = checkpoint.engine()
+        for number, request in enumerate(checkpoint.requests({"max_tokens": COUNT} | values)):
+            engine.add(msgspec.structs.replace(request, id=number, model="it"))
+        best: dict[int, list[int]] = {}
+        while engine.has_work:
+            for output in engine.step().outputs:
+                assert isinstance(output, Hypotheses)
+                best[output.id] = output.best[0].token_ids
+        for number, prompt in enumerate(PROMPTS):
+            theirs = checkpoint.their_output(prompt, generation | values)
+            assert best[number] == [*takewhile(lambda token: token != eos, theirs)][:COUNT]
