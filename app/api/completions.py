@@ -67,11 +67,12 @@ class Choices:
         return [{"token": text, "id": first, "logprob": None, "top": None}, *told]
 
     def _legacy(self, index: int, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Parallel lists; `text_offset` counts characters from the start of the choice's text."""
+        """Parallel lists; `text_offset` counts characters from the start of the choice's text, which has no special
+        tokens."""
         offset, offsets = self._lengths[index], []
         for entry in told:
             offsets.append(offset)
-            offset += len(entry["token"])
+            offset += 0 if entry["id"] in self._task.model.special_ids else len(entry["token"])
         return {
             "tokens": [entry["token"] for entry in told],
             "token_logprobs": [entry["logprob"] for entry in told],

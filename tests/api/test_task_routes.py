@@ -89,6 +89,11 @@ def test_an_echo_has_the_prompt_s_log_probabilities_before_the_answer_s(shared: 
     assert told["token_logprobs"] == [None, -1.0, -0.5, -0.5, -0.5]
     assert told["top_logprobs"][0] is None
     assert told["text_offset"] == [0, 1, 2, 3, 4]
+    special = sorted(shared.engine.served["writer"].tokenizer.special_ids)[0]
+    ids = [special, *shared.engine.prompts()[-1]]
+    (marked,) = shared.post("/v1/completions", body | {"prompt": ids}).json()["choices"]
+    assert marked["text"] == "Hi!Gr"
+    assert marked["logprobs"]["text_offset"] == [0, 0, 1, 2, 3, 4], "a special token is not in the text"
     (plain,) = shared.post("/v1/completions", body | {"echo": False, "prompt_logprobs": 0}).json()["choices"]
     assert [entry and entry["token"] for entry in plain["prompt_logprobs"]] == [None, "i", "!"]
     assert plain["logprobs"]["tokens"] == ["G", "r"]
