@@ -19,7 +19,7 @@ from tests.tiny import T5, random_model
 
 TRANSLATOR = Path(__file__).parents[2] / "model/zoo/translator"
 NUM_SCHEMAS = 200
-MAX_TOKENS = 384
+MAX_TOKENS = 1024
 
 A, B = (token_of(letter) for letter in "ab")
 HEX = r"#[0-9a-f]{6}"
