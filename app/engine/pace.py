@@ -11,6 +11,8 @@ HALF_LIFE = 1024
 MOST_ADDED = 1.5
 """How long prompts may take in a step that decodes, in times of what decoding takes: a fast model's streams feel
 100 ms as a halt."""
+LEAST_SECONDS = 0.01
+"""However fast decoding is: many short texts that come at once must not trickle in."""
 SMOOTHING = 0.2
 
 
@@ -40,7 +42,8 @@ class Pace:
             return FIRST_TOKENS
         left = self._target
         if is_decoding and measured.decode_seconds:
-            left = min(left - measured.decode_seconds, MOST_ADDED * measured.decode_seconds)
+            most = max(LEAST_SECONDS, MOST_ADDED * measured.decode_seconds)
+            left = min(left - measured.decode_seconds, most)
         return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
 
     def note(self, model: str, num_decoding: int, num_prompt: int, seconds: float) -> None:

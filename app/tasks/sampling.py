@@ -61,7 +61,7 @@ def make_options(
         fields["temperature"] = 0.0  # who asks for beams and for no temperature wants no draw
     fields |= {k: given[k] for k in _OURS & given.keys()}
     constraint = make_constraint(given)
-    if fields["temperature"] == 0.0 and constraint is None:
+    if fields["temperature"] == 0.0 and constraint is None and "prompt_logprobs" not in given:
         fields = _searching(published) | fields
     if best_of != n:
         _check_best_of(n, best_of, fields.get("num_beams", 1), is_stream=given.get("stream") is True)

@@ -9,6 +9,8 @@ import pytest
 from app.cli import _parser
 from app.config import Settings, load_settings, with_folders, zoo_models
 from app.errors import ConfigError
+from app.metrics import Metrics
+from app.registry import build_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +49,19 @@ def test_the_prefix_cache_is_on_until_a_flag_or_a_variable_turns_it_off(folder: 
     assert not load_settings(flags("--no-prefix-cache"), {}).prefix_cache
     assert not load_settings(flags(), {"QUARTET_PREFIX_CACHE": "false"}).prefix_cache
     assert load_settings(flags("--target-step-ms", "0"), {}).target_step_ms == 0.0
+    assert load_settings(flags(), {}).speculation
+    assert not load_settings(flags("--no-speculation"), {}).speculation
+
+
+def test_what_the_engine_must_know_reaches_it(tmp_path: Path) -> None:
+    text = "[server]\nspeculation = false\nprefix_cache = false\n"
+    text += '[models.one]\npath = "."\nweight = 2.5\n[models.two]\npath = "."\n'
+    settings = load_settings({"config": write(tmp_path / "models.toml", text)}, {})
+    config = build_engine(settings, Metrics("1"))._config
+    assert [model.weight for model in config.models] == [2.5, 1.0]
+    assert (config.speculation, config.prefix_cache) == (False, False)
+    with pytest.raises(ConfigError, match="weight"):
+        load_settings({"config": write(tmp_path / "bad.toml", text.replace("2.5", "0"))}, {})
 
 
 def test_models_by_flag_replace_those_of_the_file(tmp_path: Path, folder: Path) -> None:

@@ -249,6 +249,14 @@ def test_a_request_larger_than_the_whole_cache_is_refused(folders: dict[str, Pat
         engine.add(greedy(1, "llama", [5] * 60, 60))
 
 
+def test_a_model_s_weight_reaches_the_scheduler(folders: dict[str, Path]) -> None:
+    models = [ModelSpec(name, str(folder), 1.0 + i) for i, (name, folder) in enumerate(folders.items())]
+    engine = build_engine(WorkerConfig(models=models, device="cpu", kv_cache_memory=1_000_000))
+    assert {name: lane.weight for name, lane in engine._scheduler.lanes.items()} == {
+        spec.name: spec.weight for spec in models
+    }
+
+
 def test_models_take_turns_by_the_time_each_has_had(folders: dict[str, Path]) -> None:
     engine = make_engine({name: folders[name] for name in ("llama", "t5")})
     for i in range(4):

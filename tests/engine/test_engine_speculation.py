@@ -8,7 +8,7 @@ import pytest
 from app.engine.engine import Engine
 from app.engine.protocol import GenerateRequest, Report, TokenLogprobs, Tokens
 from app.engine.sampling_params import SamplingParams
-from app.engine.speculation import Draft, Speculator, StepCost
+from app.engine.speculation import HOPELESS, Draft, Speculator, StepCost
 from model.greedy import generate_greedy
 from model.loading import load_model, save_model
 from tests.engine.test_engine import greedy, make_engine, num_free, random_ids
@@ -130,6 +130,16 @@ def test_drafts_hold_as_far_as_they_are_right(
         assert accepted == 0
     else:
         assert 0.3 < accepted / drafted < 0.8
+
+
+def test_where_a_row_is_dear_nothing_is_read_and_nothing_drafted(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepCost, "floor", lambda *_: HOPELESS)
+    monkeypatch.setattr("app.engine.drafting.Speculator", None)  # would fail where one is made
+    told = Told(make_engine(folders, speculation=True), mixed(6))
+    assert len(told.reasons) == 6
+    assert sum(report.drafted_tokens for report in told.reports) == 0
 
 
 def test_who_has_rules_is_not_guessed_for(folders: dict[str, Path]) -> None:

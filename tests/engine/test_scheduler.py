@@ -7,6 +7,7 @@ from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.engine.sampling_params import SamplingParams
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import BeamGroup, Sequence, Status
+from app.engine.speculation import Draft
 from model.beam_search import BeamSearch, BeamSettings
 
 
@@ -157,6 +158,24 @@ def test_the_lowest_priority_is_not_starved() -> None:
         scheduler.add(sequence(second, outputs=1))
         ran += [number for number, _ in planned(scheduler)]
     assert ran.index(0) == 49
+
+
+def test_a_draft_takes_no_block_that_somebody_is_about_to_need() -> None:
+    for blocks, length in ((4, 2), (5, 2), (6, 6)):
+        scheduler, _ = make(blocks=blocks, budget=100, a=4)
+        for number in range(2):
+            scheduler.add(sequence(number, prompt=4 - 3 * number, outputs=20))
+        step = scheduler.schedule()
+        assert step is not None
+        commit(scheduler, step)
+        second = step.sequences[1]
+        second.draft = Draft([7] * 6, [0.9] * 6)
+        step = scheduler.schedule()
+        assert step is not None
+        assert step.num_tokens == [1, 1 + length], "without a block to spare only what its own block holds"
+        assert step.num_drafted == length
+        commit(scheduler, step)
+        assert second.num_computed_tokens == 2, "what was drafted is not computed before it holds"
 
 
 def test_a_model_of_twice_the_weight_has_twice_the_time() -> None:

@@ -45,6 +45,7 @@ def test_a_checkpoint_s_beams_rest_where_a_request_draws() -> None:
     assert beams({}, temperature=1.0)[0] == 1, "the route's own default draws"
     assert beams({"num_beams": 3}, temperature=1.0)[0] == 3, "who asks for beams wants no draw"
     assert beams({"regex": "a+"})[0] == 1, "a constraint is not followed by beams"
+    assert beams({"prompt_logprobs": 1})[0] == 1, "nor is a prompt told of beside them"
     drawing = replace(published, do_sample=True, temperature=0.7)
     assert make_options({}, drawing, temperature=0.0, vocab_size=10).params.num_beams == 1
     best = make_options({"n": 3}, published, temperature=0.0, vocab_size=10)
