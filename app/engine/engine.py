@@ -104,8 +104,12 @@ class Engine:
         """No limit for a request that is alone: nobody waits for its steps to end."""
         if self._pace is None or self._scheduler.num_requests == 1:
             return None
-        lanes = self._scheduler.lanes.items()
-        return {model: self._pace.budget(model, bool(lane.running)) for model, lane in lanes}
+        return {
+            model: self._pace.budget(
+                model, bool(lane.running), self._runners[model].model.config.kind == "decoder"
+            )
+            for model, lane in self._scheduler.lanes.items()
+        }
 
     def _run(self, step: ScheduledStep) -> StepOutputs:
         started, held_before = self._clock(), self._drafting.num_held

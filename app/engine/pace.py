@@ -12,7 +12,7 @@ MOST_ADDED = 1.5
 """How long prompts may take in a step that decodes, in times of what decoding takes: a fast model's streams feel
 100 ms as a halt."""
 LEAST_SECONDS = 0.01
-"""However fast decoding is: many short texts that come at once must not trickle in."""
+"""However fast decoding is: many short prompts that come at once must not trickle in."""
 SMOOTHING = 0.2
 
 
@@ -35,15 +35,16 @@ class Pace:
         self._target = target
         self._models: dict[str, _Measured] = {}
 
-    def budget(self, model: str, is_decoding: bool) -> int:
-        """Tokens that fit into the time that those who decode, if any, leave."""
+    def budget(self, model: str, is_decoding: bool, is_cut: bool = True) -> int:
+        """Tokens that fit into the time that those who decode, if any, leave. Not `is_cut`: they are taken whole."""
         measured = self._models.get(model)
         if measured is None or not measured.tokens:
             return FIRST_TOKENS
         left = self._target
         if is_decoding and measured.decode_seconds:
-            most = max(LEAST_SECONDS, MOST_ADDED * measured.decode_seconds)
-            left = min(left - measured.decode_seconds, most)
+            left -= measured.decode_seconds
+            if is_cut:
+                left = min(left, max(LEAST_SECONDS, MOST_ADDED * measured.decode_seconds))
         return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
 
     def note(self, model: str, num_decoding: int, num_prompt: int, seconds: float) -> None:

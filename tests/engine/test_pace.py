@@ -42,6 +42,7 @@ def test_prompts_add_no_more_than_one_and_a_half_times_what_decoding_takes(
         pace.note("m", 4, 0, decode)
         pace.note("m", 4, 100, decode + 0.01)
     assert pace.budget("m", is_decoding=True) == pytest.approx(tokens, abs=1), "not 800 or 960"
+    assert pace.budget("m", is_decoding=True, is_cut=False) == pytest.approx(10_000 * (0.1 - decode), abs=1)
     assert pace.budget("m", is_decoding=False) == pytest.approx(1000, abs=1)
 
 
