@@ -93,7 +93,7 @@ class Registry:
         if name is None:
             raise UnsupportedTask(f"no served model can {kind.name}: it takes {WANTED_CHECKPOINT[kind.name]}")
         one = self._find_model(name)
-        if kind not in one.tasks:
+        if kind.name not in [task.name for task in one.tasks]:
             can = ", ".join(task.name for task in one.tasks)
             raise UnsupportedTask(f"{name!r} cannot {kind.name}, only {can}", param="model")
         task = self._tasks.get((kind.name, name))

@@ -15,6 +15,7 @@ from app.errors import InvalidRequest
 from model.config import TransformerConfig
 from model.generation_config import GenerationConfig
 from model.tokenization import Encoding, TextOrPair, Tokenizer
+from model.tokenization.chat_template import ChatTemplate
 
 LONG_TEXT = 4096
 """Characters; more than this is tokenized in the thread pool, so that it does not stall the event loop."""
@@ -46,6 +47,7 @@ class TaskModel:
     special_ids: frozenset[int] = frozenset()
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How the checkpoint's makers generate with it, for what a request leaves out."""
+    chat_template: ChatTemplate | None = None
 
 
 @dataclass

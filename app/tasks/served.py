@@ -19,6 +19,7 @@ from model.config import TransformerConfig
 from model.families import GENERATION, read_adapter_config, read_config, read_generation_config
 from model.generation_config import GenerationConfig
 from model.tokenization import Tokenizer
+from model.tokenization.chat_template import ChatTemplate
 
 TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Embed)
 """Every task; a model that can do several is made for the first of them."""
@@ -43,6 +44,7 @@ class Served:
     tokenizer: Tokenizer
     tasks: tuple[type[Task], ...]
     generation: GenerationConfig
+    chat_template: ChatTemplate | None = None
 
     def languages(self) -> dict[str, Any]:
         """What it translates, as `app.tasks.languages` tells it; {} where it does not."""
@@ -60,6 +62,7 @@ class Served:
             vocab_size=info.vocab_size,
             special_ids=self.tokenizer.special_ids,
             generation=self.generation,
+            chat_template=self.chat_template,
         )
 
 
@@ -91,4 +94,7 @@ def read_served(
         generation = base.generation
     else:
         generation = read_generation_config(folder, config.vocab_size)
-    return Served(name, base.name if base else None, config, tokenizer, tasks, generation)
+    chat_template = ChatTemplate.from_folder(folder)
+    if chat_template is None and base is not None:
+        chat_template = base.chat_template
+    return Served(name, base.name if base else None, config, tokenizer, tasks, generation, chat_template)
