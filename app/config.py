@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
 
@@ -26,6 +26,16 @@ HUB_PATTERN = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _split(value: Any) -> Any:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+Origins = Annotated[tuple[Origin, ...], BeforeValidator(_split)]
+"""A list, as the one before, or a text with blanks or commas between its parts."""
 
 
 class _Frozen(BaseModel):
@@ -98,6 +108,15 @@ class Settings(_Frozen):
     body_timeout: Seconds = 30.0
     drain_timeout: Seconds = 30.0
     log_format: Literal["text", "json"] = "text"
+
+    api_key_file: Path | None = None
+    rate_limit_requests: Positive | None = None
+    """A minute for each key, as the next; without keys for all clients together."""
+    rate_limit_tokens: Positive | None = None
+    allowed_hosts: Hosts | None = None
+    """None: the names of this machine while it listens there alone, else any."""
+    cors_origins: Origins = ()
+    log_prompts: bool = False
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models"}
@@ -207,6 +226,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in _SERVER_FIELDS:
             raise ConfigError(f"{path}: [server] has no setting {name!r}")
+    if isinstance(values.get("api_key_file"), str):
+        values["api_key_file"] = path.parent / values["api_key_file"]
     values["default_models"] = _table(content, "defaults", path)
     for kind in ("models", "adapters"):
         entries = _table(content, kind, path)

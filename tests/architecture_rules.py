@@ -38,7 +38,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
     "app.config": LEAVES,
-    "app.cli": ("app.commands", "app.main", "app.registry", "app.config", *LEAVES, *MODEL_FACTS),
+    "app.arguments": (),
+    "app.cli": (
+        "app.arguments",
+        "app.commands",
+        "app.main",
+        "app.registry",
+        "app.config",
+        *LEAVES,
+        *MODEL_FACTS,
+    ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
     "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
     "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
@@ -89,6 +98,7 @@ TRAINING = "model.training"
 TORCH_FREE = (
     *(
         "app.main",
+        "app.arguments",
         "app.cli",
         "app.commands",
         "app.config",
