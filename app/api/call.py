@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from app.api.reply import Reply
+from app.api.dialects import Dialect
 from app.errors import DeadlineExceeded, QuartetError
 from app.metrics import NONE, Metrics
 from app.tasks.base import Usage
@@ -12,11 +12,12 @@ from app.tasks.base import Usage
 
 @dataclass
 class Call:
-    """Made by the gate, filled by the route. `model` and `task` hold served names only, or `none`."""
+    """Made by the envelope, filled by the gate and the route. `model` and `task` hold served names only, or `none`."""
 
     request_id: str
-    reply: Reply
     max_timeout: float
+    dialect: Dialect = "openai"
+    """Whose shape its errors have."""
     started: float = field(default_factory=time.monotonic)
     model: str = NONE
     task: str = NONE

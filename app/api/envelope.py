@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import logs
 from app.api.call import Call
+from app.api.dialects import dialect_of
 from app.api.reply import Reply
 from app.metrics import Metrics
 
@@ -31,15 +32,15 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        call = Call(request_id, Reply(send, request_id), self.max_timeout)
+        call = Call(_request_id(scope), self.max_timeout, dialect_of(scope["path"]))
         call.client = scope["client"][0] if scope.get("client") else None
-        scope.setdefault("state", {})["call"] = call
-        token = logs.request_id.set(request_id)
+        reply = Reply(send, call.request_id)
+        scope.setdefault("state", {}).update(call=call, reply=reply)
+        token = logs.request_id.set(call.request_id)
         try:
-            await self.app(scope, receive, call.reply.send)
+            await self.app(scope, receive, reply.send)
         finally:
-            _finish(scope, call, self.metrics)
+            _finish(scope, call, reply.status, self.metrics)
             logs.request_id.reset(token)
 
 
@@ -48,9 +49,9 @@ def _request_id(scope: Scope) -> str:
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _finish(scope: Scope, call: Call, metrics: Metrics) -> None:
+def _finish(scope: Scope, call: Call, sent: int, metrics: Metrics) -> None:
     """Counts and logs the request; operations routes are neither counted nor, when all is well, logged."""
-    status = call.failure.status if call.failure is not None else call.reply.status or 499
+    status = call.failure.status if call.failure is not None else sent or 499
     seconds = call.elapsed()
     is_quiet = scope["path"] in _QUIET and status < 400
     if scope["method"] == "POST":

@@ -17,6 +17,7 @@ from app.api.body import check_json, read_body, read_fields
 from app.api.call import Call
 from app.api.errors import error_event, error_response, is_json
 from app.api.guard import NOBODY, Guard
+from app.api.reply import Reply
 from app.errors import (
     BodyTimeout,
     ClientClosed,
@@ -62,19 +63,19 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        call: Call = scope["state"]["call"]
-        failure: QuartetError | None = None
         try:
-            await self._serve(scope, receive, send, call)
+            await self._serve(scope, receive, send)
         except QuartetError as error:
             failure = error
         except Exception:
             _bugs.exception("internal error")
             failure = InternalError("internal error")
-        if failure is not None:
-            await _answer(scope, receive, send, call, failure)
+        else:
+            return
+        await _answer(failure, scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call: Call = scope["state"]["call"]
         headers, method, path = dict(scope["headers"]), scope["method"], scope["path"]
         self.guard.check_host(path, headers)
         body = await self._read(receive, headers) if self._comes_first(method, path, headers) else None
@@ -116,12 +117,13 @@ class Gate:
 
     async def _work(self, scope: Scope, replay: "_Replay", send: Send, call: Call) -> None:
         """The handler under its deadline, with an eye on the client."""
+        reply: Reply = scope["state"]["reply"]
         handler = asyncio.current_task()
         assert handler is not None
 
         async def watch() -> None:
             await replay.watch()
-            if not call.reply.is_complete:
+            if not reply.is_complete:
                 replay.left.set()
                 handler.cancel()
 
@@ -176,14 +178,16 @@ def _read_timeout(call: Call, headers: Headers) -> None:
     call.limit_time(seconds)
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send, call: Call, failure: QuartetError) -> None:
+async def _answer(failure: QuartetError, scope: Scope, receive: Receive, send: Send) -> None:
     """Tells the client, unless it left: a whole answer, or the last event of a stream that had begun."""
+    call: Call = scope["state"]["call"]
+    reply: Reply = scope["state"]["reply"]
     call.failure = failure
     if isinstance(failure, ClientClosed):
         return
-    if call.reply.status == 0:
+    if reply.status == 0:
         headers = {"Connection": "close"} if isinstance(failure, PayloadTooLarge | BodyTimeout) else {}
-        await error_response(failure, call.request_id, headers)(scope, receive, send)
-    elif call.reply.is_events and not call.reply.is_complete:
-        event = error_event(failure, call.request_id)
+        await error_response(failure, call, headers)(scope, receive, send)
+    elif reply.is_events and not reply.is_complete:
+        event = error_event(failure, call)
         await send({"type": "http.response.body", "body": event, "more_body": False})

@@ -14,6 +14,7 @@ import openai
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from app.api.dialects import dialect_of
 from app.api.guard import Guard
 from app.cli import main
 from app.errors import ConfigError
@@ -176,17 +177,15 @@ def test_every_route_is_behind_a_key_of_its_scope(locked: Service, served: list[
             ({"Authorization": "Bearer s\xe9cret".encode("latin-1")}, "invalid_api_key"),  # type: ignore[dict-item]
         ):
             refused = ask(headers)
-            error = fault(refused)
-            assert (refused.status_code, error["type"], error["code"]) == (
-                401,
-                "authentication_error",
-                code,
-            ), path
+            assert refused.status_code == 401, path
+            if dialect_of(path) == "openai":
+                assert (fault(refused)["type"], fault(refused)["code"]) == ("authentication_error", code)
             assert refused.headers["www-authenticate"] == "Bearer"
         for name in {"app", "prometheus", "root"} - {right}:
             refused = ask(bearer(name))
-            assert (refused.status_code, fault(refused)["type"]) == (403, "permission_error"), path
-            assert scope in fault(refused)["message"]
+            assert refused.status_code == 403, path
+            assert "permission_error" in refused.text or dialect_of(path) != "openai"
+            assert f"the scope '{scope}'" in refused.text
         for headers in (
             bearer(right),
             {"authorization": f"bearer secret-{right}"},
