@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
+from app.security import MODEL_NAME
 
 PREFIX = "QUARTET_"
 ZOO = ("minilm", "qa", "intent", "banking", "sentiment", "fill-mask", "translator", "writer")
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 HUB_PATTERN = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
 """`org/repo`, with a branch, tag or commit behind an @."""
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Name = Annotated[str, Field(pattern=MODEL_NAME)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -117,6 +117,8 @@ class Settings(_Frozen):
     """None: the names of this machine while it listens there alone, else any."""
     cors_origins: Origins = ()
     log_prompts: bool = False
+    model_root: Path | None = None
+    """Adapters below may be loaded while the service runs."""
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models"}
@@ -226,8 +228,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in _SERVER_FIELDS:
             raise ConfigError(f"{path}: [server] has no setting {name!r}")
-    if isinstance(values.get("api_key_file"), str):
-        values["api_key_file"] = path.parent / values["api_key_file"]
+    for name in ("api_key_file", "model_root"):
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / values[name]
     values["default_models"] = _table(content, "defaults", path)
     for kind in ("models", "adapters"):
         entries = _table(content, kind, path)

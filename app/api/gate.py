@@ -79,8 +79,7 @@ class Gate:
         headers, method, path = dict(scope["headers"]), scope["method"], scope["path"]
         self.guard.check_host(path, headers)
         body = await self._read(receive, headers) if self._comes_first(method, path, headers) else None
-        key = self.guard.admit(method, path, headers, body)
-        call.key = None if key is None else key.name
+        key = self.guard.admit(call, method, path, headers, body)
         if method in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return

@@ -6,6 +6,7 @@ What is not named here needs a key, so a route cannot be forgotten.
 from collections.abc import Iterable, Mapping
 
 from app.api.body import read_fields
+from app.api.call import Call
 from app.api.errors import route_not_found
 from app.api.rates import Rates
 from app.errors import AuthenticationError, InvalidRequest, PermissionDenied
@@ -59,9 +60,9 @@ class Guard:
         )
 
     def admit(
-        self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes | None = None
+        self, call: Call, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes | None = None
     ) -> Key | None:
-        """The key that this request is made with; None where none is needed.
+        """The key that this request is made with, of which the call learns the name; None where none is needed.
 
         Raises AuthenticationError, PermissionDenied, and RouteNotFound for the routes of administrators where there
         are none.
@@ -73,6 +74,7 @@ class Guard:
         key = None
         if self._keys is not None:
             key = self._known(headers, body)
+            call.key = key.name
             needed = "infer" if is_hidden else scope
             if needed not in key.scopes:
                 raise PermissionDenied(f"the key {key.name!r} lacks the scope {needed!r}")

@@ -210,13 +210,15 @@ def test_the_log_tells_who_asked_and_no_text_and_no_key(
     caplog.set_level(logging.DEBUG, "quartet")
     (tmp_path / "keys").write_text(line("app", "infer"))
     service = start(guard=Guard(KeyRing(tmp_path / "keys")))
+    service.client.get("/metrics", headers=bearer("app"))
     use_it(service)
     service.close()
     told = lines(caplog)
     access = [entry for entry in told if entry["logger"] == "quartet.access"]
-    assert len(access) == 8
+    assert (access[0]["message"], access[0]["key"]) == ("GET /metrics 403", "app")
+    assert len(access) == 9
     assert all(entry["client"] == "127.0.0.1" for entry in access)
-    assert [entry.get("key") for entry in access] == ["app", "app", None, *["app"] * 5]
+    assert [entry.get("key") for entry in access] == [*["app"] * 3, None, *["app"] * 5]
     whole = json.dumps(told) + "".join(TextFormatter().format(record) for record in caplog.records)
     assert MARK not in whole
     assert "secret-" not in whole
