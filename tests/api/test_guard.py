@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,15 @@ def test_the_log_shows_texts_when_told_to_and_still_no_key(
     assert "body" not in access[2]
     assert len(access[-1]["body"]) == 10_000
     assert "secret-" not in json.dumps(access)
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "a b", "a/b?c#d", "x:y", "\xff", "a@b:99999999"])
+@pytest.mark.parametrize(
+    "target", ["/nothing", "/health/", "/v1/generate", "//evil.example/x", "/%ed%a0%80", "/%00"]
+)
+def test_odd_hosts_and_paths_are_no_bug_of_ours(shared: Service, host: str, target: str) -> None:
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as connection:
+        head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode("latin-1"))
+        status = int(connection.makefile("rb").readline().split()[1])
+    assert status in (307, 400, 404, 405)
