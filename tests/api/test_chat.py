@@ -117,6 +117,14 @@ def test_a_final_message_can_be_continued(service: Service) -> None:
     assert prompt(service, {"messages": messages, "add_generation_prompt": False}).endswith("a:It is </s>")
 
 
+def test_only_a_continued_message_goes_on_from_the_text_before_it(service: Service) -> None:
+    messages = [*CHAT["messages"], {"role": "assistant", "content": "It is"}]
+    for is_continued in (False, True):
+        request = sent(service, {"messages": messages, "continue_final_message": is_continued, "regex": "a+"})
+        assert request.constraint is not None
+        assert request.constraint.opens_text is not is_continued
+
+
 def test_a_long_chat_is_rendered_in_the_pool(service: Service) -> None:
     messages = [{"role": "user", "content": "."} for _ in range(70)]
     assert prompt(service, {"messages": messages}) == "u:.</s>" * 70 + "a:"

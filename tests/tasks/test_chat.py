@@ -140,8 +140,8 @@ def test_an_answer_begins_a_text_and_a_continued_one_does_not(tmp_path: Path) ->
     task, engine = chat_task(folder)
     engine.text = "Hello you"
     said = {}
-    for continues in (False, True):
-        options = replace(task.options({"max_tokens": 2}, 0.0), continues_prompt=continues)
+    as_ever = task.options({"max_tokens": 2}, 0.0)
+    for continues, options in ((False, as_ever), (True, replace(as_ever, continues_prompt=True))):
         requests = task.plan([asyncio.run(task.chat_ids([{"role": "user", "content": "you"}]))], options)
         said[continues] = asyncio.run(task.run(requests, options, Usage()))[0].text
     assert said == {False: "Hello you", True: " Hello you"}
