@@ -93,6 +93,14 @@ def test_log_probabilities_have_the_bytes_of_parts_of_characters(shared: Service
     assert all(entry["top_logprobs"] == [] for entry in bare["logprobs"]["content"])
 
 
+def test_the_prompt_s_log_probabilities_run_beside_its_tokens(shared: Service) -> None:
+    (choice,) = shared.post(PATH, CHAT | {"prompt_logprobs": 0}).json()["choices"]
+    first, *others = choice["prompt_logprobs"]
+    assert first is None
+    assert [entry["token"] for entry in others] == [":", "H", "i", "</s>", "a", ":"]
+    assert [entry["logprob"] for entry in others] == [-1.0 / place for place in range(1, 7)]
+
+
 def test_a_stop_string_cuts_text_and_log_probabilities(shared: Service) -> None:
     body = CHAT | {"max_tokens": 40, "stop": ["Stop"], "logprobs": True}
     (choice,) = shared.post(PATH, body).json()["choices"]
