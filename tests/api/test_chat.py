@@ -133,11 +133,6 @@ def test_only_a_continued_message_goes_on_from_the_text_before_it(service: Servi
         assert request.constraint.opens_text is not is_continued
 
 
-def test_a_long_chat_is_rendered_in_the_pool(service: Service) -> None:
-    messages = [{"role": "user", "content": "."} for _ in range(70)]
-    assert prompt(service, {"messages": messages}) == "u:.</s>" * 70 + "a:"
-
-
 def test_the_rest_of_the_context_is_the_limit(service: Service) -> None:
     for given, wanted in (({}, 512 - 7), ({"max_completion_tokens": 3}, 3), ({"max_tokens": 4}, 4)):
         assert sent(service, {"max_tokens": None} | given).params.max_tokens == wanted

@@ -105,6 +105,30 @@ def test_a_developer_is_the_system_unless_the_template_knows_better(
     assert task.model.tokenizer.decode(asyncio.run(task.chat_ids(asked))) == "developer!user"
 
 
+def test_what_may_take_long_is_made_in_the_pool(folders: dict[str, Path]) -> None:
+    task, _ = chat_task(folders["chatml"])
+    submitted: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            submitted.append(1)
+            return super().submit(*args, **kwargs)
+
+    task.pool = Pool(1)
+    long = {"role": "user", "content": "x" * 4096}
+    reasoned = {"role": "assistant", "content": "", "reasoning_content": "x" * 4096}
+    for messages, variables, count in (
+        ([USER], None, 0),
+        ([long], None, 1),
+        ([reasoned], None, 1),
+        ([USER] * 70, None, 1),
+        ([USER], {"mood": "x"}, 1),
+    ):
+        submitted.clear()
+        ids = asyncio.run(task.chat_ids(messages, variables=variables))
+        assert (len(submitted), bool(ids)) == (count, True)
+
+
 def test_a_limit_left_out_is_the_room_in_context_and_cache(folders: dict[str, Path]) -> None:
     for changes, room in (
         ({}, 502),
