@@ -1,4 +1,4 @@
-"""Keys: what the key file says, whose a given key is, and what it may do; what names are safe. Knows no HTTP.
+"""Keys: what the key file says, whose a given key is, and what it may do. Knows no HTTP.
 
 A key is a random text that only its owner has; the file holds its SHA-256, which is enough for a text that nobody can
 guess. Whoever reads the file learns no key.
@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import ConfigError
-
-MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
-"""What a served model may be called; it stands in paths, logs and metrics."""
 
 SCOPES = ("infer", "metrics", "admin")
 LOOK_SECONDS = 1.0
