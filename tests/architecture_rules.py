@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("app.engine.flight", "app.engine.journal", "app.engine.process", "app.engine.supervision"),
         *(*BORDER, *LEAVES),
     ),
-    "app.engine.supervision": ("app.engine.flight",),
+    "app.engine.supervision": ("app.engine.flight", "app.engine.process", *BORDER),
     "app.engine.rules": BORDER,
     "app.engine.grammar": BORDER,
     "app.engine.trial": ("app.engine.grammar",),
@@ -104,8 +104,10 @@ TORCH_FREE = (
         "app.api",
         "app.tasks",
         "app.engine.client",
+        "app.engine.flight",
         "app.engine.journal",
         "app.engine.process",
+        "app.engine.supervision",
     ),
     *(
         "app.engine.grammar",
@@ -115,7 +117,7 @@ TORCH_FREE = (
         "app.engine.compiler",
     ),
     *("app.engine.rules", "app.engine.sequence", "app.engine.block_manager"),
-    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.scheduler"),
+    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.lanes", "app.engine.scheduler"),
     *(*BORDER, *MODEL_FACTS),
 )
 # (part of the tree, packages it never imports)
@@ -125,7 +127,7 @@ FORBIDDEN_PACKAGES = (
     (("app.tasks",), ("fastapi", "starlette")),
     (("model",), ("asyncio",)),
 )
-ASYNCIO_IN_ENGINE = ("app.engine.client", "app.engine.process")
+ASYNCIO_IN_ENGINE = ("app.engine.client", "app.engine.process", "app.engine.supervision")
 
 
 @dataclass(frozen=True)

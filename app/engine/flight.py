@@ -8,7 +8,8 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 MOST_ENTRIES = 4096
@@ -64,7 +65,16 @@ class FlightRecorder:
 
 
 def make_flight() -> int:
-    """A descriptor for a recorder, to be handed on and then closed by the caller."""
+    """A descriptor for a recorder, to be handed on and then closed."""
     fd = os.memfd_create("quartet-flight", 0)
     os.ftruncate(fd, _SIZE)
     return fd
+
+
+@contextmanager
+def closing_fd(fd: int) -> Iterator[None]:
+    """Closes it at the end."""
+    try:
+        yield
+    finally:
+        os.close(fd)
