@@ -16,8 +16,8 @@ from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena
 from app.engine.pace import LEAST_TOKENS, Pace
 from app.engine.protocol import (
+    Answer,
     EncodeRequest,
-    Failed,
     GenerateRequest,
     ModelInfo,
     Report,
@@ -158,13 +158,13 @@ class Engine:
         batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
         return batch, *runner.run(batch)
 
-    def _give_up(self, step: ScheduledStep, fault: Exception) -> list[Failed]:
+    def _give_up(self, step: ScheduledStep, fault: Exception) -> list[Answer]:
         """A step could not be computed. Too large for the memory, it is cut; else its sequences are tried one by one,
         and one that was by itself has failed."""
         units, size = step.units, step.size
         if step.stale_blocks:
             self._arena.clear(step.stale_blocks)  # whether that was done or not
-        can_be_cut = len(units) > 1 or (size > LEAST_TOKENS and not step.sequences[0].needs_encode)
+        can_be_cut = size > LEAST_TOKENS and (len(units) > 1 or not step.sequences[0].needs_encode)
         if is_out_of_memory(fault) and can_be_cut:
             logger.warning(
                 "a step of %s with %d tokens is too large for the memory: %s", step.model, size, fault

@@ -141,12 +141,11 @@ class Supervisor:
                 self._failures.append(time.monotonic())
             late = asyncio.get_running_loop().call_later(self._patience.recovery, self._be_late)
             try:
-                while self.worker is None:
-                    if self._has_failed_often():
-                        return
-                    await self._try_again()
+                self.worker = await self._start_again()
             finally:
                 late.cancel()
+            if self.worker is None:
+                return
             self.is_late = False
             self._owner.is_back()
 
@@ -159,14 +158,17 @@ class Supervisor:
             self._failures.popleft()
         return len(self._failures) > self._patience.max_failures
 
-    async def _try_again(self) -> None:
-        self._on_restart()
-        await asyncio.sleep(BACKOFF_SECONDS[min(len(self._failures), len(BACKOFF_SECONDS) - 1)])
-        try:
-            self.worker = await self._launch()
-        except StartError as error:
-            _log.error("the engine process did not start: %s", error)
-            self._failures.append(time.monotonic())
+    async def _start_again(self) -> WorkerProcess | None:
+        """None when that has failed too often."""
+        while not self._has_failed_often():
+            self._on_restart()
+            await asyncio.sleep(BACKOFF_SECONDS[min(len(self._failures), len(BACKOFF_SECONDS) - 1)])
+            try:
+                return await self._launch()
+            except StartError as error:
+                _log.error("the engine process did not start: %s", error)
+                self._failures.append(time.monotonic())
+        return None
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Returns when the process has ended, by itself or because it hung."""

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from app.engine import committer
-from app.engine import engine as engine_module
+from app.engine.batch import build_batch
+from app.engine.beam import advance
+from app.engine.committer import Committer
 from app.engine.engine import Engine
 from app.engine.flight import FlightRecorder, closing_fd, make_flight
 from app.engine.protocol import Encoded, EncodeRequest, Failed, GenerateRequest, Hypotheses, Tokens
 from app.engine.runner import Runner
+from app.engine.sampler import sample
 from app.engine.sampling_params import SamplingParams
 from model.loading import save_model
 from tests.engine.constrained import make_engine as make_byte_engine
@@ -93,14 +95,12 @@ def undisturbed(folders: dict[str, Path]) -> dict[int, Any]:
 
 
 def _build(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engine_module.build_batch
-
     def broken(step: Any, *args: Any) -> Any:
         if any(POISON in (*s.token_ids, *s.source_ids) for s in step.sequences):
             raise KeyError("batch")
-        return real(step, *args)
+        return build_batch(step, *args)
 
-    monkeypatch.setattr(engine_module, "build_batch", broken)
+    monkeypatch.setattr("app.engine.engine.build_batch", broken)
 
 
 def _run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,25 +116,23 @@ def _run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = committer.sample
-
     def broken(logits: Any, rows: Any) -> Any:
         if any(POISON in row.token_ids[: row.num_prompt_tokens] for row in rows):
             raise IndexError("sample")
-        return real(logits, rows)
+        return sample(logits, rows)
 
-    monkeypatch.setattr(committer, "sample", broken)
+    monkeypatch.setattr("app.engine.committer.sample", broken)
 
 
 def _commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = committer.Committer._append
+    real = Committer._append
 
     def broken(self: Any, sequence: Any, token_id: int) -> bool:
         if POISON in sequence.token_ids[: sequence.num_prompt_tokens]:
             raise ValueError("append")
         return real(self, sequence, token_id)
 
-    monkeypatch.setattr(committer.Committer, "_append", broken)
+    monkeypatch.setattr(Committer, "_append", broken)
 
 
 FAULT_POINTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -170,14 +168,13 @@ def test_only_the_one_at_fault_fails(
 
 def test_a_search_at_fault_fails_alone(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = undisturbed(folders)
-    real = committer.advance
 
     def broken(group: Any, *args: Any) -> None:
         if POISON in group.members[0].token_ids:
             raise ValueError("search")
-        real(group, *args)
+        advance(group, *args)
 
-    monkeypatch.setattr(committer, "advance", broken)
+    monkeypatch.setattr("app.engine.committer.advance", broken)
     engine = make_engine(folders)
     for request in [poisoned(100, num_beams=2), *requests()]:
         engine.add(request)
@@ -235,7 +232,8 @@ def test_a_mask_at_fault_ends_its_text_alone(tmp_path: Path, monkeypatch: pytest
     while not all(sequence.matcher for sequence in _running(engine)) or len(_running(engine)) < 2:
         engine.step()
     victim = next(sequence for sequence in _running(engine) if sequence.id == 1)
-    monkeypatch.setattr(victim.matcher, "fill", lambda: {}["mask"])
+    nothing: dict[str, int] = {}
+    monkeypatch.setattr(victim.matcher, "fill", lambda: nothing["mask"])
     got = answers(engine)
     assert got[1] == "invalid"
     assert got[2][-5:] == [got[2][-1]] * 5
