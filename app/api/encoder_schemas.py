@@ -59,7 +59,7 @@ class RerankBody(Body):
             "examples": [
                 {
                     "query": "How do I change my PIN?",
-                    "documents": ["Cash machines let you choose a new PIN.", "Transfers take a day."],
+                    "documents": ["Any cash machine changes it.", "Transfers take a day."],
                     "top_n": 1,
                 }
             ]

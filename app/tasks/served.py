@@ -34,12 +34,13 @@ WANTED_CHECKPOINT = {
     "translate": "an mBART, M2M100, NLLB or Marian, or an encoder-decoder that names its language pairs in config.json",
     "generate": "a decoder, or an encoder-decoder",
     "classify": "an encoder, alone or with a decoder, with a sequence classification head",
-    "zero-shot": "an encoder with a sequence classification head that has a label entailment, or one without a head",
+    "zero-shot": "an encoder, alone or with a decoder, with a sequence classification head and a label entailment, "
+    "or an encoder without a head",
     "qa": "an encoder with a span head",
     "ner": "an encoder with a token classification head",
     "fill-mask": "an encoder with a masked-LM head",
     "embed": "an encoder without a head",
-    "rerank": "an encoder with a sequence classification head of one label, or one without a head",
+    "rerank": "an encoder with a sequence classification head of one label, or without a head",
 }
 
 
