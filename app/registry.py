@@ -18,7 +18,7 @@ from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerCon
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
-from app.tasks.served import TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
 from app.tasks.token_ids import TokenIds
 
 _POOL_THREADS = 2
@@ -114,13 +114,19 @@ class Registry:
         """As configured; else the first model made for the task; else the first of those that can do it best."""
         if task in self._defaults:
             return self._defaults[task]
-        able = {
-            one.name: (kind is not one.tasks[0], TASKS.index(kind))
-            for one in self.served.values()
-            for kind in one.tasks
+        made_for_it = [one for one in self.able(task) if one.tasks[0].name == task]
+        best_first = [
+            one
+            for kind in (*TASKS, *CHAT_TASKS)
             if kind.name == task
-        }
-        return min(able, key=able.__getitem__, default=None)
+            for one in self.served.values()
+            if kind in one.tasks
+        ]
+        return next((one.name for one in (*made_for_it, *best_first)), None)
+
+    def able(self, task: str) -> list[Served]:
+        """The models that can do it."""
+        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
 
     def not_ready_reasons(self) -> list[str]:
         """Why work is not taken; empty when it is."""
@@ -205,7 +211,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in TASKS]
+        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
         return {
             "name": "quartet",
             "version": self.version,
