@@ -64,8 +64,10 @@ def requests() -> list[GenerateRequest | EncodeRequest]:
 
     made: list[GenerateRequest | EncodeRequest] = []
     for number in range(24):
-        how: dict[str, Any] = [{}, {"temperature": 0.9, "seed": number}, {"num_beams": 3}][number % 3]
-        params = SamplingParams(max_tokens=60, ignore_eos=True, logit_bias={POISON: -100.0}, **how)
+        ways: list[dict[str, Any]] = [{}, {"temperature": 0.9, "seed": number}, {"num_beams": 3}]
+        params = SamplingParams(
+            max_tokens=60, ignore_eos=True, logit_bias={POISON: -100.0}, **ways[number % 3]
+        )
         made.append(GenerateRequest(model=("llama", "t5")[number % 2], prompt_ids=ids(), params=params))
     return [*made, *(EncodeRequest(model="bert", ids=ids(), output="class") for _ in range(8))]
 
