@@ -11,7 +11,7 @@ from app.api.gate import Gate, Limits
 from app.api.guard import Guard, loopback_hosts
 from app.api.openapi import describe, docs_page
 from app.api.rates import Rates
-from app.api.routes import admin, chat, openai, operations, tasks
+from app.api.routes import admin, chat, encoders, openai, operations, tasks
 from app.api.shelf import Adapter, Shelf
 from app.registry import Registry
 
@@ -35,7 +35,14 @@ def create_app(
     )
     app.state.registry = registry
     app.state.shelf = shelf or Shelf()
-    for router in (tasks.router, openai.router, chat.router, operations.router, admin.router):
+    for router in (
+        tasks.router,
+        encoders.router,
+        openai.router,
+        chat.router,
+        operations.router,
+        admin.router,
+    ):
         app.include_router(router)
     app.add_api_route("/docs", docs_page, include_in_schema=False)
     app.openapi = describe(app)  # type: ignore[method-assign]

@@ -143,7 +143,7 @@ def is_json(content_type: str | None) -> bool:
 
 def _invalid(fault: Mapping[str, Any]) -> InvalidRequest:
     """The first thing that is wrong, by the name of its field; the value itself is not told back."""
-    kind, where = fault["type"], [str(part) for part in fault["loc"] if part not in ("body", "query")]
+    kind, where = fault["type"], [str(part) for part in fault["loc"][1:]]  # the first says body or query
     if kind == "json_invalid":
         return InvalidRequest("the body is not valid JSON", code="invalid_json")
     if not where:
