@@ -209,7 +209,6 @@ def test_percent_signs_open_nothing(locked: Service) -> None:
     for path in (
         "/%61dmin/trace",
         "/v1/../health/../v1/models",
-        "//health",
         "/health/",
         "/static/../info",
         "/HEALTH",
