@@ -18,7 +18,9 @@ from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerCon
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
+from app.tasks.language_id import COMMON, LanguageDetector
 from app.tasks.served import TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -60,6 +62,9 @@ class Registry:
         self._engine: EngineProcess | None = None
         self._tasks: dict[tuple[str, str], Task] = {}
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="tasks")
+        self.detector = LanguageDetector(
+            self._pool, COMMON.union(*(spoken(one.languages()) for one in served))
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self._working: set[asyncio.Task[Any]] = set()
@@ -102,13 +107,22 @@ class Registry:
         assert isinstance(task, kind)
         return task
 
+    def find_every(self, kind: type[AnyTask]) -> list[AnyTask]:
+        """The tasks of all models that can do it, the default model's first."""
+        default = self.find(kind, None)
+        return [
+            default,
+            *(self.find(kind, name) for name in self._able(kind.name) if name != default.model.name),
+        ]
+
     def default_model(self, task: str) -> str | None:
         """As configured; else the first model made for the task; else the first that can do it."""
-        if task in self._defaults:
-            return self._defaults[task]
+        return self._defaults.get(task) or next(iter(self._able(task)), None)
+
+    def _able(self, task: str) -> list[str]:
+        """Names of the models that can do it, those made for it first."""
         able = [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
-        made_for_it = [one for one in able if one.tasks[0].name == task]
-        return next((one.name for one in (*made_for_it, *able)), None)
+        return [one.name for one in sorted(able, key=lambda one: one.tasks[0].name != task)]
 
     def not_ready_reasons(self) -> list[str]:
         """Why work is not taken; empty when it is."""

@@ -9,6 +9,8 @@ from app.api.errors import JSON, encode_json
 from app.errors import Unavailable
 from app.registry import Registry
 from app.tasks.base import Task
+from app.tasks.translate import Translate
+from app.tasks.translators import Translators
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -40,6 +42,12 @@ class Desk:
         if reasons:
             raise Unavailable("; ".join(reasons), retry_after=1.0)
         return task
+
+    def translators(self, model: str | None, timeout: float | None = None) -> Translators:
+        """The named model, or all that translate, behind the default one, under whose name the request counts."""
+        first = self.task(Translate, model, timeout)
+        tasks = [first] if model is not None else self.registry.find_every(Translate)
+        return Translators(tasks, self.registry.detector)
 
     def answer(self, **parts: Any) -> Response:
         """A native answer: the route's own parts beside `model` and `usage`."""
