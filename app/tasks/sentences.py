@@ -14,7 +14,7 @@ _STOPS = ".!?…‽؟"
 """Marks that end a sentence where a blank follows."""
 _FULL_STOPS = "。！？｡।॥۔։።។။"
 """Marks that end one whatever follows: of Chinese and Japanese, Hindi, Urdu, Armenian, Amharic, Khmer, Burmese."""
-_CLOSING = "\"'”’“»›)\\]"
+_CLOSING = "\"'”’“»›«‹)\\]"
 _WIDE_CLOSING = "”’」』）】》\"'"
 _BULLETS = "-*•‣▪◦·–—"
 
@@ -39,6 +39,7 @@ _ABBREVIATIONS = {
     "fr": _words("m mm mme mlle mgr me cie ex env av apr bd boul éd prés"),
     "es, it, pt, nl": _words("sra srta dra dña ud uds sig dott ing avv exmo dhr mevr drs ir excl"),
     "ru, uk": _words("ул им проф акад доц гр тов см св обл просп пр пер корп напр вул ім"),
+    "hi": _words("डॉ प्रो"),
 }
 _BEFORE_WORD = frozenset().union(*_ABBREVIATIONS.values())
 # ... those that only do so before a number: "no. 7", but "The answer is no. We left."
@@ -57,8 +58,8 @@ _GOES_ON_AFTER_QUOTE = "と"  # Japanese: 「行くぞ！」と言った
 
 _NEXT = re.compile(r"\s{0,16}(\w{1,24}|\S)")
 _LOOK_BACK = 48  # characters; longer than any abbreviation, and a bound on the work per mark
-_LAST_WORD = re.compile(rf"([\w.]+)\.[{_CLOSING}]*$")
-_INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
+_LAST_WORD = re.compile(rf"([^\s\"'(\[{{«»„“”‘’–—]+)\.[{_CLOSING}]*$")
+_INITIALS = re.compile(r"[^\W\d_](?:\.-?[^\W\d_])*")
 
 # Where a sentence that is too long for a model is cut, best first: between clauses, between phrases, between words.
 _BORDERS = (
@@ -93,7 +94,7 @@ def halve(sentence: str) -> list[str]:
     at = middle
     for border in _BORDERS:
         places = [match.start() for match in border.finditer(sentence, quarter, len(sentence) - quarter)]
-        if places := [place for place in places if place]:
+        if places := [place for place in places if 0 < place < len(sentence)]:
             at = min(places, key=lambda place: abs(place - middle))
             break
     return _trim(sentence[:at]) + _trim(sentence[at:])

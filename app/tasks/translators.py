@@ -14,8 +14,8 @@ from app.tasks.language_names import english_name, language_of, listed_codes, re
 from app.tasks.translate import Alternative, Translate, TranslateOptions
 
 AUTO = "auto"
-SURE = 0.5
-"""A language this probable is taken at its word; below, the likeliest is taken that can be translated."""
+SURE = 2.0
+"""A language so many times as probable as the next is that of the text; else it is the likeliest that is translated."""
 
 
 @dataclass(frozen=True)
@@ -143,18 +143,16 @@ class Translators:
         best = ranked[0]
         if best == NOTHING:
             return best, None
-        for found in ranked:
-            if found is not best and best.confidence >= SURE:
-                break
-            if found.language == language_of(target):
-                if found.confidence >= SURE:
-                    return found, None
-                continue
+        wanted = language_of(target)
+        is_sure = len(ranked) == 1 or best.confidence >= SURE * ranked[1].confidence
+        if is_sure and best.language == wanted:
+            return best, None
+        for found in ranked[:1] if is_sure else ranked:
             try:
                 direction = self.direction(found.language, target)
             except InvalidRequest:
                 continue
-            if direction is not None:
+            if found.language != wanted:
                 return found, direction
         raise InvalidRequest(
             f"the text seems to be in {english_name(best.language)} ({best.language}), from which no served model "
