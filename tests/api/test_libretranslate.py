@@ -1,7 +1,6 @@
 """LibreTranslate's interface over a fake engine: shapes, forms, codes, errors, and which model is asked."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 from app.engine.protocol import GenerateRequest
 from app.tasks import language_id
-from app.tasks.language_id import LanguageDetector
 from app.tasks.served import read_served
 from tests.api.conftest import LIMITS, Service
 from tests.api.folders import CONFIGS, write_folder
@@ -28,7 +26,7 @@ def pairs(*names: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def libre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Three translators beside a writer; four languages are told apart."""
+    """Three translators beside a writer."""
     root: Path = tmp_path_factory.mktemp("translators")
     configs = {
         "writer": CONFIGS["writer"],
@@ -39,11 +37,8 @@ def libre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     running = Service(
         [read_served(name, write_folder(root / name, one)) for name, one in configs.items()], LIMITS
     )
-    pool = ThreadPoolExecutor(1)
-    running.registry.detector = LanguageDetector(pool, {"en", "de", "fr", "it"})
     yield running
     running.close()
-    pool.shutdown()
 
 
 @pytest.fixture(autouse=True)
