@@ -19,7 +19,7 @@ from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.language_id import COMMON, LanguageDetector
-from app.tasks.served import TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
 from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
@@ -110,19 +110,20 @@ class Registry:
     def find_every(self, kind: type[AnyTask]) -> list[AnyTask]:
         """The tasks of all models that can do it, the default model's first."""
         default = self.find(kind, None)
-        return [
-            default,
-            *(self.find(kind, name) for name in self._able(kind.name) if name != default.model.name),
-        ]
+        others = [one.name for one in self.able(kind.name) if one.name != default.model.name]
+        return [default, *(self.find(kind, name) for name in others)]
 
     def default_model(self, task: str) -> str | None:
         """As configured; else the first model made for the task; else the first that can do it."""
-        return self._defaults.get(task) or next(iter(self._able(task)), None)
+        if task in self._defaults:
+            return self._defaults[task]
+        able = self.able(task)
+        made_for_it = [one for one in able if one.tasks[0].name == task]
+        return next((one.name for one in (*made_for_it, *able)), None)
 
-    def _able(self, task: str) -> list[str]:
-        """Names of the models that can do it, those made for it first."""
-        able = [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
-        return [one.name for one in sorted(able, key=lambda one: one.tasks[0].name != task)]
+    def able(self, task: str) -> list[Served]:
+        """The models that can do it."""
+        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
 
     def not_ready_reasons(self) -> list[str]:
         """Why work is not taken; empty when it is."""
@@ -207,7 +208,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in TASKS]
+        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
         return {
             "name": "quartet",
             "version": self.version,
