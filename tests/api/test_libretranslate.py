@@ -9,6 +9,7 @@ import pytest
 
 from app.engine.protocol import GenerateRequest
 from app.tasks import language_id
+from app.tasks.language_id import Detected
 from app.tasks.served import read_served
 from tests.api.conftest import LIMITS, Service
 from tests.api.folders import CONFIGS, write_folder
@@ -86,6 +87,7 @@ def test_sentences_keep_their_spacing_and_form_lines_end_in_lf(libre: Service) -
         "source": "en",
         "target": "de",
         "api_key": "",
+        "alternatives": "",
         "format": "text",
     }
     response = libre.client.post("/translate", data=form)
@@ -166,6 +168,22 @@ def test_a_text_in_the_target_s_language_stays_as_it_is(libre: Service) -> None:
     assert answer["alternatives"] == []
     assert translate(libre, GERMAN, "de", "de") == {"translatedText": GERMAN}
     assert not libre.engine.requests
+
+
+def test_in_doubt_a_text_is_in_a_language_that_is_translated(
+    libre: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked = [Detected("de", 0.3), Detected("it", 0.25), Detected("en", 0.2)]
+
+    async def rank(texts: list[str]) -> list[list[Detected]]:
+        return [ranked for _ in texts]
+
+    monkeypatch.setattr(libre.registry.detector, "rank", rank)
+    assert translate(libre, "Hello", "auto", "de")["detectedLanguage"] == {
+        "language": "en",
+        "confidence": 20.0,
+    }
+    assert sent(libre) == ["first: <en-de> Hello"]
 
 
 def test_a_language_that_nobody_translates_is_named(libre: Service) -> None:

@@ -1,6 +1,7 @@
 """Languages are told apart in threads of the pool, and the models are loaded when first asked for."""
 
 import asyncio
+import importlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from app.tasks import language_id
 from app.tasks.language_id import NOTHING, READ_CHARACTERS, LanguageDetector
 from app.tasks.language_names import english_name, language_of, listed_codes, readings
 from model.tokenization import languages
@@ -44,23 +44,25 @@ def test_a_text_without_letters_is_in_no_language(detector: LanguageDetector) ->
 
 
 def test_only_the_beginning_of_a_long_text_counts(detector: LanguageDetector) -> None:
-    german = f"{SENTENCES['de']} " * (READ_CHARACTERS // len(SENTENCES["de"]) + 1)
-    long, beginning = asyncio.run(
-        detector.rank([german + SENTENCES["en"] * 10_000, german[:READ_CHARACTERS]])
-    )
+    sentence = "Das Haus ist klein und wir wohnen gerne hier. "
+    german = sentence * (READ_CHARACTERS // len(sentence) + 1)
+    english = SENTENCES["en"] * 10_000
+    long, beginning, rest = asyncio.run(detector.rank([german + english, german, english]))
+    assert rest[0].language == "en"
     assert long[0].language == beginning[0].language == "de"
     assert long[0].confidence == pytest.approx(beginning[0].confidence)
 
 
 def test_lingua_works_in_the_pool_and_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    load = language_id.importlib.import_module
+    load = importlib.import_module
 
     def noted(name: str) -> Any:
-        calls.append(threading.current_thread().name)
+        if name == "lingua":
+            calls.append(threading.current_thread().name)
         return load(name)
 
-    monkeypatch.setattr(language_id.importlib, "import_module", noted)
+    monkeypatch.setattr(importlib, "import_module", noted)
     with ThreadPoolExecutor(2, thread_name_prefix="detecting") as pool:
         detector = LanguageDetector(pool, ["en", "de"])
         assert not calls
