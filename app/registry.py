@@ -20,6 +20,7 @@ from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.language_id import COMMON, LanguageDetector
 from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.token_ids import TokenIds
 from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
@@ -100,7 +101,10 @@ class Registry:
         one = self._find_model(name)
         if kind.name not in [task.name for task in one.tasks]:
             can = ", ".join(task.name for task in one.tasks)
-            raise UnsupportedTask(f"{name!r} cannot {kind.name}, only {can}", param="model")
+            wanted = WANTED_CHECKPOINT[kind.name]
+            raise UnsupportedTask(
+                f"{name!r} cannot {kind.name}, only {can}: it takes {wanted}", param="model"
+            )
         task = self._tasks.get((kind.name, name))
         if task is None:
             raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
@@ -113,13 +117,23 @@ class Registry:
         others = [one.name for one in self.able(kind.name) if one.name != default.model.name]
         return [default, *(self.find(kind, name) for name in others)]
 
+    def token_ids(self, model: str | None) -> TokenIds:
+        """Of the named model, or of the first one; there is always one, and no engine is needed."""
+        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first that can do it."""
+        """As configured; else the first model made for the task; else the first of those that can do it best."""
         if task in self._defaults:
             return self._defaults[task]
-        able = self.able(task)
-        made_for_it = [one for one in able if one.tasks[0].name == task]
-        return next((one.name for one in (*made_for_it, *able)), None)
+        made_for_it = [one for one in self.able(task) if one.tasks[0].name == task]
+        best_first = [
+            one
+            for kind in (*TASKS, *CHAT_TASKS)
+            if kind.name == task
+            for one in self.served.values()
+            if kind in one.tasks
+        ]
+        return next((one.name for one in (*made_for_it, *best_first)), None)
 
     def able(self, task: str) -> list[Served]:
         """The models that can do it."""

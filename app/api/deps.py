@@ -9,6 +9,7 @@ from app.api.errors import JSON, encode_json
 from app.errors import Unavailable
 from app.registry import Registry
 from app.tasks.base import Task
+from app.tasks.token_ids import TokenIds
 from app.tasks.translate import Translate
 from app.tasks.translators import Translators
 
@@ -48,6 +49,14 @@ class Desk:
         first = self.task(Translate, model, timeout)
         tasks = [first] if model is not None else self.registry.find_every(Translate)
         return Translators(tasks, self.registry.detector)
+
+    def token_ids(self, model: str | None, timeout: float | None = None) -> TokenIds:
+        """The named model's tokenizer at work, or the first model's. Raises ModelNotFound."""
+        token_ids = self.registry.token_ids(model)
+        self.call.model = token_ids.name
+        if timeout is not None:
+            self.call.limit_time(timeout)
+        return token_ids
 
     def answer(self, **parts: Any) -> Response:
         """A native answer: the route's own parts beside `model` and `usage`."""
