@@ -47,8 +47,9 @@ class Desk:
     def translators(self, model: str | None, timeout: float | None = None) -> Translators:
         """The named model, or all that translate, behind the default one, under whose name the request counts."""
         first = self.task(Translate, model, timeout)
-        tasks = [first] if model is not None else self.registry.find_every(Translate)
-        return Translators(tasks, self.registry.detector)
+        able = self.registry.able(Translate.name) if model is None else []
+        others = [self.registry.find(Translate, one.name) for one in able if one.name != first.model.name]
+        return Translators([first, *others], self.registry.detector)
 
     def token_ids(self, model: str | None, timeout: float | None = None) -> TokenIds:
         """The named model's tokenizer at work, or the first model's. Raises ModelNotFound."""
