@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from app.config import Settings
-from app.engine.client import EngineClient
+from app.engine.client import EngineClient, Patience
 from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerConfig
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
@@ -133,14 +133,19 @@ class Registry:
         """The models that can do it."""
         return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
 
-    def not_ready_reasons(self) -> list[str]:
-        """Why work is not taken; empty when it is."""
+    def refusals(self) -> list[str]:
+        """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
         reasons = []
         if self.is_draining:
             reasons.append("the service is shutting down")
         if self.ready is None:
             reasons.append("the models are being loaded")
-        elif self._engine is None or not self._engine.is_ready:
+        return reasons
+
+    def not_ready_reasons(self) -> list[str]:
+        """Why others should get the work that may come; empty when this is the place for it."""
+        reasons = self.refusals()
+        if self.ready is not None and (self._engine is None or not self._engine.is_ready):
             reasons.append("the engine is being started again")
         return reasons
 
@@ -283,6 +288,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_queue_tokens=settings.max_queue_tokens,
         on_report=partial(record, metrics),
         on_restart=metrics.engine_restarts.inc,
+        patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),
     )
 
 
