@@ -11,7 +11,7 @@ from app.api.gate import Gate, Limits
 from app.api.guard import Guard, loopback_hosts
 from app.api.openapi import describe, docs_page
 from app.api.rates import Rates
-from app.api.routes import admin, chat, encoders, openai, operations, tasks
+from app.api.routes import admin, chat, encoders, libretranslate, openai, operations, tasks
 from app.api.shelf import Adapter, Shelf
 from app.registry import Registry
 
@@ -33,13 +33,16 @@ def create_app(
     app = FastAPI(
         title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
     )
+    guard = guard or Guard()
     app.state.registry = registry
+    app.state.guard = guard
     app.state.shelf = shelf or Shelf()
     for router in (
         tasks.router,
         encoders.router,
         openai.router,
         chat.router,
+        libretranslate.router,
         operations.router,
         admin.router,
     ):
@@ -48,9 +51,7 @@ def create_app(
     app.openapi = describe(app)  # type: ignore[method-assign]
     install_handlers(app)
     # The last one added is the outermost: what the gate refuses has an id and the headers that a browser asks for.
-    app.add_middleware(
-        Gate, registry=registry, limits=limits, guard=guard or Guard(), logs_prompts=logs_prompts
-    )
+    app.add_middleware(Gate, registry=registry, limits=limits, guard=guard, logs_prompts=logs_prompts)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -38,6 +38,11 @@ class Guard:
         self._hosts = frozenset(names)
         self._domains = tuple(name[1:] for name in names if name.startswith("*."))
 
+    @property
+    def needs_keys(self) -> bool:
+        """Whether what is not open to all needs a key."""
+        return self._keys is not None
+
     def check_host(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         """Raises InvalidRequest: a page of another site must not reach a server on this machine by a name of its own.
 

@@ -250,6 +250,12 @@ def test_libretranslate_s_key_may_be_in_the_body(locked: Service, path: str) -> 
     assert locked.post("/v1/generate", GENERATE | {"api_key": "secret-app"}).status_code == 401
 
 
+def test_libretranslate_s_clients_are_told_that_they_need_one(locked: Service, shared: Service) -> None:
+    for service, needs in ((locked, True), (shared, False)):
+        settings = service.client.get("/frontend/settings").json()
+        assert (settings["apiKeys"], settings["keyRequired"]) == (needs, needs)
+
+
 def test_a_large_body_without_a_key_is_refused_and_heard_of(locked: Service) -> None:
     assert locked.post("/v1/generate", {"prompt": "x" * 900_000}).status_code == 401
     assert locked.client.get("/health").status_code == 200
