@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import openai
 import pytest
 from fastapi.routing import iter_route_contexts
+from libretranslatepy import LibreTranslateAPI
 
 from app.api.dialects import dialect_of
 from app.api.guard import Guard
@@ -226,6 +228,11 @@ def test_clients_send_keys_as_they_do(locked: Service) -> None:
         complete("dummy")
     with pytest.raises(openai.PermissionDeniedError):
         complete("secret-prometheus")
+    url = f"http://127.0.0.1:{locked.port}/"
+    assert LibreTranslateAPI(url, "secret-app").translate("Hello", "en", "de")
+    assert LibreTranslateAPI(url, "secret-app").detect("Hello, how are you today?")
+    with pytest.raises(HTTPError, match="401"):
+        LibreTranslateAPI(url, "dummy").translate("Hello", "en", "de")
 
 
 @pytest.mark.parametrize("path", ["/translate", "/detect"])
