@@ -65,10 +65,18 @@ class Alternative(Shape):
     score: float
 
 
+class DetectedLanguage(Shape):
+    """The language of a text, and how probable that is."""
+
+    language: str
+    confidence: float
+
+
 class Translation(Alternative):
-    """The best of them."""
+    """The best of them; `detected` where the source was `auto`."""
 
     alternatives: list[Alternative] | None = None
+    detected: DetectedLanguage | None = None
 
 
 class TranslateAnswer(Answer):
