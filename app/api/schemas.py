@@ -256,11 +256,22 @@ class QABody(Body):
                     "context": "The Analytical Engine was designed by Charles Babbage in 1837.",
                 }
             ],
-            "oneOf": [
-                {"required": ["question", "context"], "not": {"required": ["inputs"]}},
+            "anyOf": [
+                {
+                    "required": ["question", "context"],
+                    "properties": {
+                        "question": {"type": "string"},
+                        "context": {"type": "string"},
+                        "inputs": {"type": "null"},
+                    },
+                },
                 {
                     "required": ["inputs"],
-                    "properties": {"question": {"type": "null"}, "context": {"type": "null"}},
+                    "properties": {
+                        "inputs": {"type": "array"},
+                        "question": {"type": "null"},
+                        "context": {"type": "null"},
+                    },
                 },
             ],
         }
