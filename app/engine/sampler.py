@@ -39,8 +39,9 @@ class SampleRow:
 
     `token_ids` are prompt and output so far, by reference, and `draft` the tokens that are taken to come first: the
     next token is sampled as if they had been said. Its position is counted from `num_prompt_tokens`. `index` is the
-    sequence's within its request; `eos_token_ids` end a sequence; `rules` are the sequence's own, None where it has none; `allowed` has a
-    bit for each token id, the lowest of the first word first, None where the sequence is not constrained.
+    sequence's within its request; `eos_token_ids` end a sequence; `rules` are the sequence's own, None where it has
+    none; `allowed` has a bit for each token id, the lowest of the first word first, None where the sequence is not
+    constrained.
     """
 
     params: SamplingParams
