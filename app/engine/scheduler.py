@@ -190,13 +190,15 @@ class Scheduler:
             if sequence.status is Status.RUNNING:
                 for member in unit:
                     step.copies += self._tables.grow(member, step.stale_blocks)
-                    step.add(member, 1 + self._take_draft(member, step))
+                    step.add(member, 1 + self._take_draft(member, step, lane))
                 step.num_decoding += len(unit)
 
-    def _take_draft(self, sequence: Sequence, step: ScheduledStep) -> int:
-        """How much of its draft is computed: guesses take no block that another sequence is about to need."""
+    def _take_draft(self, sequence: Sequence, step: ScheduledStep, lane: Lane) -> int:
+        """How much of its draft is computed: guesses take no part of the budget and no block that another sequence is
+        about to need."""
         if not sequence.draft.token_ids:
             return 0
+        sequence.draft = sequence.draft.cut(max(0, self.token_budget - len(lane.running) - step.num_drafted))
         spare = self.blocks.num_free - sum(lane.num_reserved for lane in self.lanes.values())
         length = self._tables.grow_draft(sequence, spare, step.stale_blocks)
         step.num_drafted += length

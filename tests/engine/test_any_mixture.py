@@ -93,7 +93,8 @@ class Circumstances:
     preemptions: set[int]
 
 
-FOREVER = 10_000
+MOST_STEPS = 10_000
+FOREVER = 10 * MOST_STEPS
 PLACES = st.integers(0, len(PROMPTS) - 1)
 ARRIVALS = st.integers(0, 9)
 SPEAK = st.builds(
@@ -251,7 +252,7 @@ class Run:
         self.taken_back: set[int] = set()
         self.refused: set[int] = set()
         last = max(one.arrival for one in ones)
-        for number in range(20_000):
+        for number in range(MOST_STEPS):
             self._arrive_and_leave(number)
             if number in circumstances.preemptions:
                 self._preempt()
