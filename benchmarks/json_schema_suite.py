@@ -51,19 +51,18 @@ def main(arguments: list[str]) -> int:
 
 
 def fault_of(text: str, schema: dict[str, Any]) -> str | None:
-    """Why a text is no value of the schema; None where it is one. Decimals, as rounding knows no multiples of 0.01."""
-    try:
-        value = json.loads(text, parse_float=_exact)
-    except ValueError as fault:
-        return f"{text!r}: {fault}"
-    exact = json.loads(json.dumps(schema), parse_float=_exact)
-    first = next(Draft202012Validator(exact).iter_errors(value), None)
-    return None if first is None else f"{text!r} of {json.dumps(schema)}: {first.message}"
-
-
-def _exact(written: str) -> Decimal | int:
-    value = Decimal(written)
-    return int(value) if value == value.to_integral_value() else value
+    """Why a text is no value of the schema; None where it is one. Only what floats and decimals call a fault is one:
+    by rounding 0.3 is no multiple of 0.1."""
+    for parse_float in (float, Decimal):
+        try:
+            value = json.loads(text, parse_float=parse_float)
+        except ValueError as fault:
+            return f"{text!r}: {fault}"
+        exact = json.loads(json.dumps(schema), parse_float=parse_float)
+        first = next(Draft202012Validator(exact).iter_errors(value), None)
+        if first is None:
+            return None
+    return f"{text!r} of {json.dumps(schema)}: {first.message}"
 
 
 if __name__ == "__main__":

@@ -257,7 +257,8 @@ class Run:
             if number in circumstances.preemptions:
                 self._preempt()
             budgets = circumstances.budgets
-            engine._scheduler.token_budget = budgets[number % len(budgets)]
+            for lane in engine._scheduler.lanes.every:
+                lane.token_budget = lane.most_tokens = budgets[number % len(budgets)]
             if engine.has_work:
                 self._step()
             elif number >= last:
@@ -278,7 +279,7 @@ class Run:
 
     def _preempt(self) -> None:
         scheduler = self.engine._scheduler
-        running = [s for lane in scheduler.lanes.values() for s in lane.running if s.block_table]
+        running = [s for lane in scheduler.lanes.every for s in lane.running if s.block_table]
         if running:
             scheduler._preempt(max(running, key=lambda sequence: sequence.order))
             self.seen["preempted"] += 1

@@ -72,7 +72,9 @@ def test_any_chunks_block_sizes_and_hits_give_the_plain_loops_tokens(
         for _ in range(source.choice([0, 0, 1, 4])):
             if waiting:
                 engine.add(waiting.pop(0))
-        engine._scheduler.token_budget = source.choice([1, 3, source.randint(1, 70), 500])
+        budget = source.choice([1, 3, source.randint(1, 70), 500])
+        for lane in engine._scheduler.lanes.every:
+            lane.token_budget = lane.most_tokens = budget
         step = engine.step()
         preemptions += step.report.preemptions if step.report else 0
         for output in step.outputs:
