@@ -122,8 +122,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.scheduler.has_work)
     @rule()
     def fail(self) -> None:
-        """What the engine does when a step raises: nothing of it counts, whatever it has written."""
+        """What the engine does with those that are at fault themselves."""
         step = self._planned(30)
+        self._spoil(step)
+        for number in {sequence.id for sequence in step.sequences}:
+            self._finish(self.everyone[number])
+
+    @precondition(lambda self: self.scheduler.has_work)
+    @rule(is_too_large=st.booleans())
+    def fall_apart(self, is_too_large: bool) -> None:
+        """A step that raised is done again: in parts, or each of its sequences by itself."""
+        step = self._planned(30)
+        self._spoil(step)
+        if is_too_large:
+            self.scheduler.ease(step)
+        else:
+            self.scheduler.isolate(step)
+
+    def _spoil(self, step: ScheduledStep) -> None:
+        """Nothing of it counts, whatever it has written."""
         self._prepare(step)
         for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
             for place in range(sequence.num_computed_tokens, sequence.num_computed_tokens + count):
@@ -131,8 +148,6 @@ class SchedulerMachine(RuleBasedStateMachine):
             if sequence.token_ids and sequence.needs_encode:
                 for place in range(len(sequence.source_ids)):
                     self._write(sequence, sequence.cross_block_table, place, "garbage")
-        for number in {sequence.id for sequence in step.sequences}:
-            self._finish(self.everyone[number])
 
     @invariant()
     def every_block_is_held_as_often_as_tables_name_it_or_free(self) -> None:
@@ -199,6 +214,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._check_budget(step, prompt_budget)
         assert len(self.scheduler.lanes.ordinary[step.model].running) <= self.scheduler.max_num_seqs
         assert len({id(s) for s in step.sequences}) == len(step.sequences)
+        assert len(step.units) == 1 or not step.is_quarantine
         for sequence in step.sequences:
             assert set(map(id, sequence.unit)) <= set(map(id, step.sequences)), "beams go on together"
         for place, (sequence, count) in enumerate(zip(step.sequences, step.num_tokens, strict=True)):
@@ -218,9 +234,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompts = step.sequences[step.num_decoding :]
         num_sources = sum(len(s.source_ids) for s in prompts if s.needs_encode)
         num_prompt = sum(step.num_tokens[step.num_decoding :]) + num_sources
-        left = max(0, self.scheduler.token_budget - step.num_decoding - step.num_drafted)
-        assert step.num_drafted <= max(0, self.scheduler.token_budget - step.num_decoding)
-        left = min(left, prompt_budget)
+        lanes = self.scheduler.lanes
+        lane = (lanes.quarantine if step.is_quarantine else lanes.ordinary)[step.model]
+        left = max(0, lane.token_budget - step.num_decoding)
+        assert step.num_drafted <= left
+        left = min(left - step.num_drafted, prompt_budget)
         assert num_prompt <= left + (num_sources > 0) or len({s.id for s in prompts}) == 1
 
     def _compute(self, step: ScheduledStep) -> None:
