@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> int:
 def fault_of(text: str, schema: dict[str, Any]) -> str | None:
     """Why a text is no value of the schema; None where it is one. Only what floats and decimals call a fault is one:
     by rounding 0.3 is no multiple of 0.1."""
+    why = ""
     for parse_float in (float, Decimal):
         try:
             value = json.loads(text, parse_float=parse_float)
@@ -62,7 +63,8 @@ def fault_of(text: str, schema: dict[str, Any]) -> str | None:
         first = next(Draft202012Validator(exact).iter_errors(value), None)
         if first is None:
             return None
-    return f"{text!r} of {json.dumps(schema)}: {first.message}"
+        why = first.message
+    return f"{text!r} of {json.dumps(schema)}: {why}"
 
 
 if __name__ == "__main__":

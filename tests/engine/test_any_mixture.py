@@ -290,14 +290,14 @@ class Run:
             held, drafted = step.report.accepted_tokens, step.report.drafted_tokens
             self.seen.update({"preempted": step.report.preemptions, "held": held, "not held": drafted - held})
         for output in step.outputs:
-            self.seen["cached"] += output.cached_tokens > 0
             assert output.id not in self.answers.keys() | self.taken_back | self.refused
+            assert isinstance(output, Tokens | Encoded | Hypotheses), output
+            self.seen["cached"] += output.cached_tokens > 0
             if isinstance(output, Tokens):
                 self.tokens.setdefault(output.id, []).extend(output.token_ids)
                 if output.finish_reason is not None:
                     self.answers[output.id] = output.finish_reason
             else:
-                assert isinstance(output, Encoded | Hypotheses), output
                 self.answers[output.id] = output
 
 
