@@ -75,7 +75,7 @@ class Scheduler:
         prefix_cache: bool = True,
     ) -> None:
         self.lanes = Lanes(block_sizes, token_budget)
-        self.token_budget, self.max_num_seqs = token_budget, max_num_seqs
+        self.max_num_seqs = max_num_seqs
         self.blocks = blocks
         self._tables = BlockTables(blocks, block_sizes, prefix_cache)
         self._cache = self._tables.cache
@@ -152,7 +152,7 @@ class Scheduler:
         """
         self.lanes.let_out(self.max_num_seqs)
         for lane in self.lanes.turns():
-            prompt_budget = (prompt_budgets or {}).get(lane.model, self.token_budget)
+            prompt_budget = (prompt_budgets or {}).get(lane.model, lane.token_budget)
             step = self._schedule_lane(lane, prompt_budget)
             if step.sequences:
                 return step

@@ -39,6 +39,7 @@ from model.greedy import begin
 from model.loading import load_model, save_model
 from model.transformer import OWN, Transformer
 from tests.engine.test_engine import num_free, numbers
+from tests.engine.test_scheduler import set_budget
 from tests.tiny import BERT, LLAMA, T5, random_model
 
 BASES = {"llama": LLAMA, "t5": T5, "bert": BERT}
@@ -257,8 +258,7 @@ class Run:
             if number in circumstances.preemptions:
                 self._preempt()
             budgets = circumstances.budgets
-            for lane in engine._scheduler.lanes.every:
-                lane.token_budget = lane.most_tokens = budgets[number % len(budgets)]
+            set_budget(engine._scheduler, budgets[number % len(budgets)])
             if engine.has_work:
                 self._step()
             elif number >= last:
