@@ -83,6 +83,7 @@ def _add_guard_flags(serve_: argparse.ArgumentParser) -> None:
         help="what this server is called, *.DOMAIN and * too (this machine's names when it listens there alone)",
     )
     add("--cors-origins", metavar="ORIGIN,…", help="sites whose pages may ask, * for all (none)")
+    add("--model-root", metavar="DIR", help="adapters below may be loaded by /admin (none)")
     add(
         "--log-prompts",
         action="store_true",

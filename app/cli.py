@@ -113,7 +113,7 @@ async def serve(settings: Settings) -> int:
 
 def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
     # half a second that the engine process need not wait for
-    from app.main import Guard, Limits, Rates, create_app, loopback_hosts
+    from app.main import Adapter, Guard, Limits, Rates, Shelf, create_app, loopback_hosts
 
     limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     hosts = settings.allowed_hosts
@@ -124,6 +124,9 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
         registry,
         limits,
         Guard(keys, hosts, rates),
+        shelf=Shelf(
+            {one.name: Adapter(one.base, one.folder) for one in settings.adapters}, settings.model_root
+        ),
         cors_origins=settings.cors_origins,
         logs_prompts=settings.log_prompts,
     )

@@ -123,6 +123,8 @@ class Settings(_Frozen):
     """None: the names of this machine while it listens there alone, else any."""
     cors_origins: Origins = ()
     log_prompts: bool = False
+    model_root: Path | None = None
+    """Adapters below may be loaded while the service runs."""
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models"}
@@ -232,8 +234,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in _SERVER_FIELDS:
             raise ConfigError(f"{path}: [server] has no setting {name!r}")
-    if isinstance(values.get("api_key_file"), str):
-        values["api_key_file"] = path.parent / values["api_key_file"]
+    for name in ("api_key_file", "model_root"):
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / values[name]
     values["default_models"] = _table(content, "defaults", path)
     for kind in ("models", "adapters"):
         entries = _table(content, kind, path)

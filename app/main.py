@@ -11,10 +11,11 @@ from app.api.gate import Gate, Limits
 from app.api.guard import Guard, loopback_hosts
 from app.api.openapi import describe, docs_page
 from app.api.rates import Rates
-from app.api.routes import chat, encoders, libretranslate, openai, operations, tasks
+from app.api.routes import admin, chat, encoders, libretranslate, openai, operations, tasks
+from app.api.shelf import Adapter, Shelf
 from app.registry import Registry
 
-__all__ = ["Guard", "Limits", "Rates", "create_app", "loopback_hosts"]
+__all__ = ["Adapter", "Guard", "Limits", "Rates", "Shelf", "create_app", "loopback_hosts"]
 
 DESCRIPTION = "Every Transformer task from one engine. Interface: docs/api.md."
 
@@ -24,6 +25,7 @@ def create_app(
     limits: Limits,
     guard: Guard | None = None,
     *,
+    shelf: Shelf | None = None,
     cors_origins: Sequence[str] = (),
     logs_prompts: bool = False,
 ) -> FastAPI:
@@ -34,6 +36,7 @@ def create_app(
     guard = guard or Guard()
     app.state.registry = registry
     app.state.guard = guard
+    app.state.shelf = shelf or Shelf()
     for router in (
         tasks.router,
         encoders.router,
@@ -41,6 +44,7 @@ def create_app(
         chat.router,
         libretranslate.router,
         operations.router,
+        admin.router,
     ):
         app.include_router(router)
     app.add_api_route("/docs", docs_page, include_in_schema=False)
