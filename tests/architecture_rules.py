@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.process": BORDER,
     "app.engine.client": ("app.engine.journal", "app.engine.process", *BORDER, *LEAVES),
     "app.engine.rules": BORDER,
+    "app.engine.token_counts": BORDER,
     "app.engine.grammar": BORDER,
     "app.engine.trial": ("app.engine.grammar",),
     "app.engine.constraint": ("app.engine.grammar", "model.config", "model.tokenization", *BORDER),
@@ -63,6 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.drafting": ("app.engine.sequence", "app.engine.speculation"),
     "app.engine.sequence": (
         *("app.engine.constraint", "app.engine.rules", "app.engine.speculation"),
+        *("app.engine.token_counts",),
         *("model.beam_search", *BORDER),
     ),
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
@@ -107,7 +109,7 @@ TORCH_FREE = (
         "app.engine.masks",
         "app.engine.compiler",
     ),
-    *("app.engine.rules", "app.engine.sequence", "app.engine.block_manager"),
+    *("app.engine.rules", "app.engine.token_counts", "app.engine.sequence", "app.engine.block_manager"),
     *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.scheduler"),
     *(*BORDER, *MODEL_FACTS),
 )

@@ -165,6 +165,7 @@ class Committer:
             num_prompt_tokens=sequence.num_prompt_tokens,
             eos_token_ids=eos_token_ids,
             rules=sequence.rules,
+            counts=sequence.counts,
             num_drafted=num_drafted,
             allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids),
         )
