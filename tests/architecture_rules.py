@@ -29,7 +29,7 @@ MODEL_FACTS = (
     "model.pooling",
     "model.stored",
 )
-BORDER = ("app.engine.sampling_params", "app.engine.protocol")
+BORDER = ("app.engine.sampling_params", "app.engine.framing", "app.engine.protocol")
 
 # Who may import whom. The longest name that fits a module decides; what is not listed is refused.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.registry": ("app.config", "app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.tasks": ("app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.engine.sampling_params": ("app.errors", "model.beam_search"),
-    "app.engine.protocol": ("app.engine.sampling_params",),
+    "app.engine.framing": (),
+    "app.engine.protocol": ("app.engine.framing", "app.engine.sampling_params"),
     "app.engine.journal": (*BORDER, "app.errors"),
     "app.engine.process": BORDER,
     "app.engine.client": ("app.engine.journal", "app.engine.process", *BORDER, *LEAVES),

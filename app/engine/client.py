@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
+from app.engine.framing import ProtocolError, encode_frame
 from app.engine.journal import Journal, is_end, joined
 from app.engine.process import StartError, WorkerProcess
 from app.engine.protocol import (
@@ -25,7 +26,6 @@ from app.engine.protocol import (
     GenerateRequest,
     Hypotheses,
     Message,
-    ProtocolError,
     Ready,
     Report,
     Request,
@@ -34,7 +34,6 @@ from app.engine.protocol import (
     Tokens,
     WorkerConfig,
     WorkerMessage,
-    encode_frame,
 )
 from app.errors import ConfigError, EngineFailed, InvalidRequest, QuartetError, Unavailable
 

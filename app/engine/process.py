@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from app.engine.framing import ProtocolError, encode_frame
 from app.engine.protocol import (
     Fatal,
-    ProtocolError,
     Ready,
     WorkerConfig,
     WorkerMessage,
-    encode_frame,
     worker_messages,
 )
 

@@ -23,24 +23,22 @@ import torch
 from app import logs
 from app.engine.admission import RequestError
 from app.engine.build import build_engine
+from app.engine.framing import FrameBuffer, ProtocolError, encode_frame
 from app.engine.protocol import (
     Abort,
     ClientMessage,
     EncodeRequest,
     Failed,
     Fatal,
-    FrameBuffer,
     GenerateRequest,
     Heartbeat,
     Message,
     ModelInfo,
-    ProtocolError,
     Ready,
     Shutdown,
     StepOutputs,
     WorkerConfig,
     client_messages,
-    encode_frame,
 )
 from model.config import CheckpointError
 

@@ -5,9 +5,8 @@ import os
 import socket
 from collections.abc import Iterator
 
+from app.engine.framing import HEADER_BYTES, MAX_FRAME_BYTES, encode_frame
 from app.engine.protocol import (
-    HEADER_BYTES,
-    MAX_FRAME_BYTES,
     Abort,
     ClientMessage,
     Encoded,
@@ -25,7 +24,6 @@ from app.engine.protocol import (
     WorkerConfig,
     WorkerMessage,
     client_messages,
-    encode_frame,
 )
 
 

@@ -11,7 +11,14 @@ import psutil
 import pytest
 
 from app.engine.client import EngineClient
-from app.engine.protocol import EncodeRequest, GenerateRequest, Ready, Report, Tokens, WorkerConfig
+from app.engine.protocol import (
+    EncodeRequest,
+    GenerateRequest,
+    Ready,
+    Report,
+    Tokens,
+    WorkerConfig,
+)
 from app.engine.sampling_params import SamplingParams
 from app.errors import ConfigError, EngineFailed, InvalidRequest, Overloaded, Unavailable
 
@@ -216,7 +223,7 @@ def test_an_engine_that_sends_nonsense_is_replaced(fault: str) -> None:
 def test_a_request_too_large_for_a_frame_is_the_clients_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         async with started() as client:
-            monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", 200)
+            monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", 200)
             with pytest.raises(InvalidRequest, match="too large"):
                 await generated(client, request(prompt=500))
             assert client.num_requests == 0

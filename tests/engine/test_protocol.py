@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.engine.framing import HEADER_BYTES, MAX_FRAME_BYTES, ProtocolError, encode_frame
 from app.engine.protocol import (
-    HEADER_BYTES,
-    MAX_FRAME_BYTES,
     Abort,
     AdapterSpec,
     ClientMessage,
@@ -19,7 +18,6 @@ from app.engine.protocol import (
     Message,
     ModelInfo,
     ModelSpec,
-    ProtocolError,
     Ready,
     Report,
     Shutdown,
@@ -29,7 +27,6 @@ from app.engine.protocol import (
     WorkerConfig,
     WorkerMessage,
     client_messages,
-    encode_frame,
     worker_messages,
 )
 from app.engine.sampling_params import SamplingParams
@@ -146,8 +143,8 @@ def test_parameters_out_of_range_do_not_get_through() -> None:
 @pytest.mark.parametrize("message", [Abort([1]), Heartbeat()], ids=lambda message: type(message).__name__)
 def test_a_message_over_the_limit_is_not_sent(message: Message, monkeypatch: pytest.MonkeyPatch) -> None:
     length = len(encode_frame(message)) - HEADER_BYTES
-    monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", length)
+    monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", length)
     encode_frame(message)
-    monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", length - 1)
+    monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", length - 1)
     with pytest.raises(ProtocolError):
         encode_frame(message)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.engine.admission import RequestError
+from app.engine.framing import ProtocolError, encode_frame
 from app.engine.protocol import (
     Abort,
     Answer,
@@ -25,14 +26,12 @@ from app.engine.protocol import (
     Message,
     ModelInfo,
     ModelSpec,
-    ProtocolError,
     Ready,
     Shutdown,
     StepOutputs,
     Tokens,
     WorkerConfig,
     WorkerMessage,
-    encode_frame,
     worker_messages,
 )
 from app.engine.sampling_params import SamplingParams
@@ -187,7 +186,7 @@ def test_an_answer_too_large_for_a_frame_fails_alone(monkeypatch: pytest.MonkeyP
             sizes, self.sequences = {one: state[1] for one, state in self.sequences.items()}, {}
             return StepOutputs([Encoded(id=one, shape=[], data=bytes(n)) for one, n in sizes.items()])
 
-    monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", 1000)
+    monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", 1000)
     with in_thread(lambda sock: serve(Channel(sock), LargeAnswers())) as (peer, _):
         peer.send(*(generate(one, max_tokens=size) for one, size in enumerate((10, 2000, 900, 300))))
         outputs = peer.outputs()
