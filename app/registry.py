@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from app.chrome_trace import chrome_trace
 from app.config import Settings
 from app.engine.client import EngineClient
 from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerConfig
-from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
+from app.engine.questions import MAX_TRACED_STEPS, TracedStep
+from app.errors import InvalidRequest, ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.served import TASKS, WANTED_CHECKPOINT, Served, read_served
@@ -38,6 +40,8 @@ class EngineProcess(Engine, Protocol):
     async def start(self) -> Ready: ...
 
     async def stop(self, drain_timeout: float) -> None: ...
+
+    async def trace(self, steps: int) -> list[TracedStep]: ...
 
 
 class Registry:
@@ -164,6 +168,17 @@ class Registry:
         if self._engine is not None and not self._engine.num_requests:
             self.metrics.set_idle(self.served)  # the engine reports with its steps, and an abort is none
         return self.metrics.exposition()
+
+    async def trace(self, steps: int) -> dict[str, Any]:
+        """The engine's last steps as Chrome trace JSON. Raises InvalidRequest, Unavailable."""
+        if not 1 <= steps <= MAX_TRACED_STEPS:
+            raise InvalidRequest(f"steps must be 1 to {MAX_TRACED_STEPS}", param="steps")
+        return chrome_trace(await self._started().trace(steps))
+
+    def _started(self) -> EngineProcess:
+        if self._engine is None or self.ready is None:
+            raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
+        return self._engine
 
     def model_card(self, name: str) -> dict[str, Any]:
         """OpenAI's model object and, beside it, what we know."""

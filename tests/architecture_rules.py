@@ -29,7 +29,10 @@ MODEL_FACTS = (
     "model.pooling",
     "model.stored",
 )
-BORDER = ("app.engine.sampling_params", "app.engine.framing", "app.engine.protocol")
+BORDER = (
+    *("app.engine.sampling_params", "app.engine.protocol"),
+    *("app.engine.questions", "app.engine.framing"),
+)
 
 # Who may import whom. The longest name that fits a module decides; what is not listed is refused.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -43,14 +46,24 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
     "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
     "app.api": ("app.api", "app.registry", "app.tasks", *LEAVES),
-    "app.registry": ("app.config", "app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
+    "app.registry": (
+        *("app.chrome_trace", "app.config", "app.tasks", "app.engine.client"),
+        *(*BORDER, *LEAVES, *MODEL_FACTS),
+    ),
+    "app.chrome_trace": BORDER,
     "app.tasks": ("app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.engine.sampling_params": ("app.errors", "model.beam_search"),
-    "app.engine.framing": (),
-    "app.engine.protocol": ("app.engine.framing", "app.engine.sampling_params"),
+    "app.engine.protocol": ("app.engine.sampling_params",),
+    "app.engine.questions": ("app.engine.protocol",),
+    "app.engine.framing": ("app.engine.protocol", "app.engine.questions"),
     "app.engine.journal": (*BORDER, "app.errors"),
     "app.engine.process": BORDER,
-    "app.engine.client": ("app.engine.journal", "app.engine.process", *BORDER, *LEAVES),
+    "app.engine.arrivals": ("app.engine.journal", *BORDER, "app.errors"),
+    "app.engine.inquiries": (*BORDER, "app.errors"),
+    "app.engine.client": (
+        *("app.engine.arrivals", "app.engine.inquiries", "app.engine.journal", "app.engine.process"),
+        *(*BORDER, *LEAVES),
+    ),
     "app.engine.rules": BORDER,
     "app.engine.token_counts": BORDER,
     "app.engine.grammar": BORDER,
@@ -96,10 +109,13 @@ TORCH_FREE = (
         "app.commands",
         "app.config",
         "app.registry",
+        "app.chrome_trace",
         *LEAVES,
         "app.api",
         "app.tasks",
         "app.engine.client",
+        "app.engine.arrivals",
+        "app.engine.inquiries",
         "app.engine.journal",
         "app.engine.process",
     ),
@@ -121,7 +137,10 @@ FORBIDDEN_PACKAGES = (
     (("app.tasks",), ("fastapi", "starlette")),
     (("model",), ("asyncio",)),
 )
-ASYNCIO_IN_ENGINE = ("app.engine.client", "app.engine.process")
+ASYNCIO_IN_ENGINE = (
+    *("app.engine.client", "app.engine.process"),
+    *("app.engine.arrivals", "app.engine.inquiries"),
+)
 
 
 @dataclass(frozen=True)

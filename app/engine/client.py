@@ -12,17 +12,18 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
-from app.engine.framing import ProtocolError, encode_frame
+from app.engine.arrivals import Arrivals, Good, arrived
+from app.engine.framing import ProtocolError, WorkerMessage, encode_frame
+from app.engine.inquiries import Inquiries
 from app.engine.journal import Journal, is_end, joined
 from app.engine.process import StartError, WorkerProcess
 from app.engine.protocol import (
     Abort,
-    Answer,
     Encoded,
     EncodeRequest,
-    Failed,
     GenerateRequest,
     Hypotheses,
     Message,
@@ -33,9 +34,9 @@ from app.engine.protocol import (
     StepOutputs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
 )
-from app.errors import ConfigError, EngineFailed, InvalidRequest, QuartetError, Unavailable
+from app.engine.questions import Question, Reply, Traced, TracedStep, TraceSteps
+from app.errors import ConfigError, EngineFailed, InvalidRequest, Unavailable
 
 WORKER_COMMAND = (sys.executable, "-m", "app.engine.worker")
 SILENCE_SECONDS = 30.0
@@ -45,8 +46,6 @@ _BACKOFF_SECONDS = (0.0, 0.1, 0.3, 1.0, 3.0)
 _log = logging.getLogger("quartet.client")
 
 
-Arrivals = asyncio.Queue[tuple[int, Answer] | QuartetError]
-Good = Tokens | Hypotheses | Encoded
 Whole = TypeVar("Whole", Hypotheses, Encoded)
 
 
@@ -73,6 +72,7 @@ class EngineClient:
         self.info: Ready | None = None
         self._config, self._command = config, command
         self._journal = Journal(max_queue_requests, max_queue_tokens)
+        self._inquiries = Inquiries()
         self._on_report, self._on_restart = on_report, on_restart
         self._max_restarts, self._restart_window = max_restarts, restart_window
         self._worker: WorkerProcess | None = None
@@ -124,6 +124,7 @@ class EngineClient:
                 await self._no_calls.wait()
         except TimeoutError:
             self._journal.fail_all(self._unavailable())
+        self._inquiries.fail_all(self._unavailable())
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -170,6 +171,19 @@ class EngineClient:
         """The answers in order. Admitted together or not at all; one that fails ends all."""
         return await self._whole(requests, Encoded)
 
+    async def trace(self, steps: int) -> list[TracedStep]:
+        """The last steps, up to MAX_TRACED_STEPS, oldest first; a new engine process has none. Raises Unavailable."""
+        reply = await self._ask(partial(TraceSteps, steps=steps))
+        assert isinstance(reply, Traced)
+        return reply.steps
+
+    async def _ask(self, make: Callable[[int], Question]) -> Reply:
+        if self._is_stopping or not self._is_connected:
+            raise self._unavailable()
+        with self._inquiries.open() as (number, reply):
+            self._send(make(number))
+            return await reply
+
     async def _whole(self, requests: Sequence[Request], kind: type[Whole]) -> list[Whole]:
         """One answer to each request, in order."""
         found: dict[int, Whole] = {}
@@ -190,7 +204,7 @@ class EngineClient:
             self._send(*admitted)
             num_open = len(admitted)
             while num_open:
-                for place, answer in await _arrived(answers):
+                for place, answer in await arrived(answers):
                     num_open -= is_end(answer)
                     yield place, answer
         finally:
@@ -233,6 +247,8 @@ class EngineClient:
                     self._on_report(message.report)
                 except Exception:
                     _log.exception("a report could not be recorded")
+        elif isinstance(message, Reply):
+            self._inquiries.deliver(message)
 
     async def _keep(self) -> None:
         """Gives the engine up at once on a mistake of our own: better a clean end than a silent one."""
@@ -252,6 +268,7 @@ class EngineClient:
                 self._worker = None
                 _log.error("the engine process ended with code %s, %d in flight", code, self.num_requests)
                 self._journal.fail_all(self._unavailable())
+                self._inquiries.fail_all(self._unavailable())
             now = time.monotonic()
             while restarts and restarts[0] < now - self._restart_window:
                 restarts.popleft()
@@ -270,27 +287,3 @@ class EngineClient:
         worker, self.info = await WorkerProcess.launch(self._command, self._config, self._receive)
         self._start_seconds = time.monotonic() - started
         return worker
-
-
-async def _arrived(answers: Arrivals) -> list[tuple[int, Good]]:
-    """What has come so far, one answer at least. Tokens of a sequence that came one after the other are one
-    answer, so that a reader who is slower than the engine has less to do the further behind it is."""
-    items = [await answers.get()]
-    while not answers.empty():
-        items.append(answers.get_nowait())
-    arrived: list[tuple[int, Good]] = []
-    for item in items:
-        if isinstance(item, QuartetError):
-            raise item
-        place, answer = item
-        if isinstance(answer, Failed):
-            if answer.kind == "invalid":
-                raise InvalidRequest(answer.message, answer.param)
-            raise EngineFailed(answer.message)
-        if isinstance(answer, Tokens) and arrived and arrived[-1][0] == place:
-            before = arrived[-1][1]
-            assert isinstance(before, Tokens)
-            arrived[-1] = place, joined(before, answer)
-        else:
-            arrived.append((place, answer))
-    return arrived

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
+from app.engine.choosing import Choices, Chooser
 from app.engine.committer import Committer
 from app.engine.compiler import Compiler
 from app.engine.drafting import Drafting
@@ -19,9 +20,11 @@ from app.engine.protocol import (
     Report,
     StepOutputs,
 )
+from app.engine.questions import Question, Reply
 from app.engine.runner import Runner
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
+from app.engine.trace import Laps, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,9 @@ class Engine:
         self._compiler = compiler
         self._pace, self._clock = pace, clock
         self._drafting = Drafting(runners if speculates else ())
-        self._committer = Committer(served, scheduler, self._drafting)
+        self._chooser, self._committer = Chooser(), Committer(scheduler, self._drafting)
+        self._trace = Trace()
+        self._replies: list[Reply] = []
         self._last_report = 0.0
 
     @property
@@ -81,19 +86,30 @@ class Engine:
         self._compiler.drop(ids)
         self._scheduler.abort(ids)
 
+    def ask(self, question: Question) -> None:
+        """Something that is no request; `replies` has the answer at once or later."""
+        self._replies.append(self._trace.answer(question))
+
+    def replies(self) -> list[Reply]:
+        """What there is to answer by now."""
+        replies, self._replies = self._replies, []
+        return replies
+
     def step(self) -> StepOutputs:
         """Schedule, batch, run, sample, commit: one step of one model.
 
         A fault of ours in between fails the sequences of this step and leaves the others alone.
         """
+        laps = Laps(self._clock)
         compiled, refused = self._compiler.take()
         for sequence in compiled:
             self._scheduler.add(sequence)
         step = self._scheduler.schedule(self._prompt_budgets())
         if step is None:
             return StepOutputs([*refused])
+        laps.end("schedule")
         try:
-            done = self._run(step)
+            done = self._run(step, laps)
         except Exception:
             logger.exception("a step of %s failed with %d sequences", step.model, len(step.sequences))
             failed = {sequence.id: sequence for sequence in step.sequences}
@@ -111,8 +127,8 @@ class Engine:
             for model, lane in self._scheduler.lanes.items()
         }
 
-    def _run(self, step: ScheduledStep) -> StepOutputs:
-        started, held_before = self._clock(), self._drafting.num_held
+    def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:
+        started, held_before = laps.last, self._drafting.num_held
         for sequence in step.sequences:
             if sequence.first_scheduled is None:
                 sequence.first_scheduled = started
@@ -122,26 +138,34 @@ class Engine:
         if step.copies:
             self._arena.copy(step.copies)
         batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
+        laps.end("batch")
         logits, encoded = runner.run(batch)
+        laps.end("run")
+        choices = Choices()
+        if logits is not None:
+            choices = self._chooser.choose(batch.logit_rows, logits.float())
+            laps.end("sample")
         self._scheduler.commit(step)
-        outputs = self._committer.commit(batch, logits, encoded)
-        duration = self._clock() - started
+        outputs = self._committer.commit(batch, choices, encoded)
+        laps.end("commit")
+        duration = laps.last - started
         self._scheduler.charge(step.model, duration)
         num_prompt = batch.num_tokens - step.num_decoding - step.num_drafted
         if self._pace is not None:
             self._pace.note(step.model, step.num_decoding, num_prompt, duration)
         if not num_prompt:
             self._drafting.note(step.model, batch.num_tokens, duration)
-        return StepOutputs(
-            outputs, self._report(step, batch, duration, self._drafting.num_held - held_before)
-        )
+        report = self._report(step, batch, laps.last, duration, self._drafting.num_held - held_before)
+        self._trace.note(step, report, laps)
+        return StepOutputs(outputs, report)
 
     def _fail(self, sequence: Sequence) -> Failed:
         self._scheduler.finish(sequence, "error")
         return Failed(sequence.id, "internal", "the engine failed to compute this request")
 
-    def _report(self, step: ScheduledStep, batch: Batch, duration: float, num_accepted: int) -> Report:
-        now = self._clock()
+    def _report(
+        self, step: ScheduledStep, batch: Batch, now: float, duration: float, num_accepted: int
+    ) -> Report:
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
         usage: dict[str, float] = {}

@@ -1,6 +1,6 @@
-"""How messages are framed on the socket: a four-byte little-endian length and one message in msgpack.
+"""Which messages cross the socket, and how: a four-byte little-endian length and one message in msgpack.
 
-Knows no message, no asyncio, no processes.
+Nothing here knows asyncio, processes or the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,8 +8,26 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from app.engine.protocol import (
+    Abort,
+    EncodeRequest,
+    Failed,
+    Fatal,
+    GenerateRequest,
+    Heartbeat,
+    Message,
+    Ready,
+    Shutdown,
+    StepOutputs,
+    WorkerConfig,
+)
+from app.engine.questions import Question, Reply
+
 MAX_FRAME_BYTES = 64 * 2**20
 HEADER_BYTES = 4
+
+ClientMessage = WorkerConfig | GenerateRequest | EncodeRequest | Abort | Question | Shutdown
+WorkerMessage = Ready | Fatal | StepOutputs | Failed | Reply | Heartbeat
 
 
 class ProtocolError(Exception):
@@ -19,7 +37,7 @@ class ProtocolError(Exception):
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_frame(message: msgspec.Struct) -> bytearray:
+def encode_frame(message: Message) -> bytearray:
     """The bytes of one frame. Raises `ProtocolError` where the message does not fit."""
     frame = bytearray(HEADER_BYTES)
     _encoder.encode_into(message, frame, HEADER_BYTES)
@@ -62,3 +80,13 @@ class FrameBuffer(Generic[Incoming]):
             return self._decode_body(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"not a message: {error}") from error
+
+
+def client_messages() -> FrameBuffer[ClientMessage]:
+    """What the worker reads with."""
+    return FrameBuffer(msgspec.msgpack.Decoder(ClientMessage).decode)
+
+
+def worker_messages() -> FrameBuffer[WorkerMessage]:
+    """What the client reads with."""
+    return FrameBuffer(msgspec.msgpack.Decoder(WorkerMessage).decode)

@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from app.engine.framing import ProtocolError, encode_frame
+from app.engine.framing import ProtocolError, WorkerMessage, encode_frame, worker_messages
 from app.engine.protocol import (
     Fatal,
     Ready,
     WorkerConfig,
-    WorkerMessage,
-    worker_messages,
 )
 
 EXIT_SECONDS = 5.0

@@ -8,7 +8,6 @@ from typing import Literal
 
 import msgspec
 
-from app.engine.framing import FrameBuffer
 from app.engine.sampling_params import SamplingParams
 
 MAX_CONSTRAINT_BYTES = 64 * 2**10
@@ -16,6 +15,7 @@ MAX_CONSTRAINT_BYTES = 64 * 2**10
 FinishReason = Literal["stop", "length", "abort", "error"]
 EncodeOutput = Literal["embedding", "class", "token-class", "span", "mask", "next-sentence"]
 ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
+Phase = Literal["encode", "prefill", "decode"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -223,7 +223,7 @@ class Report(Message, frozen=True, kw_only=True):
     """What one step did, and the state after it. Durations in seconds; dictionaries go by served model."""
 
     model: str
-    phase: Literal["encode", "prefill", "decode"]
+    phase: Phase
     duration_s: float
     batch_size: int
     batch_tokens: int
@@ -248,15 +248,3 @@ class Heartbeat(Message, frozen=True):
 
 
 Request = GenerateRequest | EncodeRequest
-ClientMessage = WorkerConfig | GenerateRequest | EncodeRequest | Abort | Shutdown
-WorkerMessage = Ready | Fatal | StepOutputs | Failed | Heartbeat
-
-
-def client_messages() -> FrameBuffer[ClientMessage]:
-    """What the worker reads with."""
-    return FrameBuffer(msgspec.msgpack.Decoder(ClientMessage).decode)
-
-
-def worker_messages() -> FrameBuffer[WorkerMessage]:
-    """What the client reads with."""
-    return FrameBuffer(msgspec.msgpack.Decoder(WorkerMessage).decode)

@@ -55,6 +55,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt_tokens: int
     max_tokens: int = 0
+    eos_token_ids: tuple[int, ...] = ()
     is_encoded: bool = False
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)

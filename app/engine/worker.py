@@ -23,10 +23,9 @@ import torch
 from app import logs
 from app.engine.admission import RequestError
 from app.engine.build import build_engine
-from app.engine.framing import FrameBuffer, ProtocolError, encode_frame
+from app.engine.framing import ClientMessage, FrameBuffer, ProtocolError, client_messages, encode_frame
 from app.engine.protocol import (
     Abort,
-    ClientMessage,
     EncodeRequest,
     Failed,
     Fatal,
@@ -38,8 +37,8 @@ from app.engine.protocol import (
     Shutdown,
     StepOutputs,
     WorkerConfig,
-    client_messages,
 )
+from app.engine.questions import Question, Reply, TraceSteps
 from model.config import CheckpointError
 
 HEARTBEAT_SECONDS = 1.0
@@ -60,6 +59,10 @@ class Engine(Protocol):
     def abort(self, ids: Iterable[int]) -> None: ...
 
     def step(self) -> StepOutputs: ...
+
+    def ask(self, question: Question) -> None: ...
+
+    def replies(self) -> list[Reply]: ...
 
 
 class BuiltEngine(Engine, Protocol):
@@ -130,10 +133,14 @@ def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS
                         channel.send(StepOutputs([failed]))
                 case Abort(ids):
                     engine.abort(ids)
+                case TraceSteps():
+                    engine.ask(message)
                 case Shutdown():
                     return
                 case WorkerConfig():
                     raise ProtocolError("a second configuration")
+        for reply in engine.replies():
+            channel.send(reply)
         if engine.has_work:
             _send_outputs(channel, engine.step())
         elif not messages:

@@ -17,6 +17,7 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
 )
+from app.engine.questions import TracedStep
 from app.tasks.served import Served
 
 TEXT = "Grüße, 世界! Stop here. "
@@ -66,6 +67,9 @@ class FakeEngine:
 
     async def stop(self, drain_timeout: float) -> None:
         self.is_ready = False
+
+    async def trace(self, steps: int) -> list[TracedStep]:
+        return []
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
         self._admit([request])

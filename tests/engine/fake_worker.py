@@ -5,10 +5,16 @@ import os
 import socket
 from collections.abc import Iterator
 
-from app.engine.framing import HEADER_BYTES, MAX_FRAME_BYTES, encode_frame
+from app.engine.framing import (
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    ClientMessage,
+    WorkerMessage,
+    client_messages,
+    encode_frame,
+)
 from app.engine.protocol import (
     Abort,
-    ClientMessage,
     Encoded,
     EncodeRequest,
     Failed,
@@ -22,8 +28,23 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
-    client_messages,
+)
+from app.engine.questions import Traced, TracedStep, TraceSteps
+
+_STEP = TracedStep(
+    model="m",
+    phase="decode",
+    stages=[("schedule", 1.0, 1.5), ("run", 1.5, 2.0)],
+    num_sequences=1,
+    decoding_tokens=1,
+    prompt_tokens=0,
+    drafted_tokens=0,
+    accepted_tokens=0,
+    padding_tokens=0,
+    preemptions=0,
+    ids=[5],
+    lengths=[9],
+    computed=[1],
 )
 
 
@@ -63,6 +84,11 @@ class FakeWorker:
                             self._compute(held)
                 case GenerateRequest() | EncodeRequest():
                     self._answer(message)
+                case TraceSteps():
+                    if message.steps == 1024:
+                        os._exit(9)
+                    self._send(Traced(message.id + 1000, []))  # nobody asked
+                    self._send(Traced(message.id, [_STEP] * message.steps))
                 case WorkerConfig():
                     return 1
         return 0

@@ -132,6 +132,23 @@ def test_a_request_without_a_seed_gets_one_and_another_keeps_its_own() -> None:
     run(scene())
 
 
+def test_questions_get_their_own_replies_and_an_error_when_the_process_dies() -> None:
+    async def scene() -> None:
+        async with started() as client:
+            counts = [3, 1, 2]
+            traces = await asyncio.gather(*(client.trace(steps) for steps in counts))
+            assert [len(steps) for steps in traces] == counts
+            assert traces[0][0].stages == [("schedule", 1.0, 1.5), ("run", 1.5, 2.0)]
+            with pytest.raises(Unavailable):
+                await client.trace(1024)  # ends the fake process
+            await until(lambda: client.is_ready)
+            assert len(await client.trace(1)) == 1
+        with pytest.raises(Unavailable):
+            await client.trace(1)
+
+    run(scene())
+
+
 def test_leaving_a_stream_or_being_cancelled_aborts() -> None:
     async def scene() -> None:
         async with started() as client:

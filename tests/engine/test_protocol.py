@@ -4,11 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.framing import HEADER_BYTES, MAX_FRAME_BYTES, ProtocolError, encode_frame
+from app.engine.framing import (
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    ClientMessage,
+    ProtocolError,
+    WorkerMessage,
+    client_messages,
+    encode_frame,
+    worker_messages,
+)
 from app.engine.protocol import (
     Abort,
     AdapterSpec,
-    ClientMessage,
     Encoded,
     EncodeRequest,
     Failed,
@@ -25,10 +33,8 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
-    client_messages,
-    worker_messages,
 )
+from app.engine.questions import Traced, TracedStep, TraceSteps
 from app.engine.sampling_params import SamplingParams
 
 TO_WORKER: list[ClientMessage] = [
@@ -51,6 +57,7 @@ TO_WORKER: list[ClientMessage] = [
     ),
     EncodeRequest(model="ä", ids=[1, 2], type_ids=[0, 1], output="mask", positions=[1], top_k=5),
     Abort([1, 2]),
+    TraceSteps(2**40, 5),
     Shutdown(),
 ]
 INFO = ModelInfo(
@@ -64,7 +71,23 @@ INFO = ModelInfo(
     dtype="float32",
     device="cpu",
 )
+TRACED = TracedStep(
+    model="a",
+    phase="prefill",
+    stages=[("run", 1e6, 1e6 + 1e-6)],
+    num_sequences=2,
+    decoding_tokens=1,
+    prompt_tokens=3,
+    drafted_tokens=0,
+    accepted_tokens=0,
+    padding_tokens=1,
+    preemptions=0,
+    ids=[2**40, 1],
+    lengths=[9, 3],
+    computed=[1, 3],
+)
 TO_CLIENT: list[WorkerMessage] = [
+    Traced(3, [TRACED]),
     Ready(models=[INFO], device="cpu"),
     Fatal("checkpoint", "no such folder"),
     StepOutputs([]),

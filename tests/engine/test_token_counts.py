@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_what_is_kept_is_bounded_by_the_distinct_tokens() -> None:
     [({}, None), ({"repetition_penalty": 1.1}, [4, 5]), ({"presence_penalty": 1.0}, [])],
     ids=str,
 )
-def test_only_a_repetition_penalty_keeps_the_prompt(params: dict[str, float], kept: list[int] | None) -> None:
+def test_only_a_repetition_penalty_keeps_the_prompt(params: dict[str, Any], kept: list[int] | None) -> None:
     served = Served("m", None, LLAMA, 64)
     request = GenerateRequest(model="m", prompt_ids=[4, 5, 4], params=SamplingParams(**params))
     sequence = make_sequence(request, served, Limits(16, 100, 8), 0.0)

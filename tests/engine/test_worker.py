@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.engine.admission import RequestError
-from app.engine.framing import ProtocolError, encode_frame
+from app.engine.framing import ProtocolError, WorkerMessage, encode_frame, worker_messages
 from app.engine.protocol import (
     Abort,
     Answer,
@@ -31,9 +31,8 @@ from app.engine.protocol import (
     StepOutputs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
-    worker_messages,
 )
+from app.engine.questions import Question, Reply, Traced, TraceSteps
 from app.engine.sampling_params import SamplingParams
 from app.engine.worker import Channel, Disconnected, run, serve
 from model.config import CheckpointError
@@ -48,6 +47,7 @@ class FakeEngine:
         self.infos: list[ModelInfo] = []
         self.sequences: dict[int, list[int]] = {}
         self.aborted: list[int] = []
+        self.replying: list[Reply] = []
 
     @property
     def has_work(self) -> bool:
@@ -72,6 +72,13 @@ class FakeEngine:
         for one in ids:
             self.aborted.append(one)
             self.sequences.pop(one, None)
+
+    def ask(self, question: Question) -> None:
+        self.replying.append(Traced(question.id, []))
+
+    def replies(self) -> list[Reply]:
+        replies, self.replying = self.replying, []
+        return replies
 
     def step(self) -> StepOutputs:
         outputs: list[Answer] = []
@@ -169,6 +176,15 @@ def test_a_request_that_is_not_taken_fails_alone() -> None:
         assert (failed.id, failed.kind) == (2, "internal")
         assert next(outputs).id == 3
     assert [type(end) for end in ends] == [Disconnected]
+
+
+def test_questions_are_answered_while_idle_and_between_steps() -> None:
+    with in_thread(lambda sock: serve(Channel(sock), FakeEngine())) as (peer, _):
+        peer.send(TraceSteps(1, 10))
+        assert peer.receive() == Traced(1, [])
+        peer.send(generate(1, max_tokens=50_000), TraceSteps(2, 10))
+        replies = (message for message in iter(peer.receive, None) if isinstance(message, Traced))
+        assert next(replies) == Traced(2, [])
 
 
 def test_an_idle_worker_sends_heartbeats() -> None:
