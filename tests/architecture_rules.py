@@ -41,16 +41,21 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
     "app.config": LEAVES,
-    "app.cli": ("app.commands", "app.main", "app.registry", "app.config", *LEAVES, *MODEL_FACTS),
+    "app.cli": (
+        *("app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
+        *(*LEAVES, *MODEL_FACTS),
+    ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
     "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
     "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
     "app.api": ("app.api", "app.registry", "app.tasks", *LEAVES),
     "app.registry": (
-        *("app.chrome_trace", "app.config", "app.tasks", "app.engine.client"),
+        *("app.adapters", "app.chrome_trace", "app.config", "app.tasks", "app.engine.client"),
         *(*BORDER, *LEAVES, *MODEL_FACTS),
     ),
+    "app.adapters": ("app.tasks", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.chrome_trace": BORDER,
+    "app.engine_setup": ("app.config", "app.engine.client", *BORDER, *LEAVES),
     "app.tasks": ("app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.engine.sampling_params": ("app.errors", "model.beam_search"),
     "app.engine.protocol": ("app.engine.sampling_params",),
@@ -59,9 +64,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.journal": (*BORDER, "app.errors"),
     "app.engine.process": BORDER,
     "app.engine.arrivals": ("app.engine.journal", *BORDER, "app.errors"),
-    "app.engine.inquiries": (*BORDER, "app.errors"),
+    "app.engine.control": (*BORDER, "app.errors"),
     "app.engine.client": (
-        *("app.engine.arrivals", "app.engine.inquiries", "app.engine.journal", "app.engine.process"),
+        *("app.engine.arrivals", "app.engine.control", "app.engine.journal", "app.engine.process"),
         *(*BORDER, *LEAVES),
     ),
     "app.engine.rules": BORDER,
@@ -109,13 +114,15 @@ TORCH_FREE = (
         "app.commands",
         "app.config",
         "app.registry",
+        "app.adapters",
         "app.chrome_trace",
+        "app.engine_setup",
         *LEAVES,
         "app.api",
         "app.tasks",
         "app.engine.client",
         "app.engine.arrivals",
-        "app.engine.inquiries",
+        "app.engine.control",
         "app.engine.journal",
         "app.engine.process",
     ),
@@ -139,7 +146,7 @@ FORBIDDEN_PACKAGES = (
 )
 ASYNCIO_IN_ENGINE = (
     *("app.engine.client", "app.engine.process"),
-    *("app.engine.arrivals", "app.engine.inquiries"),
+    *("app.engine.arrivals", "app.engine.control"),
 )
 
 
@@ -291,7 +298,7 @@ def environment_reads(tree: Tree) -> list[str]:
 
 
 def config_importers(tree: Tree) -> list[str]:
-    allowed = ("app.cli", "app.main", "app.registry", "app.config")
+    allowed = ("app.cli", "app.main", "app.registry", "app.engine_setup", "app.config")
     return [
         module for module in tree.sources if "app.config" in tree.imports[module] and module not in allowed
     ]

@@ -12,21 +12,24 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from app.engine.arrivals import Arrivals, Good, arrived
+from app.engine.control import Control
 from app.engine.framing import ProtocolError, WorkerMessage, encode_frame
-from app.engine.inquiries import Inquiries
 from app.engine.journal import Journal, is_end, joined
 from app.engine.process import StartError, WorkerProcess
 from app.engine.protocol import (
     Abort,
+    AdapterSpec,
     Encoded,
     EncodeRequest,
     GenerateRequest,
     Hypotheses,
     Message,
+    ModelInfo,
     Ready,
     Report,
     Request,
@@ -35,7 +38,11 @@ from app.engine.protocol import (
     Tokens,
     WorkerConfig,
 )
-from app.engine.questions import Question, Reply, Traced, TracedStep, TraceSteps
+from app.engine.questions import (
+    Question,
+    Reply,
+    TracedStep,
+)
 from app.errors import ConfigError, EngineFailed, InvalidRequest, Unavailable
 
 WORKER_COMMAND = (sys.executable, "-m", "app.engine.worker")
@@ -72,7 +79,7 @@ class EngineClient:
         self.info: Ready | None = None
         self._config, self._command = config, command
         self._journal = Journal(max_queue_requests, max_queue_tokens)
-        self._inquiries = Inquiries()
+        self._control = Control(config.adapters, self._ask)
         self._on_report, self._on_restart = on_report, on_restart
         self._max_restarts, self._restart_window = max_restarts, restart_window
         self._worker: WorkerProcess | None = None
@@ -124,7 +131,7 @@ class EngineClient:
                 await self._no_calls.wait()
         except TimeoutError:
             self._journal.fail_all(self._unavailable())
-        self._inquiries.fail_all(self._unavailable())
+        self._control.fail_all(self._unavailable())
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -172,17 +179,24 @@ class EngineClient:
         return await self._whole(requests, Encoded)
 
     async def trace(self, steps: int) -> list[TracedStep]:
-        """The last steps, up to MAX_TRACED_STEPS, oldest first; a new engine process has none. Raises Unavailable."""
-        reply = await self._ask(partial(TraceSteps, steps=steps))
-        assert isinstance(reply, Traced)
-        return reply.steps
+        """As `Control.trace`."""
+        return await self._control.trace(steps)
 
-    async def _ask(self, make: Callable[[int], Question]) -> Reply:
+    async def load_adapter(self, adapter: AdapterSpec) -> ModelInfo:
+        """As `Control.load_adapter`."""
+        return await self._control.load_adapter(adapter)
+
+    async def unload_adapter(self, name: str) -> None:
+        """As `Control.unload_adapter`."""
+        await self._control.unload_adapter(name)
+
+    def _ask(self, question: Question) -> None:
+        self._check_connected()
+        self._send(question)
+
+    def _check_connected(self) -> None:
         if self._is_stopping or not self._is_connected:
             raise self._unavailable()
-        with self._inquiries.open() as (number, reply):
-            self._send(make(number))
-            return await reply
 
     async def _whole(self, requests: Sequence[Request], kind: type[Whole]) -> list[Whole]:
         """One answer to each request, in order."""
@@ -195,8 +209,7 @@ class EngineClient:
 
     async def _run(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Good], None]:
         """Answers as they come, each with its request's place; what is open when it is left is aborted."""
-        if self._is_stopping or not self._is_connected:
-            raise self._unavailable()
+        self._check_connected()
         answers: Arrivals = asyncio.Queue()
         admitted = self._journal.admit(requests, answers.put_nowait)
         self._count_call(1)
@@ -248,7 +261,7 @@ class EngineClient:
                 except Exception:
                     _log.exception("a report could not be recorded")
         elif isinstance(message, Reply):
-            self._inquiries.deliver(message)
+            self._control.deliver(message)
 
     async def _keep(self) -> None:
         """Gives the engine up at once on a mistake of our own: better a clean end than a silent one."""
@@ -268,7 +281,7 @@ class EngineClient:
                 self._worker = None
                 _log.error("the engine process ended with code %s, %d in flight", code, self.num_requests)
                 self._journal.fail_all(self._unavailable())
-                self._inquiries.fail_all(self._unavailable())
+                self._control.fail_all(self._unavailable())
             now = time.monotonic()
             while restarts and restarts[0] < now - self._restart_window:
                 restarts.popleft()
@@ -284,6 +297,7 @@ class EngineClient:
 
     async def _launch(self) -> WorkerProcess:
         started = time.monotonic()
-        worker, self.info = await WorkerProcess.launch(self._command, self._config, self._receive)
+        config = replace(self._config, adapters=self._control.adapters)
+        worker, self.info = await WorkerProcess.launch(self._command, config, self._receive)
         self._start_seconds = time.monotonic() - started
         return worker

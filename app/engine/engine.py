@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from app.engine.adapters import Adapters
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
 from app.engine.choosing import Choices, Chooser
@@ -20,7 +21,7 @@ from app.engine.protocol import (
     Report,
     StepOutputs,
 )
-from app.engine.questions import Question, Reply
+from app.engine.questions import LoadAdapter, Question, Reply, TraceSteps, UnloadAdapter
 from app.engine.runner import Runner
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
@@ -39,7 +40,8 @@ class Engine:
         self,
         runners: Mapping[str, Runner],
         served: Mapping[str, Served],
-        infos: list[ModelInfo],
+        infos: Mapping[str, ModelInfo],
+        adapters: Adapters,
         arena: Arena,
         scheduler: Scheduler,
         compiler: Compiler,
@@ -47,7 +49,7 @@ class Engine:
         speculates: bool,
         clock: Callable[[], float],
     ) -> None:
-        self.infos = infos
+        self._infos, self._adapters = infos, adapters
         self._runners, self._served, self._arena = runners, served, arena
         self._scheduler, self._blocks = scheduler, scheduler.blocks
         self._compiler = compiler
@@ -59,13 +61,19 @@ class Engine:
         self._last_report = 0.0
 
     @property
+    def infos(self) -> list[ModelInfo]:
+        """Of all that is served now."""
+        return list(self._infos.values())
+
+    @property
     def has_work(self) -> bool:
         """Would `step` compute anything?"""
         return self._scheduler.has_work or self._compiler.has_news
 
     def when_ready(self, wake: Callable[[], object]) -> None:
-        """Has `wake` called, from any thread, when `has_work` turns true by itself: a constraint is compiled."""
-        self._compiler.wake = wake
+        """Has `wake` called, from any thread, when there is something to do that nobody has sent: a constraint is
+        compiled, an adapter is read."""
+        self._compiler.wake = self._adapters.wake = wake
 
     def add(self, request: GenerateRequest | EncodeRequest) -> None:
         """Puts a request in line. Raises RequestError where it can never be served."""
@@ -88,12 +96,24 @@ class Engine:
 
     def ask(self, question: Question) -> None:
         """Something that is no request; `replies` has the answer at once or later."""
-        self._replies.append(self._trace.answer(question))
+        match question:
+            case TraceSteps():
+                self._replies.append(self._trace.answer(question))
+            case LoadAdapter():
+                self._adapters.load(question)
+            case UnloadAdapter():
+                self._adapters.unload(question)
 
     def replies(self) -> list[Reply]:
-        """What there is to answer by now."""
-        replies, self._replies = self._replies, []
+        """What there is to answer by now. Called between steps: here adapters are put on and taken off."""
+        replies = [*self._replies, *self._adapters.settle(self._is_used)]
+        self._replies.clear()
         return replies
+
+    def _is_used(self, served: Served) -> bool:
+        lane = self._scheduler.lanes[served.model]
+        everybody = (*lane.running, *lane.waiting, *self._compiler.waiting)
+        return any(one.adapter == served.adapter for one in everybody)
 
     def step(self) -> StepOutputs:
         """Schedule, batch, run, sample, commit: one step of one model.

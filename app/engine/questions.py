@@ -1,8 +1,10 @@
 """What the client asks the engine process beside requests, and the replies. The client numbers its questions."""
 
+from typing import Literal
+
 import msgspec
 
-from app.engine.protocol import Message, Phase
+from app.engine.protocol import AdapterSpec, Message, ModelInfo, Phase
 
 MAX_TRACED_STEPS = 1024
 
@@ -12,6 +14,20 @@ class TraceSteps(Message, frozen=True):
 
     id: int
     steps: int
+
+
+class LoadAdapter(Message, frozen=True):
+    """Serve one more adapter, while requests go on. The answer is `Loaded`."""
+
+    id: int
+    adapter: AdapterSpec
+
+
+class UnloadAdapter(Message, frozen=True):
+    """Take no more requests for an adapter. The answer is `Unloaded`, when those that it has are done."""
+
+    id: int
+    name: str
 
 
 class TracedStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -43,5 +59,27 @@ class Traced(Message, frozen=True):
     steps: list[TracedStep]
 
 
-Question = TraceSteps
-Reply = Traced
+class Loaded(Message, frozen=True):
+    """Requests for it may come."""
+
+    id: int
+    info: ModelInfo
+
+
+class Unloaded(Message, frozen=True):
+    """It was served; its weights are freed."""
+
+    id: int
+
+
+class Refused(Message, frozen=True):
+    """Nothing has changed: "invalid" is a mistake in the question's field `param`, "internal" is ours."""
+
+    id: int
+    kind: Literal["invalid", "internal"]
+    message: str
+    param: str | None = None
+
+
+Question = TraceSteps | LoadAdapter | UnloadAdapter
+Reply = Traced | Loaded | Unloaded | Refused

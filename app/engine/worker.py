@@ -1,7 +1,7 @@
 """The engine process, `python -m app.engine.worker --fd N`: receive, step, send, until its socket closes.
 
 One thread runs the engine. While there is work it never waits for messages, and while there is none it waits for
-nothing but messages and the engine's own threads, which compile constraints.
+nothing but messages and the engine's own threads, which compile constraints and read adapters.
 Sends block: the client reads whatever it is busy with, so a full socket means that the whole service is behind,
 and a client that is gone closes the socket, which ends the process. Exit codes: 0 the socket closed or shutdown
 was asked for, 2 a checkpoint cannot be served, 1 anything else.
@@ -38,7 +38,7 @@ from app.engine.protocol import (
     StepOutputs,
     WorkerConfig,
 )
-from app.engine.questions import Question, Reply, TraceSteps
+from app.engine.questions import LoadAdapter, Question, Reply, TraceSteps, UnloadAdapter
 from model.config import CheckpointError
 
 HEARTBEAT_SECONDS = 1.0
@@ -133,18 +133,18 @@ def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS
                         channel.send(StepOutputs([failed]))
                 case Abort(ids):
                     engine.abort(ids)
-                case TraceSteps():
+                case TraceSteps() | LoadAdapter() | UnloadAdapter():
                     engine.ask(message)
                 case Shutdown():
                     return
                 case WorkerConfig():
                     raise ProtocolError("a second configuration")
-        for reply in engine.replies():
-            channel.send(reply)
         if engine.has_work:
             _send_outputs(channel, engine.step())
         elif not messages:
             channel.send(Heartbeat())
+        for reply in engine.replies():
+            channel.send(reply)
 
 
 def _add(engine: Engine, request: GenerateRequest | EncodeRequest) -> Failed | None:

@@ -8,9 +8,9 @@ import pytest
 
 from app.cli import _parser
 from app.config import Settings, load_settings, with_folders, zoo_models
+from app.engine_setup import build_engine
 from app.errors import ConfigError
 from app.metrics import Metrics
-from app.registry import build_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -29,7 +29,16 @@ from app.engine.protocol import (
     Tokens,
     WorkerConfig,
 )
-from app.engine.questions import Traced, TracedStep, TraceSteps
+from app.engine.questions import (
+    MAX_TRACED_STEPS,
+    LoadAdapter,
+    Question,
+    Refused,
+    Traced,
+    TracedStep,
+    TraceSteps,
+    UnloadAdapter,
+)
 
 _STEP = TracedStep(
     model="m",
@@ -84,14 +93,22 @@ class FakeWorker:
                             self._compute(held)
                 case GenerateRequest() | EncodeRequest():
                     self._answer(message)
-                case TraceSteps():
-                    if message.steps == 1024:
-                        os._exit(9)
-                    self._send(Traced(message.id + 1000, []))  # nobody asked
-                    self._send(Traced(message.id, [_STEP] * message.steps))
+                case TraceSteps() | LoadAdapter() | UnloadAdapter():
+                    self._reply(message)
                 case WorkerConfig():
                     return 1
         return 0
+
+    def _reply(self, question: Question) -> None:
+        """Steps as many as asked for, but the most; an adapter is refused; the others end the process."""
+        match question:
+            case TraceSteps(number, steps) if steps < MAX_TRACED_STEPS:
+                self._send(Traced(number + 1000, []))  # nobody asked
+                self._send(Traced(number, [_STEP] * steps))
+            case LoadAdapter(number, adapter) if adapter.name != "die":
+                self._send(Refused(number, "internal", "it broke"))
+            case _:
+                os._exit(9)
 
     def _answer(self, request: GenerateRequest | EncodeRequest) -> None:
         match request.model:

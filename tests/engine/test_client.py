@@ -12,6 +12,7 @@ import pytest
 
 from app.engine.client import EngineClient
 from app.engine.protocol import (
+    AdapterSpec,
     EncodeRequest,
     GenerateRequest,
     Ready,
@@ -145,6 +146,21 @@ def test_questions_get_their_own_replies_and_an_error_when_the_process_dies() ->
             assert len(await client.trace(1)) == 1
         with pytest.raises(Unavailable):
             await client.trace(1)
+
+    run(scene())
+
+
+def test_an_adapter_is_lost_with_a_process_that_dies_while_it_is_loaded_or_unloaded() -> None:
+    async def scene() -> None:
+        async with started() as client:
+            with pytest.raises(EngineFailed, match="it broke"):
+                await client.load_adapter(AdapterSpec("any", "m", "/x"))
+            with pytest.raises(Unavailable):
+                await client.load_adapter(AdapterSpec("die", "m", "/x"))
+            with pytest.raises(Unavailable):
+                await client.unload_adapter("any")
+            await until(lambda: client.is_ready)
+            await client.unload_adapter("any")  # ends the fake process; the next one is without it
 
     run(scene())
 

@@ -34,7 +34,16 @@ from app.engine.protocol import (
     Tokens,
     WorkerConfig,
 )
-from app.engine.questions import Traced, TracedStep, TraceSteps
+from app.engine.questions import (
+    LoadAdapter,
+    Loaded,
+    Refused,
+    Traced,
+    TracedStep,
+    TraceSteps,
+    UnloadAdapter,
+    Unloaded,
+)
 from app.engine.sampling_params import SamplingParams
 
 TO_WORKER: list[ClientMessage] = [
@@ -58,6 +67,8 @@ TO_WORKER: list[ClientMessage] = [
     EncodeRequest(model="ä", ids=[1, 2], type_ids=[0, 1], output="mask", positions=[1], top_k=5),
     Abort([1, 2]),
     TraceSteps(2**40, 5),
+    LoadAdapter(3, AdapterSpec("b", "a", "/ä")),
+    UnloadAdapter(4, "b"),
     Shutdown(),
 ]
 INFO = ModelInfo(
@@ -88,6 +99,9 @@ TRACED = TracedStep(
 )
 TO_CLIENT: list[WorkerMessage] = [
     Traced(3, [TRACED]),
+    Loaded(4, INFO),
+    Unloaded(5),
+    Refused(6, "invalid", "no", "path"),
     Ready(models=[INFO], device="cpu"),
     Fatal("checkpoint", "no such folder"),
     StepOutputs([]),
