@@ -3,7 +3,7 @@
 from functools import partial
 
 from app.config import Settings
-from app.engine.client import EngineClient
+from app.engine.client import EngineClient, Patience
 from app.engine.protocol import AdapterSpec, ModelSpec, Report, WorkerConfig
 from app.metrics import Metrics
 
@@ -31,6 +31,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_queue_tokens=settings.max_queue_tokens,
         on_report=partial(record, metrics),
         on_restart=metrics.engine_restarts.inc,
+        patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),
     )
 
 

@@ -23,6 +23,7 @@ from app.errors import InvalidRequest, ModelNotFound, QuartetError, Unavailable,
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.token_ids import TokenIds
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -119,33 +120,51 @@ class Registry:
         one = self._find_model(name)
         if kind.name not in [task.name for task in one.tasks]:
             can = ", ".join(task.name for task in one.tasks)
-            raise UnsupportedTask(f"{name!r} cannot {kind.name}, only {can}", param="model")
+            wanted = WANTED_CHECKPOINT[kind.name]
+            raise UnsupportedTask(
+                f"{name!r} cannot {kind.name}, only {can}: it takes {wanted}", param="model"
+            )
         task = self._tasks.get((kind.name, name))
         if task is None:
             raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
         assert isinstance(task, kind)
         return task
 
+    def token_ids(self, model: str | None) -> TokenIds:
+        """Of the named model, or of the first one; there is always one, and no engine is needed."""
+        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first that can do it."""
+        """As configured; else the first model made for the task; else the first of those that can do it best."""
         if task in self._defaults:
             return self._defaults[task]
-        able = self.able(task)
-        made_for_it = [one for one in able if one.tasks[0].name == task]
-        return next((one.name for one in (*made_for_it, *able)), None)
+        made_for_it = [one for one in self.able(task) if one.tasks[0].name == task]
+        best_first = [
+            one
+            for kind in (*TASKS, *CHAT_TASKS)
+            if kind.name == task
+            for one in self.served.values()
+            if kind in one.tasks
+        ]
+        return next((one.name for one in (*made_for_it, *best_first)), None)
 
     def able(self, task: str) -> list[Served]:
         """The models that can do it."""
         return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
 
-    def not_ready_reasons(self) -> list[str]:
-        """Why work is not taken; empty when it is."""
+    def refusals(self) -> list[str]:
+        """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
         reasons = []
         if self.is_draining:
             reasons.append("the service is shutting down")
         if self.ready is None:
             reasons.append("the models are being loaded")
-        elif self._engine is None or not self._engine.is_ready:
+        return reasons
+
+    def not_ready_reasons(self) -> list[str]:
+        """Why others should get the work that may come; empty when this is the place for it."""
+        reasons = self.refusals()
+        if self.ready is not None and (self._engine is None or not self._engine.is_ready):
             reasons.append("the engine is being started again")
         return reasons
 

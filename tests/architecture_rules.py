@@ -61,14 +61,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.protocol": ("app.engine.sampling_params",),
     "app.engine.questions": ("app.engine.protocol",),
     "app.engine.framing": ("app.engine.protocol", "app.engine.questions"),
+    "app.engine.flight": (),
     "app.engine.journal": (*BORDER, "app.errors"),
-    "app.engine.process": BORDER,
+    "app.engine.process": ("app.engine.flight", *BORDER),
     "app.engine.arrivals": ("app.engine.journal", *BORDER, "app.errors"),
     "app.engine.control": (*BORDER, "app.errors"),
     "app.engine.client": (
-        *("app.engine.arrivals", "app.engine.control", "app.engine.journal", "app.engine.process"),
-        *(*BORDER, *LEAVES),
+        *("app.engine.arrivals", "app.engine.control", "app.engine.flight", "app.engine.journal"),
+        *("app.engine.process", "app.engine.supervision", *BORDER, *LEAVES),
     ),
+    "app.engine.supervision": ("app.engine.flight", "app.engine.process", *BORDER),
     "app.engine.rules": BORDER,
     "app.engine.token_counts": BORDER,
     "app.engine.grammar": BORDER,
@@ -89,7 +91,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
     "app.engine.prefix_cache": ("app.engine.sequence", "app.engine.block_manager"),
     "app.engine.block_tables": ("app.engine.sequence", "app.engine.block_manager", "app.engine.prefix_cache"),
+    "app.engine.lanes": ("app.engine.sequence",),
     "app.engine.scheduler": (
+        "app.engine.lanes",
         "app.engine.sequence",
         "app.engine.block_manager",
         "app.engine.block_tables",
@@ -123,8 +127,10 @@ TORCH_FREE = (
         "app.engine.client",
         "app.engine.arrivals",
         "app.engine.control",
+        "app.engine.flight",
         "app.engine.journal",
         "app.engine.process",
+        "app.engine.supervision",
     ),
     *(
         "app.engine.grammar",
@@ -134,7 +140,7 @@ TORCH_FREE = (
         "app.engine.compiler",
     ),
     *("app.engine.rules", "app.engine.token_counts", "app.engine.sequence", "app.engine.block_manager"),
-    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.scheduler"),
+    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.lanes", "app.engine.scheduler"),
     *(*BORDER, *MODEL_FACTS),
 )
 # (part of the tree, packages it never imports)
@@ -145,7 +151,7 @@ FORBIDDEN_PACKAGES = (
     (("model",), ("asyncio",)),
 )
 ASYNCIO_IN_ENGINE = (
-    *("app.engine.client", "app.engine.process"),
+    *("app.engine.client", "app.engine.process", "app.engine.supervision"),
     *("app.engine.arrivals", "app.engine.control"),
 )
 

@@ -3,6 +3,7 @@
 Nothing is said yet: that is the committer's.
 """
 
+import logging
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +18,8 @@ from app.engine.protocol import GenerateRequest, TokenLogprobs
 from app.engine.sampler import SampleRow, logprobs_of, sample
 from app.engine.sequence import Sequence
 
+_log = logging.getLogger(__name__)
+
 Said = tuple[int, TokenLogprobs | None]
 """A token, and what is asked about it."""
 
@@ -24,11 +27,12 @@ Said = tuple[int, TokenLogprobs | None]
 @dataclass(frozen=True)
 class Choices:
     """Of each beam of the step its continuations, and of each sequence by itself the token that comes next and those
-    that come after each token of its draft; `num_sampled` in all."""
+    that come after each token of its draft; `num_sampled` in all. Nothing can be sampled for those that `failed`."""
 
     beams: list[tuple[Sequence, Continuations]] = field(default_factory=list)
     alone: list[tuple[Sequence, list[Said]]] = field(default_factory=list)
     num_sampled: int = 0
+    failed: list[Sequence] = field(default_factory=list)
 
 
 class Chooser:
@@ -54,10 +58,27 @@ class Chooser:
         if not alone:
             return Choices(beams)
         self._masks.fill([s.matcher for s, _ in alone if s.matcher is not None])
-        rows = [_sample_row(s, drafted) for s, count in alone for drafted in range(count)]
+        said, failed = _sample(alone, logits)
+        return Choices(beams, said, sum(count for _, count in alone), failed)
+
+
+def _sample(
+    going_on: list[tuple[Sequence, int]], logits: Tensor
+) -> tuple[list[tuple[Sequence, list[Said]]], list[Sequence]]:
+    """What each may say next, by its rows of `logits`, and who has failed: where all cannot be sampled at once, each
+    is by itself."""
+    rows = [_sample_row(s, drafted) for s, count in going_on for drafted in range(count)]
+    try:
         samples = sample(logits, rows)
-        said = iter(zip(samples.token_ids, samples.logprobs, strict=True))
-        return Choices(beams, [(s, list(islice(said, count))) for s, count in alone], len(rows))
+    except Exception:
+        _log.exception("%d rows could not be sampled", len(rows))
+        if len(going_on) == 1:
+            return [], [going_on[0][0]]
+        parts = torch.split(logits, [count for _, count in going_on])
+        alone = [_sample([one], part) for one, part in zip(going_on, parts, strict=True)]
+        return [one for said, _ in alone for one in said], [one for _, failed in alone for one in failed]
+    said = iter(zip(samples.token_ids, samples.logprobs, strict=True))
+    return [(s, list(islice(said, count))) for s, count in going_on], []
 
 
 def _tell_prompts(logit_rows: ListLike[LogitRows], logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a step makes of its sequences: tokens appended, sequences ended, searches a step further, answers to be sent."""
 
+import logging
 from collections.abc import Sequence as ListLike
 
 from app.engine.batch import Batch
@@ -11,6 +12,8 @@ from app.engine.runner import EncoderOutput
 from app.engine.sampler import NO_TOKEN
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import Sequence
+
+_log = logging.getLogger(__name__)
 
 
 class Committer:
@@ -38,8 +41,21 @@ class Committer:
                 )
                 self._scheduler.finish(sequence, "stop")
         outputs += self._search(choices.beams)
-        outputs += [self._say(sequence, said, choices.num_sampled) for sequence, said in choices.alone]
+        outputs += [self._say_or_fail(one, said, choices.num_sampled) for one, said in choices.alone]
+        outputs += [self.fail(sequence) for sequence in choices.failed]
         return outputs
+
+    def _say_or_fail(self, sequence: Sequence, said: list[Said], num_rows: int) -> Tokens | Failed:
+        try:
+            return self._say(sequence, said, num_rows)
+        except Exception:
+            _log.exception("request %d could not go on", sequence.id)
+            return self.fail(sequence)
+
+    def fail(self, sequence: Sequence) -> Failed:
+        """Ends a sequence, or all beams of its group, for a fault of ours."""
+        self._scheduler.finish(sequence, "error")
+        return Failed(sequence.id, "internal", "the engine failed to compute this request")
 
     def _search(self, beams: ListLike[tuple[Sequence, Continuations]]) -> list[Answer]:
         """The beams of each group are all here. A search that is done ends its group and is the answer."""
@@ -48,7 +64,12 @@ class Committer:
         for group in {id(beam.group): beam.group for beam, _ in beams}.values():
             assert group is not None
             first = group.members[0]
-            advance(group, [found[id(member)] for member in group.members], self._scheduler)
+            try:
+                advance(group, [found[id(member)] for member in group.members], self._scheduler)
+            except Exception:
+                _log.exception("request %d could not go on", first.id)
+                outputs.append(self.fail(first))
+                continue
             if group.search.is_done:
                 self._scheduler.finish(first, "stop")
                 outputs.append(

@@ -4,9 +4,7 @@ Each question gets one reply, or the error that ends them all.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Iterable
 from itertools import count
 
 from app.engine.protocol import AdapterSpec, ModelInfo
@@ -21,22 +19,23 @@ from app.engine.questions import (
     TraceSteps,
     UnloadAdapter,
 )
-from app.errors import EngineFailed, InvalidRequest, QuartetError, Unavailable
+from app.errors import EngineFailed, InvalidRequest, QuartetError
 
 
 class Control:
-    """All of it belongs to one event loop. `send` raises Unavailable where there is no engine process to send to."""
+    """All of it belongs to one event loop. `send` may lose a question where there is no engine process: then
+    `send_again` comes when there is one."""
 
     def __init__(self, adapters: Iterable[AdapterSpec], send: Callable[[Question], object]) -> None:
         self.adapters = list(adapters)
         """Those that every process to come starts with."""
         self._send = send
         self._numbers = count(1)
-        self._open: dict[int, asyncio.Future[Reply]] = {}
+        self._open: dict[int, tuple[Question, asyncio.Future[Reply]]] = {}
 
     async def trace(self, steps: int) -> list[TracedStep]:
         """The last steps, up to MAX_TRACED_STEPS, oldest first; a new engine process has none. Raises Unavailable."""
-        reply = await self._ask(partial(TraceSteps, steps=steps))
+        reply = await self._ask(TraceSteps(next(self._numbers), steps))
         assert isinstance(reply, Traced)
         return reply.steps
 
@@ -45,7 +44,7 @@ class Control:
 
         Raises InvalidRequest for one that cannot be served (`param`: name, base or path), EngineFailed, Unavailable.
         """
-        reply = await self._ask(partial(LoadAdapter, adapter=adapter))
+        reply = await self._ask(LoadAdapter(next(self._numbers), adapter))
         assert isinstance(reply, Loaded)
         self.adapters.append(adapter)
         return reply.info
@@ -53,38 +52,45 @@ class Control:
     async def unload_adapter(self, name: str) -> None:
         """Takes no more requests for it, now and in every process to come; returns when those that it has are done and
         its weights are freed. Raises InvalidRequest where there is none, Unavailable; nothing has changed then."""
-        with self._question() as (number, waiting):
-            self._send(UnloadAdapter(number, name))
-            self.adapters = [adapter for adapter in self.adapters if adapter.name != name]
-            with suppress(Unavailable):  # the next process starts without it
-                _check(await waiting)
+        await self._ask(UnloadAdapter(next(self._numbers), name))
+        self.adapters = [adapter for adapter in self.adapters if adapter.name != name]
 
     def deliver(self, reply: Reply) -> None:
         """Somebody may wait for it."""
-        waiting = self._open.get(reply.id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(reply)
+        if reply.id in self._open:
+            _, waiting = self._open[reply.id]
+            if not waiting.done():
+                waiting.set_result(reply)
+
+    def note_death(self, error: QuartetError) -> None:
+        """The engine process is gone: its steps with it, and whoever loads an adapter must look whether that was why.
+
+        Only an adapter that should go still has to: the next process begins with it, for what is in flight.
+        """
+        for question, waiting in self._open.values():
+            if not isinstance(question, UnloadAdapter) and not waiting.done():
+                waiting.set_exception(error)
+
+    def send_again(self) -> None:
+        """A new engine process has been told of what is in flight."""
+        for question, waiting in list(self._open.values()):
+            if not waiting.done():
+                self._send(question)
 
     def fail_all(self, error: QuartetError) -> None:
         """No reply comes any more."""
-        for waiting in self._open.values():
+        for _, waiting in self._open.values():
             if not waiting.done():
                 waiting.set_exception(error)
 
-    async def _ask(self, make: Callable[[int], Question]) -> Reply:
-        with self._question() as (number, waiting):
-            self._send(make(number))
-            return _check(await waiting)
-
-    @contextmanager
-    def _question(self) -> Iterator[tuple[int, asyncio.Future[Reply]]]:
-        """A number, and the reply to it; one that comes when nobody waits any more is dropped."""
-        number = next(self._numbers)
-        self._open[number] = asyncio.get_running_loop().create_future()
+    async def _ask(self, question: Question) -> Reply:
+        waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._open[question.id] = question, waiting
         try:
-            yield number, self._open[number]
+            self._send(question)
+            return _check(await waiting)
         finally:
-            del self._open[number]
+            del self._open[question.id]
 
 
 def _check(reply: Reply) -> Reply:

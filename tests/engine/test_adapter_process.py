@@ -1,5 +1,6 @@
 """Adapters over the process border: a real worker takes one on while it streams, and the next process has it too."""
 
+import asyncio
 import os
 import signal
 from contextlib import aclosing
@@ -23,13 +24,17 @@ def ask_for(model: str, count: int) -> GenerateRequest:
     return GenerateRequest(model=model, prompt_ids=[5, 6, 7], params=params)
 
 
+def tell_worker(number: signal.Signals) -> None:
+    for child in psutil.Process().children():
+        if "app.engine.worker" in " ".join(child.cmdline()):
+            os.kill(child.pid, number)
+
+
 async def kill(client: EngineClient) -> None:
     """Returns when the next process is ready."""
     assert client.info is not None
     before = client.info
-    for child in psutil.Process().children():
-        if "app.engine.worker" in " ".join(child.cmdline()):
-            os.kill(child.pid, signal.SIGKILL)
+    tell_worker(signal.SIGKILL)
     await until(lambda: client.info is not before and client.is_ready)
 
 
@@ -74,7 +79,16 @@ def test_an_adapter_outlives_its_process_until_it_is_unloaded(tmp_path: Path) ->
             await kill(client)
             [again] = await client.generate_many([ask_for("mine", 20)])
             assert again.token_ids == said.token_ids
-            await client.unload_adapter("mine")
+            async with aclosing(client.generate(ask_for("mine", 100))) as stream:
+                taken = list((await anext(stream)).token_ids)
+                tell_worker(signal.SIGSTOP)
+                unloading = asyncio.create_task(client.unload_adapter("mine"))
+                await kill(client)
+                async for tokens in stream:
+                    taken += tokens.token_ids
+            assert taken[:20] == said.token_ids
+            assert len(taken) == 100, "what had begun is brought to its end, by another process"
+            await unloading
             with pytest.raises(InvalidRequest):
                 await client.unload_adapter("mine")
 
