@@ -22,8 +22,10 @@ from app.engine.questions import MAX_TRACED_STEPS, TracedStep
 from app.errors import InvalidRequest, ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
+from app.tasks.language_id import COMMON, LanguageDetector
 from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
 from app.tasks.token_ids import TokenIds
+from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -67,6 +69,9 @@ class Registry:
         self._engine: EngineProcess | None = None
         self._tasks: dict[tuple[str, str], Task] = {}
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="tasks")
+        self.detector = LanguageDetector(
+            self._pool, COMMON.union(*(spoken(one.languages()) for one in served))
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self._working: set[asyncio.Task[Any]] = set()
