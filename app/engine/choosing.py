@@ -57,6 +57,9 @@ class Chooser:
         alone = [(sequence, count) for sequence, count in going_on if sequence.group is None]
         if not alone:
             return Choices(beams)
+        for s, count in alone:
+            if s.matcher is not None:
+                s.matcher.draft = s.draft.token_ids[: count - 1]
         self._masks.fill([s.matcher for s, _ in alone if s.matcher is not None])
         said, failed = _sample(alone, logits)
         return Choices(beams, said, sum(count for _, count in alone), failed)
@@ -110,6 +113,6 @@ def _sample_row(sequence: Sequence, num_drafted: int) -> SampleRow:
         eos_token_ids=eos_token_ids,
         rules=sequence.rules,
         counts=sequence.counts,
-        num_drafted=num_drafted,
-        allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids),
+        draft=sequence.draft.token_ids[:num_drafted],
+        allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids, num_drafted),
     )

@@ -85,7 +85,8 @@ class Committer:
     def _say(self, sequence: Sequence, said: list[Said], num_rows: int) -> Tokens | Failed:
         """The next token, and those that its draft had right: what was sampled after a wrong one is void.
 
-        An end token is not handed out; a forced one is the limit's doing, not the model's.
+        An end token is not handed out; a forced one is the limit's doing, not the model's. Where nothing may follow
+        what is right of a draft, the next step finds that again, from the last of these tokens.
         """
         matcher, is_first = sequence.matcher, sequence.num_completion_tokens == 0
         waited = _waited(sequence) if is_first else None
@@ -95,6 +96,9 @@ class Committer:
         draft, num_held = sequence.draft.cut(len(said) - 1), 0
         handed: list[Said] = []
         for (token_id, logprobs), guess in zip(said, [*draft.token_ids, None], strict=True):
+            if token_id == NO_TOKEN:
+                num_held -= 1
+                break
             if self._append(sequence, token_id):
                 handed.append((token_id, logprobs))
             if token_id != guess or sequence.finish_reason is not None:

@@ -38,11 +38,11 @@ _GROUP = 64  # tokens
 class SampleRow:
     """One row of the logits: whose next token it gives.
 
-    `token_ids` are prompt and output so far, by reference; the next token's position is counted from
-    `num_prompt_tokens`, behind `num_drafted` tokens that may come first. `index` is the sequence's within its
-    request; `eos_token_ids` end a sequence; `rules`, and `counts` for its penalties, are the sequence's own, None
-    where it has none; `allowed` has a bit for each token id, the lowest of the first word first, None where the
-    sequence is not constrained.
+    `token_ids` are prompt and output so far, by reference, and `draft` the tokens that are taken to come first: the
+    next token is sampled as if they had been said. Its position is counted from `num_prompt_tokens`. `index` is the
+    sequence's within its request; `eos_token_ids` end a sequence; `rules`, and `counts` for its penalties, are the
+    sequence's own, None where it has none; `allowed` has a bit for each token id, the lowest of the first word first,
+    None where the sequence is not constrained.
     """
 
     params: SamplingParams
@@ -52,13 +52,13 @@ class SampleRow:
     eos_token_ids: tuple[int, ...]
     rules: Rules | None = None
     counts: TokenCounts | None = None
-    num_drafted: int = 0
+    draft: Sequence[int] = ()
     allowed: Bits | None = None
 
     @property
     def position(self) -> int:
         """The next token's place in the output, from 0."""
-        return len(self.token_ids) - self.num_prompt_tokens + self.num_drafted
+        return len(self.token_ids) - self.num_prompt_tokens + len(self.draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,18 +154,21 @@ def _penalise(
 ) -> None:
     """Changes `logits` [B, V], in N entries: the distinct tokens of each of the `penalised` rows, of which there is
     one at least. Repetition counts prompt and output (once each), the other two the output."""
-    ids, counts = array("q"), array("q")
+    ids, counts, sizes = array("q"), array("q"), list[int]()
     for i, seen in penalised:
         seen.read(rows[i].token_ids)
-        ids += seen.ids
-        counts += seen.counts
+        row_ids, row_counts = seen.behind(rows[i].draft)
+        ids += row_ids
+        counts += row_counts
+        sizes.append(len(row_ids))
     if not ids:
         return
     device = logits.device
-    sizes = torch.tensor([len(seen.ids) for _, seen in penalised], device=device)
     # [4, P] to [4, N]; double holds row numbers, and rounds a count's penalty once.
     settings = torch.tensor([_penalties(i, rows[i].params) for i, _ in penalised], dtype=torch.float64).T
-    owners, repetition, presence, frequency = settings.to(device).repeat_interleave(sizes, dim=1)
+    owners, repetition, presence, frequency = settings.to(device).repeat_interleave(
+        torch.tensor(sizes, device=device), dim=1
+    )
     where = owners.long(), torch.frombuffer(ids, dtype=torch.int64).to(device)
     times = torch.frombuffer(counts, dtype=torch.int64).to(device)
     values, penalty = logits[where], repetition.to(logits.dtype)

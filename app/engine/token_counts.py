@@ -38,6 +38,19 @@ class TokenCounts:
                 self.counts[known] += 1
         self._num_read = len(token_ids)
 
+    def behind(self, draft: Sequence[int]) -> tuple["array[int]", "array[int]"]:
+        """`ids` and `counts` as if the draft had been said."""
+        if not draft:
+            return self.ids, self.counts
+        twin = self.fork()
+        for token_id in draft:
+            known = twin._places.setdefault(token_id, len(twin.ids))
+            if known == len(twin.ids):
+                twin.ids.append(token_id)
+                twin.counts.append(0)
+            twin.counts[known] += 1
+        return twin.ids, twin.counts
+
 
 def make_counts(params: SamplingParams, num_prompt_tokens: int) -> TokenCounts | None:
     """None for a sequence without penalties. Only the repetition penalty looks at the prompt."""
