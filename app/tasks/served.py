@@ -14,6 +14,7 @@ from app.tasks.fill_mask import FillMask
 from app.tasks.generate import Generate
 from app.tasks.languages import find_languages
 from app.tasks.qa import QA
+from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate
 from model.config import TransformerConfig
 from model.families import GENERATION, read_adapter_config, read_config, read_generation_config
@@ -21,11 +22,12 @@ from model.generation_config import GenerationConfig
 from model.tokenization import Tokenizer
 from model.tokenization.chat_template import ChatTemplate
 
-TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Embed)
+TASKS: tuple[type[Task], ...] = (Translate, Summarize, Generate, Classify, QA, FillMask, Embed)
 """Every task; a model that can do several is made for the first of them."""
 
 WANTED_CHECKPOINT = {
     "translate": "an mBART, M2M100, NLLB or Marian, or an encoder-decoder that names its language pairs in config.json",
+    "summarize": "a Pegasus, or an encoder-decoder that says in config.json how it summarizes",
     "generate": "a decoder, or an encoder-decoder",
     "classify": "an encoder, alone or with a decoder, with a sequence classification head",
     "qa": "an encoder with a span head",
