@@ -18,7 +18,7 @@ from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerCon
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
-from app.tasks.served import TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -193,7 +193,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in TASKS]
+        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
         return {
             "name": "quartet",
             "version": self.version,

@@ -48,6 +48,8 @@ class TaskModel:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How the checkpoint's makers generate with it, for what a request leaves out."""
     chat_template: ChatTemplate | None = None
+    cache_tokens: int | None = None
+    """How many tokens the whole cache holds, where there is one."""
 
 
 @dataclass
