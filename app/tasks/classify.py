@@ -58,9 +58,10 @@ class Classify(Task):
         is_multi = is_multi or len(self.model.config.labels) == 1
         logits = np.stack([to_array(answer).reshape(-1) for answer in answers])  # [num_texts, num_labels]
         scores = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))) if is_multi else softmax(logits)
-        return [self._ranked(row.tolist(), top_k) for row in scores]
+        return [rank(self.model.config.labels, row.tolist(), top_k) for row in scores]
 
-    def _ranked(self, scores: Sequence[float], top_k: int | None) -> list[Label]:
-        labels = self.model.config.labels
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        return [Label(labels[i], scores[i]) for i in order[:top_k]]
+
+def rank(labels: Sequence[str], scores: Sequence[float], top_k: int | None) -> list[Label]:
+    """Labels with their scores, best first, at most `top_k`; equals in the order of `labels`."""
+    order = sorted(range(len(labels)), key=lambda i: -scores[i])
+    return [Label(labels[i], scores[i]) for i in order[:top_k]]
