@@ -81,7 +81,9 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`. `index` tells apart the sequences of one request that share a seed.
+    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `target_ids` are given
+    as what follows, behind a decoder's prompt or as the beginning of an encoder-decoder's output; where there are any,
+    `prompt_logprobs` tells of them alone.
     """
 
     id: int = 0
@@ -91,6 +93,7 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     index: int = 0
     priority: int = 0
     constraint: Constraint | None = None
+    target_ids: list[int] = []
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
@@ -169,7 +172,8 @@ class Tokens(Message, frozen=True, kw_only=True):
 
     `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
     seconds from arrival until first scheduled, `cached_tokens`, how many of its prompt were not computed anew, and
-    where asked for `prompt_logprobs`, which runs beside the prompt from its second token on.
+    where asked for `prompt_logprobs`, which runs beside the targets, or without such beside the prompt from its second
+    token on.
     """
 
     id: int
