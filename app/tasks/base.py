@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Hypotheses, Tokens
 from app.errors import InvalidRequest
+from app.tasks.prompts import PROMPTS, Prompts
 from model.config import TransformerConfig
 from model.generation_config import GenerationConfig
 from model.tokenization import Encoding, TextOrPair, Tokenizer
@@ -50,6 +51,13 @@ class TaskModel:
     chat_template: ChatTemplate | None = None
     cache_tokens: int | None = None
     """How many tokens the whole cache holds, where there is one."""
+    prompts: Prompts = PROMPTS
+    """What it is told to do for a task that it is not made for."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that one text and its answer may have: the context's, or the whole cache's where that holds less."""
+        return min(self.max_length, self.cache_tokens or self.max_length)
 
 
 @dataclass
@@ -94,6 +102,8 @@ class Task(ABC):
     """One thing that one served model can do; made by the registry once the engine is up."""
 
     name: ClassVar[str]
+    is_prompted: ClassVar[bool] = False
+    """Whether it is done by telling a generative model in words to do it, rather than by one that is made for it."""
 
     def __init__(self, model: TaskModel, engine: Engine, pool: Executor) -> None:
         self.model = model

@@ -32,9 +32,19 @@ def split_sentences(text: str) -> list[str]:
         at = end.end()
         if at <= start or _goes_on(text, max(start, at - _LOOK_BACK), at):
             continue
-        pieces += _trim(text[start:at])
+        pieces += trim(text[start:at])
         start = at
-    return pieces + _trim(text[start:])
+    return pieces + trim(text[start:])
+
+
+def trim(text: str) -> list[str]:
+    """Leading white space, what it stands around, trailing white space; empty ones left out."""
+    body = text.strip()
+    if not body:
+        return [text] if text else []
+    start = text.index(body)
+    parts = (text[:start], body, text[start + len(body) :])
+    return [part for part in parts if part]
 
 
 def has_letters(text: str) -> bool:
@@ -58,13 +68,3 @@ def _goes_on(text: str, start: int, at: int) -> bool:
     if last in _BEFORE_NUMBER:
         return following[1].isdigit()
     return last in _ABBREVIATIONS or (len(last) == 1 and word[1].isupper() and last != "i")
-
-
-def _trim(piece: str) -> list[str]:
-    """Leading white space, sentence, trailing white space; empty ones left out."""
-    body = piece.strip()
-    if not body:
-        return [piece] if piece else []
-    start = piece.index(body)
-    parts = (piece[:start], body, piece[start + len(body) :])
-    return [part for part in parts if part]

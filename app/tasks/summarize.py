@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from app.engine.protocol import GenerateRequest
-from app.tasks.base import Usage, cut_ids
+from app.tasks.base import TaskModel, Usage, cut_ids
 from app.tasks.completion import Piece
 from app.tasks.generate import DEFAULT_MAX_TOKENS, Generate
 from app.tasks.sampling import GenerateOptions
@@ -27,8 +27,11 @@ class Summarize(Generate):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.model = replace(self.model, generation=summarizing(self.model.generation))
-        self._prefix = _prefix(self.model.config)
+        self.model = self.as_published()
+
+    def as_published(self) -> TaskModel:
+        """The model with what is published about how it summarizes."""
+        return replace(self.model, generation=summarizing(self.model.generation))
 
     @classmethod
     def fits(cls, config: TransformerConfig) -> bool:
@@ -61,10 +64,17 @@ class Summarize(Generate):
         self, texts: Sequence[str], options: GenerateOptions, truncate: bool
     ) -> list[GenerateRequest]:
         """The sequences that summarize the texts, `n` or a search for each."""
-        rows = [encoding.ids for encoding in await self.tokenize([self._prefix + text for text in texts])]
+        return self.plan(await self.source_ids(texts, options, truncate), options)
+
+    async def source_ids(
+        self, texts: Sequence[str], options: GenerateOptions, truncate: bool
+    ) -> list[list[int]]:
+        """What the model reads of each; it may be `truncate`d."""
+        prefix = _prefix(self.model.config)
+        rows = [encoding.ids for encoding in await self.tokenize([prefix + text for text in texts])]
         if truncate:
-            rows = [cut_ids(ids, self.model.special_ids, self.model.max_length) for ids in rows]
-        return self.plan(rows, options)
+            return [cut_ids(ids, self.model.special_ids, self.model.max_length) for ids in rows]
+        return rows
 
 
 def summarizing(published: GenerationConfig) -> GenerationConfig:

@@ -12,7 +12,7 @@ from app.engine.protocol import GenerateRequest
 from app.tasks.base import Usage
 from app.tasks.completion import Completion, Piece
 from app.tasks.generate import Generate
-from app.tasks.languages import Way, find_languages, translates
+from app.tasks.languages import Languages, Way, find_languages, translates
 from app.tasks.sampling import GenerateOptions
 from app.tasks.sentences import has_letters, split_sentences
 from model.config import TransformerConfig
@@ -56,7 +56,11 @@ class Translate(Generate):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.languages = find_languages(self.model.name, self.model.config, self.model.tokenizer)
+        self.languages = self.find_languages()
+
+    def find_languages(self) -> Languages:
+        """What the checkpoint translates."""
+        return find_languages(self.model.name, self.model.config, self.model.tokenizer)
 
     @classmethod
     def fits(cls, config: TransformerConfig) -> bool:
@@ -90,13 +94,10 @@ class Translate(Generate):
         """The pieces of each text, and the sequences that translate them, `n` for each piece."""
         way = self.languages.way(options.source, options.target)
         size = sum(map(len, texts))
-        cut = await self.offload(
-            size, lambda: [split_sentences(text) if options.split_sentences else [text] for text in texts]
-        )
-        wanted = [[piece for piece in pieces if has_letters(piece)] for pieces in cut]
-        sentences = [way.prefix + piece for pieces in wanted for piece in pieces]
-        encodings = await self.tokenize(sentences, way.language) if sentences else []
-        requests = self.plan([encoding.ids for encoding in encodings], _asked(options, way))
+        cut = await self.offload(size, lambda: [self.cut(text, options) for text in texts])
+        sentences = [piece for pieces in cut for piece in pieces if has_letters(piece)]
+        rows = await self.source_ids(sentences, options, way) if sentences else []
+        requests = self.plan(rows, _asked(options, way))
         plans, slot = [], 0
         for pieces in cut:
             slots: list[int | None] = []
@@ -105,6 +106,17 @@ class Translate(Generate):
                 slot += options.generate.n if slots[-1] is not None else 0
             plans.append(_Plan(pieces, slots))
         return plans, requests
+
+    def cut(self, text: str, options: TranslateOptions) -> list[str]:
+        """The pieces that are translated by themselves, and what stands between them."""
+        return split_sentences(text) if options.split_sentences else [text]
+
+    async def source_ids(
+        self, sentences: Sequence[str], options: TranslateOptions, way: Way
+    ) -> list[list[int]]:
+        """What the model reads of each."""
+        encodings = await self.tokenize([way.prefix + sentence for sentence in sentences], way.language)
+        return [encoding.ids for encoding in encodings]
 
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """Left out, the limit grows with the sentence: no translation is thrice as long as its source."""
