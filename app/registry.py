@@ -106,9 +106,13 @@ class Registry:
         """As configured; else the first model made for the task; else the first that can do it."""
         if task in self._defaults:
             return self._defaults[task]
-        able = [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
+        able = self.able(task)
         made_for_it = [one for one in able if one.tasks[0].name == task]
         return next((one.name for one in (*made_for_it, *able)), None)
+
+    def able(self, task: str) -> list[Served]:
+        """The models that can do it."""
+        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
 
     def not_ready_reasons(self) -> list[str]:
         """Why work is not taken; empty when it is."""

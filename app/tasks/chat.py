@@ -1,11 +1,13 @@
 """Chats: messages in, by the checkpoint's own template, the next message out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 from app.errors import InvalidRequest
 from app.tasks.generate import Generate
+from app.tasks.sampling import GenerateOptions
 from model.tokenization.chat_template import ChatTemplateError
 
 Message = Mapping[str, Any]
@@ -24,6 +26,14 @@ class Chat(Generate):
 
     name: ClassVar[str] = "chat"
     param: ClassVar[str] = "messages"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._spelling: list[bytes] | None = None
+
+    def options(self, values: Mapping[str, Any], temperature: float) -> GenerateOptions:
+        """As for any text, but one that begins with the answer: `replace` it where a final message is continued."""
+        return replace(super().options(values, temperature), continues_prompt=False)
 
     async def chat_ids(
         self,
@@ -61,6 +71,24 @@ class Chat(Generate):
                 f"{self.model.name!r} does not take this chat: {reason}", self.param
             ) from None
         return self.model.tokenizer.encode(text, add_special_tokens=False).ids
+
+    async def read_spelling(self) -> None:
+        """Makes `spelled` know every token's bytes; the first call takes a while, in the pool."""
+        if self._spelling is None:
+            self._spelling = await self.offload(self.model.vocab_size, self._read_spelling)
+
+    def _read_spelling(self) -> list[bytes]:
+        try:
+            return self.model.tokenizer.spelling().tokens
+        except ValueError:  # a tokenizer that does not tell: `spelled` decodes
+            return []
+
+    def spelled(self, token_id: int) -> bytes:
+        """The bytes that a token adds to a text, also those of a part of a character; a special token's name."""
+        known = self._spelling or ()
+        if token_id < len(known) and known[token_id]:
+            return known[token_id]
+        return self.model.tokenizer.decode([token_id], skip_special_tokens=False).encode()
 
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """Left out, a decoder's limit is the room that is left: in its context, and in a cache that holds less."""

@@ -141,6 +141,7 @@ def test_info_tells_models_and_defaults(shared: Service) -> None:
         "qa": "reader",
         "fill-mask": "filler",
         "embed": "sentences",
+        "chat": "assistant",
     }
 
 
@@ -160,7 +161,7 @@ def test_the_description_has_our_errors_and_examples_that_run(shared: Service) -
             body = {key: renamed.get(str(value), value) for key, value in example.items()}
             assert shared.post(path, body).status_code == 200, path
             num_examples += 1
-    assert num_examples == 7
+    assert num_examples == 8
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(shared: Service) -> None:
