@@ -18,7 +18,9 @@ from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerCon
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
-from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.prompts import make_prompts
+from app.tasks.served import EVERY_TASK, PROMPTED_TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.token_ids import TokenIds
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -95,20 +97,31 @@ class Registry:
         one = self._find_model(name)
         if kind.name not in [task.name for task in one.tasks]:
             can = ", ".join(task.name for task in one.tasks)
-            raise UnsupportedTask(f"{name!r} cannot {kind.name}, only {can}", param="model")
+            wanted = WANTED_CHECKPOINT[kind.name]
+            raise UnsupportedTask(
+                f"{name!r} cannot {kind.name}, only {can}: it takes {wanted}", param="model"
+            )
         task = self._tasks.get((kind.name, name))
         if task is None:
             raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
         assert isinstance(task, kind)
         return task
 
+    def token_ids(self, model: str | None) -> TokenIds:
+        """Of the named model, or of the first one; there is always one, and no engine is needed."""
+        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first that can do it."""
+        """As configured; else the first model made for the task; else the first of those that can do it best."""
         if task in self._defaults:
             return self._defaults[task]
-        able = self.able(task)
-        made_for_it = [one for one in able if one.tasks[0].name == task]
-        return next((one.name for one in (*made_for_it, *able)), None)
+        able = {
+            one.name: (kind is not one.tasks[0] or kind in PROMPTED_TASKS.values(), EVERY_TASK.index(kind))
+            for one in self.able(task)
+            for kind in one.tasks
+            if kind.name == task
+        }
+        return min(able, key=able.__getitem__, default=None)
 
     def able(self, task: str) -> list[Served]:
         """The models that can do it."""
@@ -197,7 +210,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
+        names = [task.name for task in EVERY_TASK]
         return {
             "name": "quartet",
             "version": self.version,
@@ -234,10 +247,15 @@ class Registry:
 def build_registry(settings: Settings, metrics: Metrics, version: str) -> Registry:
     """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
     served: dict[str, Served] = {}
+    prompts = {
+        one.name: make_prompts(settings.prompts, one.prompts, one.name)
+        for one in (*settings.models, *settings.adapters)
+    }
     for model in settings.models:
-        served[model.name] = read_served(model.name, model.folder, None, model.tasks)
+        served[model.name] = read_served(model.name, model.folder, None, model.tasks, prompts[model.name])
     for adapter in settings.adapters:
-        served[adapter.name] = read_served(adapter.name, adapter.folder, served[adapter.base], adapter.tasks)
+        base, own = served[adapter.base], prompts[adapter.name]
+        served[adapter.name] = read_served(adapter.name, adapter.folder, base, adapter.tasks, own)
     return Registry(version, list(served.values()), metrics, settings.default_models)
 
 

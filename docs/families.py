@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.tasks.served import TASKS
+from app.tasks.served import find_tasks
 from model.config import Head, Kind, TransformerConfig
 from model.families import FAMILIES, NOT_SERVED
 from model.families.family import Family
 
 PAGE = Path(__file__).parent / "models.md"
 BEGIN, END = "<!-- families: written by python -m docs.families -->\n", "<!-- end -->\n"
-_LANGUAGES = {"task_specific_params": {"translation_en_to_de": {"prefix": ""}}}
+_PUBLISHED = {"task_specific_params": {"translation_en_to_de": {"prefix": ""}, "summarization": {}}}
 
 
 def table() -> str:
@@ -43,12 +43,17 @@ def _kind(family: Family) -> Kind:
 
 
 def _tasks(family: Family, head: Head) -> Iterator[str]:
-    plain, with_languages = _stand_in(family, head), _stand_in(family, head, extra=_LANGUAGES)
-    for task in TASKS:
-        if task.fits(plain):
-            yield task.name
-        elif task.fits(with_languages):
-            yield f"{task.name} \\*"
+    plain, published = _stand_in(family, head), _stand_in(family, head, extra=_PUBLISHED)
+    always, more = _names(plain), _names(published)
+    for name in more:
+        yield name if name in always else f"{name} \\*"
+    for name in _names(plain, has_chat_template=True):
+        if name not in more:
+            yield f"{name} †"
+
+
+def _names(config: TransformerConfig, has_chat_template: bool = False) -> list[str]:
+    return [task.name for task in find_tasks(config, has_chat_template)]
 
 
 def _stand_in(family: Family, head: Head, **changes: Any) -> TransformerConfig:

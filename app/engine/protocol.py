@@ -81,9 +81,9 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `target_ids` are given
-    as what follows, behind a decoder's prompt or as the beginning of an encoder-decoder's output; where there are any,
-    `prompt_logprobs` tells of them alone.
+    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `target_ids` are
+    given as what follows, behind a decoder's prompt or as the beginning of an encoder-decoder's output; where there are
+    any, `prompt_logprobs` tells of them alone.
     """
 
     id: int = 0

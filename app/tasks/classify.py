@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from app.engine.protocol import EncodeRequest
-from app.tasks.base import Task, Usage, cut_ids, softmax, to_array
+from app.tasks.base import Task, Usage, cut_ids, sigmoid, softmax, to_array
 from model.config import TransformerConfig
 
 
@@ -48,16 +48,12 @@ class Classify(Task):
             self.check_length(len(ids), "text")
             types = encoding.type_ids[: len(ids)]
             requests.append(EncodeRequest(model=self.model.name, ids=ids, type_ids=types, output="class"))
-        usage.prompt_tokens = sum(len(request.ids) for request in requests)
-        answers = await self.engine.encode_many(requests)
-        for answer in answers:
-            usage.add_wait(answer)
-            usage.cached_tokens += answer.cached_tokens
+        answers = await self.encode(requests, usage)
         is_multi = self.model.config.multi_label if multi_label is None else multi_label
         # A cross-encoder's one logit says how well a text fits; a softmax would make 1 of any.
         is_multi = is_multi or len(self.model.config.labels) == 1
         logits = np.stack([to_array(answer).reshape(-1) for answer in answers])  # [num_texts, num_labels]
-        scores = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))) if is_multi else softmax(logits)
+        scores = sigmoid(logits) if is_multi else softmax(logits)
         return [rank(self.model.config.labels, row.tolist(), top_k) for row in scores]
 
 

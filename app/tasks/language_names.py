@@ -1,5 +1,7 @@
 """What languages are called in English, by their codes: facts, and how a code of several parts is read."""
 
+import re
+
 from app.tasks.languages import code_parts
 
 # Source: the English names of ISO 639-1 and 639-3, the first one where there are several.
@@ -31,14 +33,15 @@ _SCRIPTS = {
     "latn": "Latin script",
 }
 
-NAMES: dict[str, str] = {
-    code: name for code, name in (entry.strip().split("=") for entry in _TABLE.split(";"))
-}
+NAMES: dict[str, str] = dict(re.findall(r"([a-z]+)=([^;]+?)\s*(?:;|$)", _TABLE))
 """Code, of two letters where there is such, → name."""
 
 
 def language_name(code: str) -> str | None:
-    """`de`, `deu` or `German` is German, `pt-BR` Portuguese (BR), `zho_Hans` Chinese (simplified characters); else None."""
+    """`de`, `deu` and `German` are German, `pt-BR` is Portuguese (BR), `zho_Hans` Chinese (simplified characters).
+
+    None for what is no code and no name.
+    """
     language, rest = code_parts(code)
     name = NAMES.get(language) or next((one for one in NAMES.values() if one.lower() == code.lower()), None)
     if name is None or not rest or name.lower() == code.lower():

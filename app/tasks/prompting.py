@@ -1,5 +1,6 @@
 """A generative checkpoint's prompts for a task: by its chat template where it has one, else as plain text."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -34,30 +35,21 @@ class Prompter:
         self._chat = Chat(model, engine, pool)
         self._name, self._cut, self._param = name, cut, param
 
-    async def rows(self, asked: Sequence[Mapping[str, str]], room: int | None = None) -> list[list[int]]:
-        """The prompts' token ids. With `room` each is brought under so many tokens by cutting its text at the end."""
-        return [await self._row(dict(places), room) for places in asked]
+    async def rows(self, asked: Sequence[Mapping[str, str]]) -> list[list[int]]:
+        """The prompts' token ids."""
+        rows = []
+        for places in asked:
+            rows.append(await self.ids(places))
+            await asyncio.sleep(0)  # each is short, all of them may not be
+        return rows
 
     def text(self, places: Mapping[str, str]) -> str:
         """The filled template, before any chat template."""
         return self.model.prompts.fill(self._name, **places)
 
-    async def _row(self, places: dict[str, str], room: int | None) -> list[int]:
-        row = await self._ids(self.text(places))
-        while room is not None and len(row) > room:
-            # what is cut may change how its last word is cut into tokens, so that it may take another turn
-            [encoding] = await self._chat.tokenize([places[self._cut]])
-            starts = [start for start, end in encoding.offsets if end > start]
-            kept = len(starts) - (len(row) - room)
-            if kept < 1:
-                raise InvalidRequest(
-                    f"{room} tokens are too few for what goes around the text", self._param, "too_long"
-                )
-            places[self._cut] = places[self._cut][: starts[kept]]
-            row = await self._ids(self.text(places))
-        return row
-
-    async def _ids(self, text: str) -> list[int]:
+    async def ids(self, places: Mapping[str, str]) -> list[int]:
+        """One prompt's token ids."""
+        text = self.text(places)
         if self.model.chat_template is None:
             [encoding] = await self._chat.tokenize([text])
             return encoding.ids
@@ -66,3 +58,17 @@ class Prompter:
             return await self._chat.chat_ids([message], variables=_WITHOUT_THOUGHTS)
         except InvalidRequest as error:
             raise InvalidRequest(error.message, self._param, error.code) from None
+
+    async def shorten(self, places: Mapping[str, str], room: int) -> dict[str, str]:
+        """The same with the end of the text left out, as far as the prompt has more than `room` tokens."""
+        cut = dict(places)
+        while (excess := len(await self.ids(cut)) - room) > 0:
+            # a word that is cut may become more tokens than it was, so that it can take another turn
+            [encoding] = await self._chat.tokenize([cut[self._cut]])
+            starts = [start for start, end in encoding.offsets if end > start]
+            if excess >= len(starts):
+                raise InvalidRequest(
+                    "what goes around the text leaves no room for it", self._param, "too_long"
+                )
+            cut[self._cut] = cut[self._cut][: starts[len(starts) - excess]]
+        return cut

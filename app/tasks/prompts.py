@@ -41,7 +41,8 @@ _NEEDED: Mapping[str, frozenset[str]] = {
     "qa": frozenset(("question", "context")),
     "qa_or_none": frozenset(("question", "context", "no_answer")),
 }
-_ALLOWED: Mapping[str, frozenset[str]] = _NEEDED | {
+_ALLOWED: Mapping[str, frozenset[str]] = {
+    **_NEEDED,
     "translate": _NEEDED["translate"] | {"source"},
     "classify": _NEEDED["classify"] | {"labels"},
 }
