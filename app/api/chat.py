@@ -24,9 +24,8 @@ class ChatChoices:
         if piece.index not in self._begun:
             self._begun.add(piece.index)
             yield _delta(piece.index, {"role": "assistant", "content": ""})
-        logprobs = self._logprobs(piece)
-        if piece.text or logprobs is not None:
-            yield _delta(piece.index, {"content": piece.text}) | {"logprobs": logprobs}
+        if piece.text or piece.logprobs:
+            yield _delta(piece.index, {"content": piece.text}) | {"logprobs": self._logprobs(piece)}
         if piece.finish_reason is not None:
             yield _delta(piece.index, {}) | {"finish_reason": piece.finish_reason}
 

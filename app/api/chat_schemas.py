@@ -93,6 +93,11 @@ class Message(BaseModel):
     tool_call_id: nothing("Tool use")  # type: ignore[valid-type]
     function_call: nothing("Tool use")  # type: ignore[valid-type]
 
+    def texts(self) -> dict[str, str]:
+        """What it says, by field."""
+        fields: dict[str, Any] = self.model_dump(exclude_none=True)
+        return {name: value for name, value in fields.items() if isinstance(value, str)}
+
 
 class ChatBody(OpenAIParameters):
     """POST /v1/chat/completions; `logprobs` is a switch here, and `top_logprobs` says how many."""
@@ -119,6 +124,6 @@ class ChatBody(OpenAIParameters):
         """As for completions; `logprobs` is the number of tokens told in each place."""
         return super().values() | {"logprobs": (self.top_logprobs or 0) if self.logprobs else None}
 
-    def chat(self) -> list[dict[str, Any]]:
+    def chat(self) -> list[dict[str, str]]:
         """The messages as templates read them."""
-        return [message.model_dump(exclude_none=True) for message in self.messages]
+        return [message.texts() for message in self.messages]

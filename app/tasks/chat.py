@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 from app.errors import InvalidRequest
+from app.tasks.base import LONG_TEXT
 from app.tasks.generate import Generate
 from app.tasks.sampling import GenerateOptions
 from model.tokenization.chat_template import ChatTemplateError
 
-Message = Mapping[str, Any]
-"""`role` (system, developer, user, assistant) and `content`, a text; what else a template may read, as JSON values."""
+Message = Mapping[str, str]
+"""`role` (system, developer, user, assistant) and `content`; what else a template may read, such as a `name`."""
 
 _MESSAGE_SIZE = 64
 """A message costs its template about what so many characters do."""
@@ -48,7 +49,9 @@ class Chat(Generate):
         Special tokens are read as such wherever they stand, in a message too, as `transformers` does. `variables` are
         the template's own. Raises InvalidRequest for a chat that the template refuses.
         """
-        size = sum(_MESSAGE_SIZE + len(message["content"]) for message in messages)
+        size = sum(_MESSAGE_SIZE + sum(map(len, message.values())) for message in messages)
+        if variables:
+            size += LONG_TEXT  # of any shape and size
         work = partial(
             self._chat_ids,
             messages,

@@ -93,6 +93,14 @@ def test_log_probabilities_have_the_bytes_of_parts_of_characters(shared: Service
     assert all(entry["top_logprobs"] == [] for entry in bare["logprobs"]["content"])
 
 
+def test_the_prompt_s_log_probabilities_run_beside_its_tokens(shared: Service) -> None:
+    (choice,) = shared.post(PATH, CHAT | {"prompt_logprobs": 0}).json()["choices"]
+    first, *others = choice["prompt_logprobs"]
+    assert first is None
+    assert [entry["token"] for entry in others] == [":", "H", "i", "</s>", "a", ":"]
+    assert [entry["logprob"] for entry in others] == [-1.0 / place for place in range(1, 7)]
+
+
 def test_a_stop_string_cuts_text_and_log_probabilities(shared: Service) -> None:
     body = CHAT | {"max_tokens": 40, "stop": ["Stop"], "logprobs": True}
     (choice,) = shared.post(PATH, body).json()["choices"]
@@ -117,9 +125,12 @@ def test_a_final_message_can_be_continued(service: Service) -> None:
     assert prompt(service, {"messages": messages, "add_generation_prompt": False}).endswith("a:It is </s>")
 
 
-def test_a_long_chat_is_rendered_in_the_pool(service: Service) -> None:
-    messages = [{"role": "user", "content": "."} for _ in range(70)]
-    assert prompt(service, {"messages": messages}) == "u:.</s>" * 70 + "a:"
+def test_only_a_continued_message_goes_on_from_the_text_before_it(service: Service) -> None:
+    messages = [*CHAT["messages"], {"role": "assistant", "content": "It is"}]
+    for is_continued in (False, True):
+        request = sent(service, {"messages": messages, "continue_final_message": is_continued, "regex": "a+"})
+        assert request.constraint is not None
+        assert request.constraint.opens_text is not is_continued
 
 
 def test_the_rest_of_the_context_is_the_limit(service: Service) -> None:
