@@ -12,6 +12,7 @@ from model.families.family import Family
 PAGE = Path(__file__).parent / "models.md"
 BEGIN, END = "<!-- families: written by python -m docs.families -->\n", "<!-- end -->\n"
 _PUBLISHED = {"task_specific_params": {"translation_en_to_de": {"prefix": ""}, "summarization": {}}}
+_LABELS = (("entailment", "contradiction"), ("LABEL_0",))
 
 
 def table() -> str:
@@ -43,26 +44,31 @@ def _kind(family: Family) -> Kind:
 
 
 def _tasks(family: Family, head: Head) -> Iterator[str]:
-    plain, published = _stand_in(family, head), _stand_in(family, head, extra=_PUBLISHED)
-    always, more = _names(plain), _names(published)
-    for name in more:
-        yield name if name in always else f"{name} \\*"
-    for name in _names(plain, has_chat_template=True):
-        if name not in more:
-            yield f"{name} †"
+    configs = [_stand_in(family, head), _stand_in(family, head, extra=_PUBLISHED)]
+    if head == "sequence-class":
+        configs += [_stand_in(family, head, labels=labels) for labels in _LABELS]
+    marks = dict.fromkeys(_names(configs[0]), "")
+    marks |= {name: " \\*" for name in _names(configs[1]) if name not in marks}
+    marks |= {name: " †" for config in configs[2:] for name in _names(config) if name not in marks}
+    if _kind(family) == "decoder":
+        marks |= {name: " ‡" for name in _names(configs[0], has_chat_template=True) if name not in marks}
+    for name, mark in marks.items():
+        yield name + mark
 
 
 def _names(config: TransformerConfig, has_chat_template: bool = False) -> list[str]:
     return [task.name for task in find_tasks(config, has_chat_template)]
 
 
-def _stand_in(family: Family, head: Head, **changes: Any) -> TransformerConfig:
+def _stand_in(
+    family: Family, head: Head, labels: tuple[str, ...] = ("LABEL_0", "LABEL_1"), **changes: Any
+) -> TransformerConfig:
     """A config of this kind and head; tasks look at nothing else but labels and languages."""
     return TransformerConfig(
         family=family.model_type,
         kind=_kind(family),
         head=head,
-        labels=("LABEL_0", "LABEL_1") if head.endswith("-class") else (),
+        labels=labels if head.endswith("-class") else (),
         vocab_size=8,
         hidden_size=8,
         intermediate_size=8,

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.api.schemas import MAX_TEXTS, Body, Text, Texts
+from app.api.schemas import MAX_TEXTS, Body, Text, Texts, check_text
 from app.tasks.entities import Aggregation
 
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
@@ -24,6 +24,26 @@ def _check_ids(value: Any) -> list[int] | list[list[int]]:
     return value
 
 
+def _check_document(value: Any) -> str:
+    """A text, or, as some clients wrap it, an object with nothing else in it."""
+    text = value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value
+    if not isinstance(text, str):
+        raise PydanticCustomError("document", 'must be a string or {"text": string}')
+    return check_text(text)
+
+
+_DOCUMENT = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"text": {"type": "string"}},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    ]
+}
+Document = Annotated[str, PlainValidator(_check_document), WithJsonSchema(_DOCUMENT)]
 TokenIds = Annotated[
     list[int] | list[list[int]],
     PlainValidator(_check_ids),
@@ -43,14 +63,6 @@ class NerBody(Body):
     stride: Annotated[int, Field(ge=0)] | None = None
 
 
-class DocumentBody(BaseModel):
-    """A document, as some clients wrap it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    text: Text
-
-
 class RerankBody(Body):
     """POST /v1/rerank, with the fields of Cohere's and Jina's."""
 
@@ -59,21 +71,17 @@ class RerankBody(Body):
             "examples": [
                 {
                     "query": "How do I change my PIN?",
-                    "documents": ["Cash machines let you choose a new PIN.", "Transfers take a day."],
+                    "documents": ["Any cash machine changes it.", "Transfers take a day."],
                     "top_n": 1,
                 }
             ]
         }
     )
     query: Text
-    documents: Annotated[list[Text | DocumentBody], Field(min_length=1, max_length=MAX_TEXTS)]
+    documents: Annotated[list[Document], Field(min_length=1, max_length=MAX_TEXTS)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
     truncate: bool | None = None
-
-    def texts(self) -> list[str]:
-        """The documents' texts."""
-        return [one if isinstance(one, str) else one.text for one in self.documents]
 
 
 class TokenizeBody(Body):
@@ -88,7 +96,7 @@ class TokenizeBody(Body):
 class DetokenizeBody(Body):
     """POST /v1/detokenize."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"tokens": [101, 102, 103]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tokens": [7592, 1010, 2088, 999]}]})
     tokens: TokenIds
     skip_special_tokens: bool | None = None
 

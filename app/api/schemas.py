@@ -12,6 +12,7 @@ MAX_TEXTS = 2048
 
 
 def check_text(value: Any) -> str:
+    """A string of characters: no half of a surrogate pair."""
     if not isinstance(value, str):
         raise PydanticCustomError("string_type", "must be a string")
     try:

@@ -53,15 +53,15 @@ WANTED_CHECKPOINT = {
     "template",
     "generate": "a decoder, or an encoder-decoder",
     "classify": "an encoder, alone or with a decoder, with a sequence classification head",
-    "zero-shot": "an encoder with a sequence classification head that has a label entailment, one without a head, or "
-    "a decoder",
+    "zero-shot": "an encoder, alone or with a decoder, with a sequence classification head and a label entailment, "
+    "an encoder without a head, or a decoder",
     "qa": "an encoder with a span head, or a decoder with a chat template",
     "ner": "an encoder with a token classification head",
     "fill-mask": "an encoder with a masked-LM head",
     "embed": "an encoder without a head",
     "chat": "a decoder, or an encoder-decoder, with a chat template (chat_template.jinja, or chat_template in "
     "tokenizer_config.json)",
-    "rerank": "an encoder with a sequence classification head of one label, or one without a head",
+    "rerank": "an encoder with a sequence classification head of one label, or without a head",
 }
 
 

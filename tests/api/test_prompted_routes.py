@@ -97,4 +97,4 @@ def test_dedicated_models_answer_where_none_is_named(shared: Service) -> None:
     ):
         answer = shared.post(f"/v1/{route}", {field: body[field] for field in fields}).json()
         assert answer["model"] == model
-    assert shared.post("/v1/classify", {"text": "Hi", "labels": ["a", "b"]}).json()["model"] == "sentences"
+    assert shared.post("/v1/classify", {"text": "Hi", "labels": ["a", "b"]}).json()["model"] == "judge"

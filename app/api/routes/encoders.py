@@ -31,15 +31,14 @@ async def find_entities(body: NerBody, desk: DeskDep) -> Response:
 async def rerank(body: RerankBody, desk: DeskDep) -> Response:
     """Documents by how well they answer a query, best first."""
     task = desk.task(Rerank, body.model, body.timeout)
-    documents = body.texts()
     ranked = await task.run(
-        body.query, documents, desk.call.usage, top_n=body.top_n, truncate=body.truncate is True
+        body.query, body.documents, desk.call.usage, top_n=body.top_n, truncate=body.truncate is True
     )
     results: list[dict[str, Any]] = []
     for one in ranked:
         result: dict[str, Any] = {"index": one.index, "relevance_score": one.relevance_score}
         results.append(
-            result | {"document": {"text": documents[one.index]}} if body.return_documents else result
+            result | {"document": {"text": body.documents[one.index]}} if body.return_documents else result
         )
     return desk.answer(results=results)
 
