@@ -95,6 +95,14 @@ def test_made_for_it_goes_before_told_to_do_it(tmp_path: Path) -> None:
     assert Registry("test", served[:1], Metrics("test")).default_model("translate") == "assistant"
 
 
+def test_not_even_a_model_that_can_do_nothing_else_goes_before_one_made_for_it(tmp_path: Path) -> None:
+    pairs = CONFIGS["translator"]["task_specific_params"]
+    both = CONFIGS["translator"] | {"task_specific_params": pairs | {"summarization": {}}}
+    prompted = read_served("prompted", write_folder(tmp_path / "a", CONFIGS["assistant"]), only=["summarize"])
+    made = read_served("made", write_folder(tmp_path / "b", both))
+    assert Registry("test", [prompted, made], Metrics("test")).default_model("summarize") == "made"
+
+
 def test_a_model_can_be_narrowed_to_what_it_is_prompted_for(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "it", CONFIGS["writer"])
     with pytest.raises(ConfigError, match="cannot summarize, only generate, zero-shot"):
@@ -204,8 +212,9 @@ def test_a_text_that_may_be_cut_leaves_room_for_its_summary(name: str, tmp_path:
     body = text.partition("Sum: ")[2].partition("</s>")[0]
     assert body
     assert long.startswith(body)
-    asyncio.run(task.summarize(["short"], options, Usage(), truncate=True))
+    asyncio.run(task.summarize(["short", "x" * 600], options, Usage(), truncate=True))
     assert "short" in asked(task, engine)[1]
+    assert len(engine.prompts()[2]) == 512 - 100
     with pytest.raises(InvalidRequest, match="no room") as refused:
         asyncio.run(task.summarize([long], task.options({"max_tokens": 510}, 0.0), Usage(), truncate=True))
     assert refused.value.param == "text"
