@@ -97,7 +97,7 @@ def test_of_targets_alone_where_there_are_any(
     for number, ids in enumerate(targets):
         params = SamplingParams(max_tokens=1, prompt_logprobs=0)
         engine.add(GenerateRequest(id=number, model="m", prompt_ids=prompt, target_ids=ids, params=params))
-    answers = {}
+    answers: dict[int, Tokens] = {}
     while engine.has_work:
         answers |= {output.id: output for output in engine.step().outputs if isinstance(output, Tokens)}
     model = load_model(where).double()
