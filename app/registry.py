@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 from app.config import Settings
@@ -18,9 +19,11 @@ from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerCon
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
+from app.tasks.language_id import COMMON, LanguageDetector
 from app.tasks.prompts import make_prompts
 from app.tasks.served import EVERY_TASK, PROMPTED_TASKS, WANTED_CHECKPOINT, Served, read_served
 from app.tasks.token_ids import TokenIds
+from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -62,6 +65,9 @@ class Registry:
         self._engine: EngineProcess | None = None
         self._tasks: dict[tuple[str, str], Task] = {}
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="tasks")
+        self.detector = LanguageDetector(
+            self._pool, COMMON.union(*(spoken(one.languages()) for one in served))
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self._working: set[asyncio.Task[Any]] = set()
@@ -111,21 +117,27 @@ class Registry:
         """Of the named model, or of the first one; there is always one, and no engine is needed."""
         return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
 
+    def find_every(self, kind: type[AnyTask]) -> list[AnyTask]:
+        """The tasks of all models that can do it, the default model's first."""
+        default = self.find(kind, None)
+        others = [one.name for one in self.able(kind.name) if one.name != default.model.name]
+        return [default, *(self.find(kind, name) for name in others)]
+
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first of those that can do it best."""
+        """As configured; else the best that can do it."""
         if task in self._defaults:
             return self._defaults[task]
-        able = {
-            one.name: (kind is not one.tasks[0] or kind in PROMPTED_TASKS.values(), EVERY_TASK.index(kind))
-            for one in self.able(task)
-            for kind in one.tasks
-            if kind.name == task
-        }
-        return min(able, key=able.__getitem__, default=None)
+        return next((one.name for one in self.able(task)), None)
 
     def able(self, task: str) -> list[Served]:
-        """The models that can do it."""
-        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
+        """The models that can do it, the best first."""
+        ranks = [
+            ((kind in PROMPTED_TASKS.values() or kind is not one.tasks[0], EVERY_TASK.index(kind)), one)
+            for one in self.served.values()
+            for kind in one.tasks
+            if kind.name == task
+        ]
+        return [one for _, one in sorted(ranks, key=itemgetter(0))]
 
     def not_ready_reasons(self) -> list[str]:
         """Why work is not taken; empty when it is."""

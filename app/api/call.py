@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from app.api.dialects import Dialect
 from app.errors import DeadlineExceeded, QuartetError
 from app.metrics import NONE, Metrics
 from app.tasks.base import Usage
@@ -15,6 +16,8 @@ class Call:
 
     request_id: str
     max_timeout: float
+    dialect: Dialect = "openai"
+    """Whose shape its errors have."""
     started: float = field(default_factory=time.monotonic)
     model: str = NONE
     task: str = NONE

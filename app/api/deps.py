@@ -10,6 +10,8 @@ from app.errors import Unavailable
 from app.registry import Registry
 from app.tasks.base import Task
 from app.tasks.token_ids import TokenIds
+from app.tasks.translate import Translate
+from app.tasks.translators import Translators
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -49,6 +51,12 @@ class Desk:
         if timeout is not None:
             self.call.limit_time(timeout)
         return token_ids
+
+    def translators(self, model: str | None, timeout: float | None = None) -> Translators:
+        """The named model, or all that translate, behind the default one, under whose name the request counts."""
+        first = self.task(Translate, model, timeout)
+        tasks = [first] if model is not None else self.registry.find_every(Translate)
+        return Translators(tasks, self.registry.detector)
 
     def answer(self, **parts: Any) -> Response:
         """A native answer: the route's own parts beside `model` and `usage`."""

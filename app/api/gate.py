@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
 from app.api.call import Call
+from app.api.dialects import dialect_of
 from app.api.errors import error_event, error_response
 from app.errors import (
     BodyTimeout,
@@ -78,7 +79,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        call = Call(_request_id(headers), self.limits.max_timeout)
+        call = Call(_request_id(headers), self.limits.max_timeout, dialect_of(scope["path"]))
         scope.setdefault("state", {})["call"] = call
         token = logs.request_id.set(call.request_id)
         reply = _Reply(send, call.request_id)
@@ -209,9 +210,9 @@ async def _answer(scope: Scope, receive: Receive, reply: _Reply, call: Call, fai
         return
     if reply.status == 0:
         headers = {"Connection": "close"} if isinstance(failure, PayloadTooLarge | BodyTimeout) else {}
-        await error_response(failure, call.request_id, headers)(scope, receive, reply.send)
+        await error_response(failure, call, headers)(scope, receive, reply.send)
     elif reply.is_events and not reply.is_complete:
-        event = error_event(failure, call.request_id)
+        event = error_event(failure, call)
         await reply.send({"type": "http.response.body", "body": event, "more_body": False})
 
 

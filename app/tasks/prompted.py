@@ -1,7 +1,7 @@
 """Translation, summaries and answers by generative checkpoints that are told in words what is wanted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, ClassVar
 
@@ -9,13 +9,13 @@ from app.errors import InvalidRequest
 from app.tasks.base import Engine, TaskModel, Usage
 from app.tasks.completion import Completion
 from app.tasks.generate import DEFAULT_MAX_TOKENS, Generate
-from app.tasks.language_names import language_name
+from app.tasks.language_names import prompted_name
 from app.tasks.languages import Languages, Way
-from app.tasks.prompting import Prompter, generates, without_draws
+from app.tasks.prompting import Prompter, generates, of_its_own, without_draws
 from app.tasks.prompts import NO_ANSWER
 from app.tasks.qa import QA, Answer, QAOptions, Question
 from app.tasks.sampling import MAX_SEQUENCES, GenerateOptions
-from app.tasks.sentences import trim
+from app.tasks.sentences import has_letters, trim
 from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate, TranslateOptions
 from model.config import TransformerConfig
@@ -37,25 +37,28 @@ class PromptedTranslate(Translate):
         """See `generates`."""
         return generates(config)
 
+    def options(self, values: Mapping[str, Any], temperature: float) -> GenerateOptions:
+        """See `of_its_own`."""
+        return of_its_own(super().options(values, temperature))
+
     def find_languages(self) -> Languages:
         """Any that has a name."""
         return _Named()
 
-    def cut(self, text: str, options: TranslateOptions) -> list[str]:
-        """Nothing but the white space around it."""
-        return trim(text)
-
-    async def source_ids(
-        self, sentences: Sequence[str], options: TranslateOptions, way: Way
-    ) -> list[list[int]]:
-        """Prompts that name the languages in English."""
-        source = _OWN_LANGUAGE if options.source is None else language_name(options.source)
-        target = language_name(options.target)
+    async def pieces(
+        self, texts: Sequence[str], options: TranslateOptions, way: Way
+    ) -> tuple[list[list[str]], dict[str, list[int]]]:
+        """Nothing but the white space around a text is cut off; prompts name the languages in English."""
+        cut = [trim(text) for text in texts]
+        wanted = list(dict.fromkeys(piece for pieces in cut for piece in pieces if has_letters(piece)))
+        source = _OWN_LANGUAGE if options.source is None else prompted_name(options.source)
+        target = prompted_name(options.target)
         assert source is not None, "way() saw it"
         assert target is not None, "way() saw it"
-        return await self._prompter.rows(
-            [{"text": text, "source": source, "target": target} for text in sentences]
+        rows = await self._prompter.rows(
+            [{"text": text, "source": source, "target": target} for text in wanted]
         )
+        return cut, dict(zip(wanted, rows, strict=True))
 
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """Left out, three times the prompt and 32, or the room that is left."""
@@ -70,7 +73,7 @@ class _Named:
     def way(self, source: str | None, target: str) -> Way:
         """Raises InvalidRequest for a code without a name."""
         for param, code in (("target", target), ("source", source)):
-            if code is not None and language_name(code) is None:
+            if code is not None and prompted_name(code) is None:
                 raise InvalidRequest(
                     f"{code[:20]!r} is no language's code, such as de, or English name", param
                 )
@@ -92,6 +95,10 @@ class PromptedSummarize(Summarize):
     def fits(cls, config: TransformerConfig) -> bool:
         """See `generates`."""
         return generates(config)
+
+    def options(self, values: Mapping[str, Any], temperature: float) -> GenerateOptions:
+        """See `of_its_own`."""
+        return of_its_own(super().options(values, temperature))
 
     def as_published(self) -> TaskModel:
         """What is published for `summarize:` is not for this prompt."""
@@ -151,6 +158,10 @@ class _Writer(Generate):
     """Writes answers; what is too long is the context."""
 
     param: ClassVar[str] = "context"
+
+    def options(self, values: Mapping[str, Any], temperature: float) -> GenerateOptions:
+        """See `of_its_own`."""
+        return of_its_own(super().options(values, temperature))
 
 
 def _read(completion: Completion, context: str, allow_no_answer: bool) -> Answer:

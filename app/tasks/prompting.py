@@ -9,6 +9,7 @@ from typing import Any
 from app.errors import InvalidRequest
 from app.tasks.base import Engine, TaskModel
 from app.tasks.chat import Chat
+from app.tasks.sampling import GenerateOptions
 from model.config import TransformerConfig
 
 _WITHOUT_THOUGHTS = {"enable_thinking": False}
@@ -23,6 +24,11 @@ def generates(config: TransformerConfig) -> bool:
 def without_draws(model: TaskModel) -> TaskModel:
     """The same, but what its makers publish about sampling, which is about chats, is no default for a task."""
     return replace(model, generation=replace(model.generation, do_sample=False))
+
+
+def of_its_own(options: GenerateOptions) -> GenerateOptions:
+    """An answer is a text of its own, not the rest of its prompt."""
+    return replace(options, continues_prompt=False)
 
 
 class Prompter:

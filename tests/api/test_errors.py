@@ -119,7 +119,7 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         ("/v1/translate", {"text": "Hi", "target": "xx"}, "target"),
         ("/v1/translate", {"text": "Hi", "target": "de", "source": "fr"}, "source"),
         ("/v1/translate", {"text": "Hi"}, "target"),
-        ("/v1/translate", {"text": "x" * 200, "target": "de"}, "text"),
+        ("/v1/translate", {"text": "x" * 200, "target": "de", "split_sentences": False}, "text"),
         *(
             ("/v1/classify", {"text": "Hi", "labels": labels}, "labels")
             for labels in ([], "a, b", ["a", ""], ["a", " \n"], ["a", 1], ["a"] * 2049, ["x" * 100, "b"])

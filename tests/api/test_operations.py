@@ -169,7 +169,7 @@ def test_the_description_has_our_errors_and_examples_that_run(shared: Service) -
             body = {key: renamed.get(str(value), value) for key, value in example.items()}
             assert shared.post(path, body).status_code == 200, path
             num_examples += 1
-    assert num_examples == 14
+    assert num_examples == 16
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(shared: Service) -> None:

@@ -13,7 +13,7 @@ from app.errors import ConfigError, InvalidRequest
 from app.metrics import Metrics
 from app.registry import Registry
 from app.tasks.base import Task, Usage
-from app.tasks.language_names import language_name
+from app.tasks.language_names import prompted_name
 from app.tasks.prompted import PromptedQA, PromptedSummarize, PromptedTranslate
 from app.tasks.prompts import Prompts, make_prompts
 from app.tasks.qa import Answer, QAOptions, Question
@@ -118,9 +118,9 @@ def test_a_model_can_be_narrowed_to_what_it_is_prompted_for(tmp_path: Path) -> N
         ("deu", "German"),
         ("GERMAN", "German"),
         ("ceb", "Cebuano"),
-        ("ceb_Latn", "Cebuano (Latin script)"),
-        ("zh-Hant", "Chinese (traditional characters)"),
-        ("pt_BR", "Portuguese (BR)"),
+        ("ceb_Latn", "Cebuano (Latn)"),
+        ("zh-Hant", "Chinese (Traditional)"),
+        ("pt_BR", "Portuguese (Brazil)"),
         ("ja_XX", "Japanese"),
         ("Haitian Creole", "Haitian Creole"),
         ("xx", None),
@@ -129,7 +129,7 @@ def test_a_model_can_be_narrowed_to_what_it_is_prompted_for(tmp_path: Path) -> N
     ],
 )
 def test_languages_have_names(code: str, name: str | None) -> None:
-    assert language_name(code) == name
+    assert prompted_name(code) == name
 
 
 @pytest.mark.parametrize(
