@@ -47,7 +47,8 @@ class GenerativeZeroShot(ZeroShot):
         top_k: int | None = None,
         truncate: bool = False,
     ) -> list[list[Label]]:
-        """A softmax over the labels' log-likelihoods, each the sum over its tokens behind the prompt.
+        """A softmax over the labels' log-likelihoods, each the sum over its tokens behind the prompt; a lone label's
+        likelihood.
 
         Not their mean: that is how likely the model is to say this label rather than another. A long label is less
         likely than a short one only where the model finds it so.
@@ -78,22 +79,22 @@ class GenerativeZeroShot(ZeroShot):
             requests += await self._requests(places, labels, targets)
             await asyncio.sleep(0)  # each is short, all of them may not be
         sums = np.array(await self._likelihoods(requests, usage), dtype=np.float32)
-        scores = softmax(sums.reshape(len(texts), len(labels)))
+        sums = sums.reshape(len(texts), len(labels))
+        scores = softmax(sums) if len(labels) > 1 else np.exp(sums)
         return [rank(labels, row.tolist(), top_k) for row in scores]
 
     async def _requests(
         self, places: Mapping[str, str], labels: Sequence[str], targets: Sequence[list[int]]
     ) -> list[GenerateRequest]:
-        """One for each label. What all have in common in the label's place changes no share, and counts as prompt."""
+        """One for each label."""
         prompt_ids = await self._prompter.ids(places)
         self.check_room(len(prompt_ids), max(map(len, targets)))
         pairs = [(prompt_ids, ids) for ids in targets]
         if self._is_plain:  # where a prompt's last token ends is only seen with what follows
             prompt = self._prompter.text(places)
             rows = [one.ids for one in await self.tokenize([f"{prompt} {label}" for label in labels])]
-            shared = min(
-                sum(1 for _ in takewhile(_are_alike, zip(*rows, strict=False))), min(map(len, rows)) - 1
-            )
+            shared = sum(1 for _ in takewhile(_are_alike, zip(prompt_ids, *rows, strict=False)))
+            shared = min(shared, min(map(len, rows)) - 1)
             pairs = [(row[:shared], row[shared:]) for row in rows]
             self.check_room(0, max(map(len, rows)))
         name = self.model.name

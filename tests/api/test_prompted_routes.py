@@ -64,7 +64,7 @@ def test_too_long_a_text_is_cut_where_the_request_says_so(shared: Service) -> No
 
 
 def test_labels_of_the_request_by_their_likelihood(service: Service) -> None:
-    """The fake engine finds each next token of a label less likely."""
+    """Each token makes a label less likely to the fake engine."""
     body = {"text": ["Hi", "Ho"], "labels": ["abc", "d"], "model": "writer"}
     answer = service.post("/v1/classify", body).json()
     assert answer["method"] == "likelihood"
@@ -73,7 +73,7 @@ def test_labels_of_the_request_by_their_likelihood(service: Service) -> None:
         assert sum(one["score"] for one in ranked) == pytest.approx(1)
     targets = [one.target_ids for one in service.engine.requests if isinstance(one, GenerateRequest)]
     decode = service.engine.served["writer"].tokenizer.decode
-    assert [decode(ids) for ids in targets] == ["abc", "d"] * 2
+    assert [decode(ids) for ids in targets] == [" abc", " d"] * 2
 
 
 def test_translate_and_qa_by_a_prompted_model_that_is_named(shared: Service) -> None:

@@ -21,6 +21,7 @@ from app.tasks.served import read_served
 from app.tasks.translate import TranslateOptions
 from tests.api.fake_engine import FakeEngine
 from tests.api.folders import CONFIGS, write_folder
+from tests.parity.seeded import make_tokenizer
 from tests.tasks.test_encoder_decoders import BART
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -248,6 +249,29 @@ def test_an_answer_is_found_where_it_stands(
     assert answer.score == pytest.approx(0.6065, abs=1e-4)
     assert asked(task, engine) == [f"{CONTEXT}|When?" + ("|unanswerable" if allow_no_answer else "")]
     assert usage.prompt_tokens == len(engine.prompts()[0])
+
+
+def test_an_answer_is_a_text_of_its_own(tmp_path: Path) -> None:
+    """Behind its prompt a first word would begin with the blank that some tokenizers put into it."""
+    tokenizer = make_tokenizer("llama")[0]
+    config = CONFIGS["writer"]
+    folder = write_folder(tmp_path / "it", config)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": tokenizer.get_vocab_size()}))
+    served = read_served("it", folder, prompts=make_prompts({}, SHORT, "it"))
+    engine = FakeEngine([served])
+    engine.text = "river"
+    [info] = asyncio.run(engine.start()).models
+    model, pool = served.task_model(info), ThreadPoolExecutor(1)
+    translator = PromptedTranslate(model, engine, pool)
+    options = TranslateOptions(translator.options({"max_tokens": 1}, 0.0), "de", "en")
+    assert [one.text for one in asyncio.run(translator.translate(["Fluss"], options, Usage()))[0]] == [
+        "river"
+    ]
+    summarizer = PromptedSummarize(model, engine, pool)
+    assert asyncio.run(summarizer.summarize(["a"], summarizer.options({"max_tokens": 1}, 0.0), Usage())) == [
+        ["river"]
+    ]
 
 
 def test_several_answers_are_beams_and_each_is_told_once(tmp_path: Path) -> None:

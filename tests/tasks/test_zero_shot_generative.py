@@ -1,6 +1,7 @@
 """How likely a generative checkpoint is to say each label, held to `transformers` over the real engine."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -106,10 +107,10 @@ class Checkpoint:
     def their_scores(self, text: str) -> list[float]:
         """A softmax over the labels' sums of log-probabilities."""
         prompt = PROMPT.format(text=text, labels=", ".join(LABELS))
-        sums = [self._sum(prompt, label) for label in LABELS]
+        sums = [self.their_sum(prompt, label) for label in LABELS]
         return torch.tensor(sums, dtype=torch.float64).softmax(-1).tolist()
 
-    def _sum(self, prompt: str, label: str) -> float:
+    def their_sum(self, prompt: str, label: str) -> float:
         encode = self.tokenizer
         if self.is_encoder_decoder:
             target = encode(label, add_special_tokens=False)["input_ids"]
@@ -181,6 +182,8 @@ def test_what_it_cannot_do_is_refused_in_words(checkpoint: Checkpoint) -> None:
         assert refused.value.param == "labels"
 
 
-def test_a_single_label_has_it_all(checkpoint: Checkpoint) -> None:
-    [[only]] = asyncio.run(checkpoint.task.run(["a text"], ["great"], Usage()))
-    assert only.score == 1.0
+def test_a_lone_label_s_score_is_its_likelihood(checkpoint: Checkpoint) -> None:
+    [[only]] = asyncio.run(checkpoint.task.run(["a text"], ["old city"], Usage()))
+    with torch.inference_mode():
+        wanted = math.exp(checkpoint.their_sum(PROMPT.format(text="a text", labels="old city"), "old city"))
+    assert only.score == pytest.approx(wanted, rel=1e-4)
