@@ -10,18 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 from app.config import Settings
-from app.engine.client import EngineClient
+from app.engine.client import EngineClient, Patience
 from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerConfig
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.language_id import COMMON, LanguageDetector
 from app.tasks.prompts import make_prompts
-from app.tasks.served import EVERY_TASK, PROMPTED_TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.served import EVERY_TASK, WANTED_CHECKPOINT, Served, best_first, read_served
 from app.tasks.token_ids import TokenIds
 from app.tasks.translators import spoken
 
@@ -131,22 +130,12 @@ class Registry:
 
     def able(self, task: str) -> list[Served]:
         """The models that can do it, the best first."""
-        ranks = [
-            ((kind in PROMPTED_TASKS.values() or kind is not one.tasks[0], EVERY_TASK.index(kind)), one)
-            for one in self.served.values()
-            for kind in one.tasks
-            if kind.name == task
-        ]
-        return [one for _, one in sorted(ranks, key=itemgetter(0))]
+        return best_first(self.served.values(), task)
 
     def not_ready_reasons(self) -> list[str]:
-        """Why work is not taken; empty when it is."""
-        reasons = []
-        if self.is_draining:
-            reasons.append("the service is shutting down")
-        if self.ready is None:
-            reasons.append("the models are being loaded")
-        elif self._engine is None or not self._engine.is_ready:
+        """Why others should get the work that may come; empty when this is the place for it."""
+        reasons = self.refusals()
+        if self.ready is not None and (self._engine is None or not self._engine.is_ready):
             reasons.append("the engine is being started again")
         return reasons
 
@@ -294,6 +283,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_queue_tokens=settings.max_queue_tokens,
         on_report=partial(record, metrics),
         on_restart=metrics.engine_restarts.inc,
+        patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),
     )
 
 

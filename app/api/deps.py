@@ -39,7 +39,7 @@ class Desk:
         self.call.model = task.model.name
         if timeout is not None:
             self.call.limit_time(timeout)
-        reasons = self.registry.not_ready_reasons()
+        reasons = self.registry.refusals()
         if reasons:
             raise Unavailable("; ".join(reasons), retry_after=1.0)
         return task

@@ -1,7 +1,8 @@
 """Served models as their folders describe them, and which tasks each can do."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,17 @@ def find_tasks(
         if task.fits(config) and (prompt in prompted or (is_told and task.name not in found)):
             found[task.name] = task
     return list(found.values())
+
+
+def best_first(served: Iterable[Served], task: str) -> list[Served]:
+    """Those that can do it: first who is made for it, last who is told in words to do it."""
+    ranks = [
+        ((kind in PROMPTED_TASKS.values() or kind is not one.tasks[0], EVERY_TASK.index(kind)), one)
+        for one in served
+        for kind in one.tasks
+        if kind.name == task
+    ]
+    return [one for _, one in sorted(ranks, key=itemgetter(0))]
 
 
 def read_served(

@@ -320,8 +320,11 @@ def test_503_while_the_engine_is_away(service: Service) -> None:
     response = service.post("/v1/generate", GENERATE)
     assert (response.status_code, fault(response)["type"]) == (503, "unavailable_error")
     assert response.headers["retry-after"] == "1"
+
+
+def test_what_comes_while_the_engine_starts_again_waits_for_it(service: Service) -> None:
     service.engine.is_ready = False
-    assert service.post("/v1/generate", GENERATE).status_code == 503
+    assert service.post("/v1/generate", GENERATE).status_code == 200
     assert service.client.get("/ready").status_code == 503
 
 
