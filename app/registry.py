@@ -132,6 +132,15 @@ class Registry:
         """The models that can do it, the best first."""
         return best_first(self.served.values(), task)
 
+    def refusals(self) -> list[str]:
+        """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
+        reasons = []
+        if self.is_draining:
+            reasons.append("the service is shutting down")
+        if self.ready is None:
+            reasons.append("the models are being loaded")
+        return reasons
+
     def not_ready_reasons(self) -> list[str]:
         """Why others should get the work that may come; empty when this is the place for it."""
         reasons = self.refusals()

@@ -82,9 +82,8 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
     The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `target_ids` are
-    given as what is said first; with any, `prompt_logprobs` tells of them alone. `said` is what it said behind these,
-    in an engine that is gone. `alone_until`: engines died while it had at most so many decoder tokens, so until it has
-    more nothing else is in its steps.
+    given as what is said first; with any, `prompt_logprobs` tells of them alone. `said` is what came behind, in an
+    engine that is gone. `alone_until`: while it has at most so many decoder tokens, nothing else is in its steps.
     """
 
     id: int = 0
@@ -100,10 +99,8 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask").
-
-    "class" gives one row of label logits, "token-class" one for each of `ids`, "span" a start and an end
-    logit for each. `alone_until` as above.
+    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask"). "class" gives one
+    row of label logits, "token-class" one for each of `ids`, "span" a start and an end logit for each.
     """
 
     id: int = 0
@@ -176,7 +173,7 @@ class Tokens(Message, frozen=True, kw_only=True):
 
     `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
     seconds from arrival until first scheduled, `cached_tokens`, how many of its prompt were not computed anew, and
-    where asked for `prompt_logprobs`, which runs beside the targets, or else the prompt from its second token on.
+    where asked for `prompt_logprobs`, beside the targets, or else beside the prompt from its second token on.
     """
 
     id: int
