@@ -116,12 +116,6 @@ class Registry:
         """Of the named model, or of the first one; there is always one, and no engine is needed."""
         return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
 
-    def find_every(self, kind: type[AnyTask]) -> list[AnyTask]:
-        """The tasks of all models that can do it, the default model's first."""
-        default = self.find(kind, None)
-        others = [one.name for one in self.able(kind.name) if one.name != default.model.name]
-        return [default, *(self.find(kind, name) for name in others)]
-
     def default_model(self, task: str) -> str | None:
         """As configured; else the best that can do it."""
         if task in self._defaults:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.engine.protocol import GenerateRequest
+from app.errors import Overloaded
 from app.tasks import language_id
 from app.tasks.language_id import Detected
 from app.tasks.served import read_served
@@ -282,9 +283,16 @@ def test_without_lingua_it_is_said_what_to_install(libre: Service, monkeypatch: 
     assert native.json()["error"]["param"] == "source"
 
 
-def test_loading_and_overload_have_their_statuses(service: Service) -> None:
-    service.on_loop(lambda: setattr(service.engine, "is_ready", False))
-    refusal(service.post("/translate", {"q": "a", "source": "en", "target": "de"}), 503)
+def test_overload_and_draining_have_their_statuses(service: Service) -> None:
+    body = {"q": "a", "source": "en", "target": "de"}
+    service.on_loop(
+        lambda: setattr(service.engine, "failure", Overloaded("the queue is full", retry_after=3))
+    )
+    crowded = service.post("/translate", body)
+    assert crowded.headers["retry-after"] == "3"
+    refusal(crowded, 429)
+    service.on_loop(lambda: setattr(service.registry, "is_draining", True))
+    refusal(service.post("/translate", body), 503)
 
 
 def test_a_thousand_texts_are_one_request(libre: Service) -> None:
