@@ -94,7 +94,8 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask").
+    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask"), `candidates` the
+    token ids that may stand there, any where there are none.
 
     "class" gives one row of label logits, "token-class" one for each of `ids`, "span" a start and an end
     logit for each.
@@ -106,6 +107,7 @@ class EncodeRequest(Message, frozen=True, kw_only=True):
     type_ids: list[int] = []
     output: EncodeOutput
     positions: list[int] = []
+    candidates: list[int] = []
     top_k: int = 0
     priority: int = 0
 
