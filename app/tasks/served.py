@@ -1,7 +1,7 @@
 """Served models as their folders describe them, and which tasks each can do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.tasks.translate import Translate
 from model.config import TransformerConfig
 from model.families import GENERATION, read_adapter_config, read_config, read_generation_config
 from model.generation_config import GenerationConfig
+from model.pooling import read_prompts
 from model.tokenization import Tokenizer
 from model.tokenization.chat_template import ChatTemplate
 
@@ -45,6 +46,7 @@ class Served:
     tasks: tuple[type[Task], ...]
     generation: GenerationConfig
     chat_template: ChatTemplate | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def languages(self) -> dict[str, Any]:
         """What it translates, as `app.tasks.languages` tells it; {} where it does not."""
@@ -63,6 +65,7 @@ class Served:
             special_ids=self.tokenizer.special_ids,
             generation=self.generation,
             chat_template=self.chat_template,
+            prompts=self.prompts,
         )
 
 
@@ -97,4 +100,7 @@ def read_served(
     chat_template = ChatTemplate.from_folder(folder)
     if chat_template is None and base is not None:
         chat_template = base.chat_template
-    return Served(name, base.name if base else None, config, tokenizer, tasks, generation, chat_template)
+    prompts = read_prompts(folder)
+    return Served(
+        name, base.name if base else None, config, tokenizer, tasks, generation, chat_template, prompts
+    )
