@@ -110,6 +110,10 @@ class Registry:
         made_for_it = [one for one in able if one.tasks[0].name == task]
         return next((one.name for one in (*made_for_it, *able)), None)
 
+    def model(self, name: str | None) -> Served:
+        """The named model, or the first one that is served. Raises ModelNotFound."""
+        return self._find_model(next(iter(self.served)) if name is None else name)
+
     def not_ready_reasons(self) -> list[str]:
         """Why work is not taken; empty when it is."""
         reasons = []

@@ -134,14 +134,16 @@ def is_json(content_type: str | None) -> bool:
 
 def _invalid(fault: Mapping[str, Any]) -> InvalidRequest:
     """The first thing that is wrong, by the name of its field; the value itself is not told back."""
-    kind, where = fault["type"], [str(part) for part in fault["loc"] if part != "body"]
+    # a part in brackets says which of several shapes was looked for
+    where = [str(part) for part in fault["loc"] if part != "body" and not str(part).startswith("(")]
+    kind = fault["type"]
     if kind == "json_invalid":
         return InvalidRequest("the body is not valid JSON", code="invalid_json")
     if not where:
         return InvalidRequest("the body must be a JSON object", code="invalid_type")
     param = where[0]
     if kind == "extra_forbidden":
-        return InvalidRequest(f"unknown parameter {param!r}"[:200], param[:100], "unknown_parameter")
+        return InvalidRequest(f"unknown parameter {where[-1]!r}"[:200], param[:100], "unknown_parameter")
     if kind == "missing":
         return InvalidRequest(f"{'.'.join(where)} is required", param, "missing_parameter")
     path = ".".join(part for part in where if part.isidentifier() or part.isdigit())[:100]
