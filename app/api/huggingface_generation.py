@@ -124,9 +124,8 @@ class _Answer:
         async with aclosing(pieces):
             async for piece in pieces:
                 text += piece.text
-                tokens = self._tokens(
-                    piece.token_ids, piece, [""] * (len(piece.token_ids) - 1) + [piece.text]
-                )
+                texts = [*([""] * (len(piece.token_ids) - 1)), piece.text] if piece.token_ids else []
+                tokens = self._tokens(piece.token_ids, piece, texts)
                 if piece.finish_reason is not None and not tokens:
                     tokens = [self._end_token(piece.text)]
                 for i, token in enumerate(tokens, 1):
