@@ -18,7 +18,7 @@ from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerCon
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
-from app.tasks.served import TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -106,13 +106,17 @@ class Registry:
         """As configured; else the first model made for the task; else the first that can do it."""
         if task in self._defaults:
             return self._defaults[task]
-        able = [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
+        able = self.able(task)
         made_for_it = [one for one in able if one.tasks[0].name == task]
         return next((one.name for one in (*made_for_it, *able)), None)
 
     def model(self, name: str | None) -> Served:
         """The named model, or the first one that is served. Raises ModelNotFound."""
         return self._find_model(next(iter(self.served)) if name is None else name)
+
+    def able(self, task: str) -> list[Served]:
+        """The models that can do it."""
+        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
 
     def not_ready_reasons(self) -> list[str]:
         """Why work is not taken; empty when it is."""
@@ -197,7 +201,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in TASKS]
+        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
         return {
             "name": "quartet",
             "version": self.version,

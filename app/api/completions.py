@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from app.api.openai_answer import told_prompt
 from app.tasks.completion import Completion, Piece
 from app.tasks.generate import Generate
 
 
-class Choices:
+class CompletionChoices:
     """Prompts × n in order; with `is_echo` each text begins with its prompt, and so do its log-probabilities."""
 
     def __init__(
@@ -31,14 +32,17 @@ class Choices:
     def whole(self, done: Sequence[Completion]) -> list[dict[str, Any]]:
         """All choices of a plain answer."""
         return [
-            self.piece(
+            self._choice(
                 Piece(i, one.text, one.token_ids, one.finish_reason, one.logprobs, one.prompt_logprobs)
             )
             for i, one in enumerate(done)
         ]
 
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        """One choice of an answer or chunk."""
+    def news(self, piece: Piece) -> list[dict[str, Any]]:
+        """The choice of one chunk."""
+        return [self._choice(piece)]
+
+    def _choice(self, piece: Piece) -> dict[str, Any]:
         text = piece.text
         if self._echoes[piece.index]:
             text, self._echoes[piece.index] = self._echoes[piece.index] + text, ""
@@ -48,7 +52,7 @@ class Choices:
             "logprobs": None,
             "finish_reason": piece.finish_reason,
         }
-        of_prompt = self._of_prompt(piece)
+        of_prompt = told_prompt(self._task, self._rows[piece.index // self._n], piece)
         if piece.logprobs is not None:
             told = self._task.told_logprobs(piece.token_ids, piece.logprobs)
             choice["logprobs"] = self._legacy(piece.index, [*of_prompt, *told] if self._is_echo else told)
@@ -56,15 +60,6 @@ class Choices:
             choice["prompt_logprobs"] = [None, *of_prompt[1:]]
         self._lengths[piece.index] += len(text)
         return choice
-
-    def _of_prompt(self, piece: Piece) -> list[dict[str, Any]]:
-        """What is told of the prompt's tokens: of the first that it comes first."""
-        if piece.prompt_logprobs is None:
-            return []
-        first, *others = self._rows[piece.index // self._n]
-        text = self._task.model.tokenizer.decode([first], skip_special_tokens=False)
-        told = self._task.told_logprobs(others, piece.prompt_logprobs)
-        return [{"token": text, "id": first, "logprob": None, "top": None}, *told]
 
     def _legacy(self, index: int, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Parallel lists; `text_offset` counts characters from the start of the choice's text, which has no special

@@ -143,7 +143,9 @@ def _invalid(fault: Mapping[str, Any]) -> InvalidRequest:
         return InvalidRequest("the body must be a JSON object", code="invalid_type")
     param = where[0]
     if kind == "extra_forbidden":
-        return InvalidRequest(f"unknown parameter {where[-1]!r}"[:200], param[:100], "unknown_parameter")
+        return InvalidRequest(
+            f"unknown parameter {'.'.join(where)!r}"[:200], param[:100], "unknown_parameter"
+        )
     if kind == "missing":
         return InvalidRequest(f"{'.'.join(where)} is required", param, "missing_parameter")
     path = ".".join(part for part in where if part.isidentifier() or part.isdigit())[:100]

@@ -18,6 +18,8 @@ class _Ignored(BaseModel):
     store: bool | None = None
     service_tier: Text | None = None
     parallel_tool_calls: bool | None = None
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
 
 
 class StreamOptions(BaseModel):
@@ -26,6 +28,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool | None = None
+    include_obfuscation: nothing("Obfuscation", False)  # type: ignore[valid-type]
 
 
 class NamedSchema(BaseModel):
@@ -65,7 +68,27 @@ class ResponseFormat(BaseModel):
         return {"type": "object"} if self.value is None else self.value
 
 
-class CompletionBody(GenerationParameters, _Ignored):
+class OpenAIParameters(GenerationParameters, _Ignored):
+    """What completions and chats have in common."""
+
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    tools: nothing("Tool use", [])  # type: ignore[valid-type]
+
+    def values(self) -> dict[str, Any]:
+        """The generation parameters by name, None where left out; a response format is its schema."""
+        schema = None if self.response_format is None else self.response_format.wanted()
+        limit = self.max_tokens or self.max_completion_tokens
+        return super().values() | {"response_format": schema, "max_tokens": limit}
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the counts."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+
+class CompletionBody(OpenAIParameters):
     """POST /v1/completions."""
 
     model_config = ConfigDict(
@@ -74,17 +97,8 @@ class CompletionBody(GenerationParameters, _Ignored):
         }
     )
     prompt: Prompts
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     echo: bool | None = None
-    stream_options: StreamOptions | None = None
     suffix: nothing("suffix", "")  # type: ignore[valid-type]
-    response_format: ResponseFormat | None = None
-    tools: nothing("Tool use", [])  # type: ignore[valid-type]
-
-    def values(self) -> dict[str, Any]:
-        """The generation parameters by name, None where left out; a response format is its schema."""
-        schema = None if self.response_format is None else self.response_format.wanted()
-        return super().values() | {"response_format": schema}
 
 
 class EmbeddingsBody(Body, _Ignored):

@@ -11,7 +11,7 @@ from app.tasks.sampling import MAX_SEQUENCES
 MAX_TEXTS = 2048
 
 
-def _check_text(value: Any) -> str:
+def check_text(value: Any) -> str:
     if not isinstance(value, str):
         raise PydanticCustomError("string_type", "must be a string")
     try:
@@ -27,10 +27,10 @@ def _check_texts(value: Any) -> str | list[str]:
     """A text or a list of texts."""
     if isinstance(value, list):
         _check_count(value)
-        return [_check_text(item) for item in value]
+        return [check_text(item) for item in value]
     if not isinstance(value, str):
         raise PydanticCustomError("texts", "must be a string or a list of strings")
-    return _check_text(value)
+    return check_text(value)
 
 
 def _check_count(value: list[Any]) -> None:
@@ -41,7 +41,7 @@ def _check_count(value: list[Any]) -> None:
 def check_prompts(value: Any) -> list[str] | list[list[int]]:
     """OpenAI's prompt and input: a string, strings, token ids or lists of token ids; out comes a list."""
     if isinstance(value, str):
-        return [_check_text(value)]
+        return [check_text(value)]
     shapes = "must be a string, a list of strings, a list of token ids or a list of those"
     if not isinstance(value, list):
         raise PydanticCustomError("prompts", shapes)
@@ -49,7 +49,7 @@ def check_prompts(value: Any) -> list[str] | list[list[int]]:
         return [value]
     _check_count(value)
     if isinstance(value[0], str):
-        return [_check_text(item) for item in value]
+        return [check_text(item) for item in value]
     if not all(isinstance(item, list) and _are_ids(item) for item in value):
         raise PydanticCustomError("prompts", shapes)
     return value
@@ -66,7 +66,7 @@ def _check_stop(value: list[str]) -> list[str]:
 
 
 def _listed_stop(value: Any) -> Any:
-    return _check_stop([_check_text(v) for v in ([value] if isinstance(value, str) else _a_list(value))])
+    return _check_stop([check_text(v) for v in ([value] if isinstance(value, str) else _a_list(value))])
 
 
 def _a_list(value: Any) -> list[Any]:
@@ -86,7 +86,7 @@ _TEXT_OR_TEXTS = {
 }
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
-Text = Annotated[str, PlainValidator(_check_text), WithJsonSchema({"type": "string"})]
+Text = Annotated[str, PlainValidator(check_text), WithJsonSchema({"type": "string"})]
 Texts = Annotated[str | list[str], PlainValidator(_check_texts), WithJsonSchema(_TEXT_OR_TEXTS)]
 Prompts = Annotated[
     list[str] | list[list[int]],

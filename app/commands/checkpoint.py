@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.tasks.served import TASKS
+from app.tasks.served import find_tasks
 from model.config import CheckpointError, TransformerConfig
 from model.families import read_config, read_generation_config, read_json
 from model.generation_config import GenerationConfig
@@ -27,7 +27,7 @@ from model.stored import (
     read_tensors,
     weight_files,
 )
-from model.tokenization import Tokenizer
+from model.tokenization import ChatTemplate, Tokenizer
 
 FIT_COMMAND = (sys.executable, "-m", "model.fit")
 """Builds the model on no device to know its names, which takes torch: a process of its own."""
@@ -96,7 +96,8 @@ def _shape(reader: _Reader, config: TransformerConfig) -> dict[str, Any]:
     """All that follows from `config.json` and its companions."""
     folder = reader.folder
     raw = read_json(folder / "config.json")
-    tasks = [task.name for task in TASKS if task.fits(config)]
+    template = reader.attempt(lambda: ChatTemplate.from_folder(folder))
+    tasks = [task.name for task in find_tasks(config, template is not None)]
     if not tasks:
         reader.refused.append(
             f"no task is served yet for this kind ({config.kind}) with head {config.head!r}"
@@ -198,7 +199,8 @@ def _adapter(reader: _Reader) -> dict[str, Any]:
     if (folder / "config.json").is_file():
         config = reader.attempt(lambda: read_config(folder))
         if config is not None:
-            tasks = [task.name for task in TASKS if task.fits(config)]
+            template = reader.attempt(lambda: ChatTemplate.from_folder(folder))
+            tasks = [task.name for task in find_tasks(config, template is not None)]
             facts |= {"family": config.family, "kind": config.kind, "head": config.head, "tasks": tasks}
             facts |= {"labels": list(config.labels), "multi_label": config.multi_label}
     else:

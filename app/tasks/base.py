@@ -50,6 +50,8 @@ class TaskModel:
     chat_template: ChatTemplate | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     """What a sentence encoder's makers put before texts, by the use they name it after."""
+    cache_tokens: int | None = None
+    """How many tokens the whole cache holds, where there is one."""
 
 
 @dataclass

@@ -79,7 +79,7 @@ class Generate(Task):
             if least is None:
                 least = min(most, self._published_minimum(len(row), is_forced))
             params = with_limits(options.params, most, least)
-            constraint = self._placed(options.constraint, row)
+            constraint = self._placed(row, options)
             requests += [
                 GenerateRequest(
                     model=self.model.name,
@@ -93,13 +93,12 @@ class Generate(Task):
             ]
         return requests
 
-    def _placed(self, constraint: Constraint | None, prompt: Sequence[int]) -> Constraint | None:
+    def _placed(self, prompt: Sequence[int], options: GenerateOptions) -> Constraint | None:
         """The constraint behind this prompt: some tokenizers drop a blank at the beginning of what they decode."""
-        if constraint is None:
+        if options.constraint is None:
             return None
-        return msgspec.structs.replace(
-            constraint, opens_text=not self.model.tokenizer.decode(self._before(prompt))
-        )
+        opens_text = not self.model.tokenizer.decode(self._before(prompt, options))
+        return msgspec.structs.replace(options.constraint, opens_text=opens_text)
 
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """How many tokens may be generated behind a prompt, and behind a first token where that `is_forced`."""
@@ -294,12 +293,13 @@ class Generate(Task):
 
     def _reader(self, request: GenerateRequest, options: GenerateOptions) -> Detokenizer:
         """A decoder's text goes on from its prompt, so that the prompt's last tokens decide on a leading blank."""
-        before = self._before(request.prompt_ids)
+        before = self._before(request.prompt_ids, options)
         return Detokenizer(self.model.tokenizer, options.stop, options.params.min_tokens, before)
 
-    def _before(self, prompt: Sequence[int]) -> Sequence[int]:
+    def _before(self, prompt: Sequence[int], options: GenerateOptions) -> Sequence[int]:
         """The tokens that the output's first ones are decoded with."""
-        return prompt[-CONTEXT_TOKENS:] if self.model.config.kind == "decoder" else ()
+        goes_on = options.continues_prompt and self.model.config.kind == "decoder"
+        return prompt[-CONTEXT_TOKENS:] if goes_on else ()
 
 
 def count_prompt_tokens(requests: Sequence[GenerateRequest], options: GenerateOptions) -> int:

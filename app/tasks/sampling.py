@@ -27,7 +27,8 @@ class GenerateOptions:
     `max_tokens` None takes the default, cut to the room there is; a number that does not fit is refused.
     `min_tokens` None takes the checkpoint's, cut to the limit. Stop strings wait for the request's own alone.
     With beams the `n` texts of a prompt come out of one search, otherwise they are the likeliest of `best_of`
-    sequences; `hides_logprobs` says that only this ranking asked for log-probabilities.
+    sequences; `hides_logprobs` says that only this ranking asked for log-probabilities. A decoder's text that
+    `continues_prompt` may begin with a blank which, at the beginning of a text, its tokenizer drops.
     """
 
     params: SamplingParams
@@ -39,6 +40,7 @@ class GenerateOptions:
     stop: tuple[str, ...] = ()
     priority: int = 0
     constraint: Constraint | None = None
+    continues_prompt: bool = True
 
     @property
     def num_sequences(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from app.engine.protocol import ModelInfo
 from app.errors import ConfigError
 from app.tasks.base import Task, TaskModel
+from app.tasks.chat import Chat
 from app.tasks.classify import Classify
 from app.tasks.embed import Embed
 from app.tasks.fill_mask import FillMask
@@ -23,7 +24,9 @@ from model.tokenization import Tokenizer
 from model.tokenization.chat_template import ChatTemplate
 
 TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Embed)
-"""Every task; a model that can do several is made for the first of them."""
+"""Every task that follows from a config; a model that can do several is made for the first of them."""
+CHAT_TASKS: tuple[type[Task], ...] = (Chat,)
+"""Those that also need a chat template."""
 
 WANTED_CHECKPOINT = {
     "translate": "an mBART, M2M100, NLLB or Marian, or an encoder-decoder that names its language pairs in config.json",
@@ -32,6 +35,8 @@ WANTED_CHECKPOINT = {
     "qa": "an encoder with a span head",
     "fill-mask": "an encoder with a masked-LM head",
     "embed": "an encoder without a head",
+    "chat": "a decoder, or an encoder-decoder, with a chat template (chat_template.jinja, or chat_template in "
+    "tokenizer_config.json)",
 }
 
 
@@ -66,7 +71,14 @@ class Served:
             generation=self.generation,
             chat_template=self.chat_template,
             prompts=self.prompts,
+            cache_tokens=info.num_blocks * info.block_size or None,
         )
+
+
+def find_tasks(config: TransformerConfig, has_chat_template: bool) -> list[type[Task]]:
+    """What a checkpoint can do, in the order of the tables."""
+    tasks = (*TASKS, *CHAT_TASKS) if has_chat_template else TASKS
+    return [task for task in tasks if task.fits(config)]
 
 
 def read_served(
@@ -81,7 +93,10 @@ def read_served(
         tokenizer = base.tokenizer
     else:
         tokenizer = Tokenizer.from_folder(folder)
-    able = [task for task in TASKS if task.fits(config)]
+    chat_template = ChatTemplate.from_folder(folder)
+    if chat_template is None and base is not None:
+        chat_template = base.chat_template
+    able = find_tasks(config, chat_template is not None)
     if not able:
         raise ConfigError(
             f"model {name!r}: no task is served yet for a {config.kind} with head {config.head!r}"
@@ -97,9 +112,6 @@ def read_served(
         generation = base.generation
     else:
         generation = read_generation_config(folder, config.vocab_size)
-    chat_template = ChatTemplate.from_folder(folder)
-    if chat_template is None and base is not None:
-        chat_template = base.chat_template
     prompts = read_prompts(folder)
     return Served(
         name, base.name if base else None, config, tokenizer, tasks, generation, chat_template, prompts

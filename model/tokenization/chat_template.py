@@ -20,6 +20,8 @@ SECONDS = 5.0
 """What one rendering may take, in clock time."""
 
 _MAX_SOURCE_BYTES = 1_000_000
+_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
+"""As `transformers` has it; the blank tells whether the template trims its messages."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _TOOL = {
     "type": "function",
@@ -71,6 +73,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         name: str | None = None,
         variables: Mapping[str, Any] | None = None,
         max_chars: int = MAX_CHARS,
@@ -79,9 +82,12 @@ class ChatTemplate:
         """The text of a chat, special tokens in it: encode it without adding any.
 
         Messages, tools and variables are plain JSON values. Without a `name`, tools choose `tool_use` where there is
-        one. Raises ChatTemplateError.
+        one. `continue_final_message` ends the text with the last message's, for the model to go on with it. Raises
+        ChatTemplateError.
         """
         template = self._template(name, with_tools=tools is not None)
+        if continue_final_message:
+            messages = _marked(messages)
         given = {
             **self._tokens,
             "documents": _plain(documents),
@@ -91,9 +97,14 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return chat_sandbox.render(template, given, chat_sandbox.Budget(seconds, max_chars))
+            text = chat_sandbox.render(template, given, chat_sandbox.Budget(seconds, max_chars))
         except Exception as fault:  # a template is a program, which can fail in any way
             raise ChatTemplateError(f"{fault}" or type(fault).__name__) from None
+        return _until_mark(text) if continue_final_message else text
+
+    def mentions(self, word: str) -> bool:
+        """Whether some template has `word` in quotes, as one that knows it as a role does."""
+        return any(f"{quote}{word}{quote}" in text for text in self.sources.values() for quote in "'\"")
 
     def _template(self, name: str | None, with_tools: bool) -> jinja2.Template:
         if name is None:
@@ -178,6 +189,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     raise TypeError(f"a chat holds JSON values, not {type(value).__name__}")
+
+
+def _marked(messages: Sequence[Message]) -> list[Message]:
+    """With a mark at the end of the last message's text."""
+    if not messages or not isinstance(messages[-1].get("content"), str):
+        raise ChatTemplateError("there is no final message with a text to continue")
+    return [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _MARK}]
+
+
+def _until_mark(text: str) -> str:
+    """What comes before the mark; a template that trims its messages trims the text before it, too."""
+    at = text.rfind(_MARK.strip())
+    if at < 0:
+        raise ChatTemplateError("the chat template leaves the final message out, so it cannot be continued")
+    return text[:at] if text.startswith(_MARK, at) else text[:at].rstrip()
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:

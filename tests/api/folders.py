@@ -56,8 +56,14 @@ def bert(architecture: str, **changes: Any) -> dict[str, Any]:
     return _BERT | {"architectures": [architecture]} | changes
 
 
+CHAT_TEMPLATE = """{% for m in messages %}{% if m.role not in ('system', 'user', 'assistant') %}
+{{ raise_exception('no role ' + m.role) }}{% endif %}{{ m.role[0] + ':' + m.content + eos_token }}{% endfor %}
+{% if add_generation_prompt %}{{ 'a:' + (mood or '') }}{% endif %}"""
+"""`u:text</s>`, and `a:` for the answer, with the request's `mood` behind it."""
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "writer": _LLAMA,
+    "assistant": _LLAMA | {"chat_template": CHAT_TEMPLATE},
     "translator": _T5,
     "mood": bert("BertForSequenceClassification", id2label={"0": "bad", "1": "fair", "2": "good"}),
     "topics": bert(
@@ -89,13 +95,15 @@ def byte_tokenizer(*, pair_template: bool) -> Tokenizer:
 
 
 def write_folder(folder: Path, config: dict[str, Any]) -> Path:
-    """A folder as the registry reads it."""
+    """A folder as the registry reads it; a `chat_template` goes to the tokenizer's settings."""
     folder.mkdir(parents=True)
     is_bert = config["model_type"] == "bert"
     tokenizer = byte_tokenizer(pair_template=is_bert)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"mask_token": "[MASK]", "cls_token": "[CLS]"} if is_bert else {"eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names))
     config = config | {"vocab_size": tokenizer.get_vocab_size()}
+    if template := config.pop("chat_template", None):
+        names |= {"chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
     (folder / "config.json").write_text(json.dumps(config))
     return folder

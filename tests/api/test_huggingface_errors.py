@@ -83,7 +83,8 @@ async def read_all(address: str) -> list[str]:
 
 async def generate(address: str) -> str:
     async with AsyncInferenceClient(address) as client:
-        return await client.text_generation("Hi", max_new_tokens=4)
+        text: str = await client.text_generation("Hi", max_new_tokens=4)
+        return text
 
 
 def test_what_cannot_be_kept_is_a_validation_error(shared: Service) -> None:

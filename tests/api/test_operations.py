@@ -141,6 +141,7 @@ def test_info_tells_models_and_defaults(shared: Service) -> None:
         "qa": "reader",
         "fill-mask": "filler",
         "embed": "sentences",
+        "chat": "assistant",
     }
 
 
@@ -161,7 +162,7 @@ def test_the_description_has_our_errors_and_examples_that_run(shared: Service) -
             real = path.replace("{model}", "mood").replace("{task}", "text-classification")
             assert shared.post(real, body).status_code == 200, path
             num_examples += 1
-    assert num_examples == 18
+    assert num_examples == 19
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(shared: Service) -> None:

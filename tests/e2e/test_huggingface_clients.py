@@ -93,7 +93,7 @@ def test_fill_mask(at: At, path: str) -> None:
 def test_feature_extraction(at: At, path: str) -> None:
     one = at(path).feature_extraction("A sentence.")
     many = at(path).feature_extraction(["A sentence.", "Another."], normalize=True, truncate=True)
-    assert (one.shape, many.shape, one.dtype) == ((1, 384), (2, 384), np.float32)
+    assert (one.shape, many.shape) == ((1, 384), (2, 384))
     np.testing.assert_allclose(many[0], one[0], atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-5)
     assert at(path).feature_extraction("A sentence.", dimensions=8).shape == (1, 8)
