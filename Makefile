@@ -49,7 +49,8 @@ bench: $(TOOLS)
 
 # The recorded answers come from another transformers than the tests', so from an environment of its own.
 parity-record: $(RECORDER)
-	OMP_NUM_THREADS=1 .venv-record/bin/python -m tests.parity.record $(ARGS)
+	OMP_NUM_THREADS=1 .venv-record/bin/python -m tests.parity.record
+	OMP_NUM_THREADS=1 .venv-record/bin/python -m tests.parity.record_encoders
 
 image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .

@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
 from app.api.openapi import describe, docs_page
-from app.api.routes import chat, huggingface, openai, operations, tasks
+from app.api.routes import chat, encoders, huggingface, openai, operations, tasks
 from app.registry import Registry
 
 __all__ = ["Limits", "create_app"]
@@ -19,7 +19,14 @@ def create_app(registry: Registry, limits: Limits) -> FastAPI:
         title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
     )
     app.state.registry = registry
-    for router in (tasks.router, openai.router, chat.router, huggingface.router, operations.router):
+    for router in (
+        tasks.router,
+        encoders.router,
+        openai.router,
+        chat.router,
+        huggingface.router,
+        operations.router,
+    ):
         app.include_router(router)
     app.add_api_route("/docs", docs_page, include_in_schema=False)
     app.openapi = describe(app)  # type: ignore[method-assign]

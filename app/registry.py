@@ -19,6 +19,7 @@ from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.token_ids import TokenIds
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -95,20 +96,31 @@ class Registry:
         one = self._find_model(name)
         if kind.name not in [task.name for task in one.tasks]:
             can = ", ".join(task.name for task in one.tasks)
-            raise UnsupportedTask(f"{name!r} cannot {kind.name}, only {can}", param="model")
+            wanted = WANTED_CHECKPOINT[kind.name]
+            raise UnsupportedTask(
+                f"{name!r} cannot {kind.name}, only {can}: it takes {wanted}", param="model"
+            )
         task = self._tasks.get((kind.name, name))
         if task is None:
             raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
         assert isinstance(task, kind)
         return task
 
+    def token_ids(self, model: str | None) -> TokenIds:
+        """Of the named model, or of the first one; there is always one, and no engine is needed."""
+        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first that can do it."""
+        """As configured; else the first model made for the task; else the first of those that can do it best."""
         if task in self._defaults:
             return self._defaults[task]
-        able = self.able(task)
-        made_for_it = [one for one in able if one.tasks[0].name == task]
-        return next((one.name for one in (*made_for_it, *able)), None)
+        able = {
+            one.name: (kind is not one.tasks[0], (*TASKS, *CHAT_TASKS).index(kind))
+            for one in self.able(task)
+            for kind in one.tasks
+            if kind.name == task
+        }
+        return min(able, key=able.__getitem__, default=None)
 
     def model(self, name: str | None) -> Served:
         """The named model, or the first one that is served. Raises ModelNotFound."""

@@ -11,6 +11,7 @@ from model.families.family import Family
 
 PAGE = Path(__file__).parent / "models.md"
 BEGIN, END = "<!-- families: written by python -m docs.families -->\n", "<!-- end -->\n"
+_LABELS = (("entailment", "contradiction"), ("LABEL_0",))
 _LANGUAGES = {"task_specific_params": {"translation_en_to_de": {"prefix": ""}}}
 
 
@@ -44,20 +45,25 @@ def _kind(family: Family) -> Kind:
 
 def _tasks(family: Family, head: Head) -> Iterator[str]:
     plain, with_languages = _stand_in(family, head), _stand_in(family, head, extra=_LANGUAGES)
+    by_labels = [_stand_in(family, head, labels=labels) for labels in _LABELS if head == "sequence-class"]
     for task in TASKS:
         if task.fits(plain):
             yield task.name
         elif task.fits(with_languages):
             yield f"{task.name} \\*"
+        elif any(map(task.fits, by_labels)):
+            yield f"{task.name} †"
 
 
-def _stand_in(family: Family, head: Head, **changes: Any) -> TransformerConfig:
+def _stand_in(
+    family: Family, head: Head, labels: tuple[str, ...] = ("LABEL_0", "LABEL_1"), **changes: Any
+) -> TransformerConfig:
     """A config of this kind and head; tasks look at nothing else but labels and languages."""
     return TransformerConfig(
         family=family.model_type,
         kind=_kind(family),
         head=head,
-        labels=("LABEL_0", "LABEL_1") if head.endswith("-class") else (),
+        labels=labels if head.endswith("-class") else (),
         vocab_size=8,
         hidden_size=8,
         intermediate_size=8,

@@ -9,6 +9,7 @@ from app.api.errors import JSON, encode_json
 from app.errors import Unavailable
 from app.registry import Registry
 from app.tasks.base import Task
+from app.tasks.token_ids import TokenIds
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -40,6 +41,14 @@ class Desk:
         if reasons:
             raise Unavailable("; ".join(reasons), retry_after=1.0)
         return task
+
+    def token_ids(self, model: str | None, timeout: float | None = None) -> TokenIds:
+        """The named model's tokenizer at work, or the first model's. Raises ModelNotFound."""
+        token_ids = self.registry.token_ids(model)
+        self.call.model = token_ids.name
+        if timeout is not None:
+            self.call.limit_time(timeout)
+        return token_ids
 
     def answer(self, **parts: Any) -> Response:
         """A native answer: the route's own parts beside `model` and `usage`."""

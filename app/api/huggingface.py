@@ -16,18 +16,23 @@ from app.api.huggingface_schemas import (
     TextClassification,
     TextGeneration,
     TextToText,
+    TokenClassification,
     Translation,
+    ZeroShotClassification,
 )
 from app.api.schemas import as_list
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, UnsupportedTask
 from app.tasks import fill_mask
 from app.tasks.base import Task
 from app.tasks.classify import Classify
 from app.tasks.embed import Embed
+from app.tasks.entities import Entity
 from app.tasks.generate import Generate
+from app.tasks.ner import Ner, NerOptions
 from app.tasks.qa import QA, Answer, QAOptions, Question
 from app.tasks.served import Served
 from app.tasks.translate import Translate
+from app.tasks.zero_shot import ZeroShot
 
 
 async def classify(task: Classify, body: TextClassification, call: Call) -> Any:
@@ -36,6 +41,35 @@ async def classify(task: Classify, body: TextClassification, call: Call) -> Any:
     return await task.run(
         as_list(body.inputs), call.usage, top_k=wanted.top_k, function=wanted.function_to_apply
     )
+
+
+async def classify_zero_shot(task: ZeroShot, body: ZeroShotClassification, call: Call) -> Any:
+    """The labels of the request with their scores, best first."""
+    wanted = body.parameters
+    results = await task.run(
+        as_list(body.inputs),
+        wanted.candidate_labels,
+        call.usage,
+        multi_label=wanted.multi_label,
+        template=wanted.hypothesis_template,
+    )
+    return results if isinstance(body.inputs, list) else results[0]
+
+
+async def classify_tokens(task: Ner, body: TokenClassification, call: Call) -> Any:
+    """The entities of a text, as an `entity_group`; without aggregation the tokens, each an `entity`."""
+    wanted = body.parameters
+    options = NerOptions(wanted.aggregation_strategy, tuple(wanted.ignore_labels), wanted.stride)
+    found = await task.run(as_list(body.inputs), options, call.usage)
+    results = [[_entity(one) for one in entities] for entities in found]
+    return results if isinstance(body.inputs, list) else results[0]
+
+
+def _entity(one: Entity) -> dict[str, Any]:
+    place: dict[str, Any] = {"word": one.word, "start": one.start, "end": one.end}
+    if one.index is None:
+        return {"entity_group": one.entity, "score": one.score, **place}
+    return {"entity": one.entity, "score": one.score, "index": one.index, **place}
 
 
 async def answer_question(task: QA, body: QuestionAnswering, call: Call) -> Any:
@@ -117,6 +151,8 @@ PIPELINES: Mapping[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
         Pipeline("text-classification", Classify, TextClassification, classify),
+        Pipeline("zero-shot-classification", ZeroShot, ZeroShotClassification, classify_zero_shot),
+        Pipeline("token-classification", Ner, TokenClassification, classify_tokens),
         Pipeline("translation", Translate, Translation, translate),
         Pipeline("question-answering", QA, QuestionAnswering, answer_question),
         Pipeline("fill-mask", fill_mask.FillMask, FillMask, fill),
@@ -131,6 +167,9 @@ _OF_ONE_TASK = {
     "question": "question-answering",
     "source_sentence": "sentence-similarity",
     "function_to_apply": "text-classification",
+    "candidate_labels": "zero-shot-classification",
+    "aggregation_strategy": "token-classification",
+    "ignore_labels": "token-classification",
     "src_lang": "translation",
     "tgt_lang": "translation",
     "targets": "fill-mask",
@@ -144,6 +183,18 @@ _OF_ONE_TASK = {
 }
 """Fields of a request, wherever in it, that only one task takes."""
 
+_MADE_FOR = {
+    "classify": "text-classification",
+    "embed": "feature-extraction",
+    "fill-mask": "fill-mask",
+    "ner": "token-classification",
+    "qa": "question-answering",
+    "rerank": "text-classification",
+    "translate": "translation",
+    "zero-shot": "zero-shot-classification",
+}
+"""Our task → theirs; what a model generates depends on its kind."""
+
 
 def named_by_fields(body: Mapping[str, Any]) -> Pipeline | None:
     """The task whose own fields the request has."""
@@ -156,8 +207,10 @@ def named_by_fields(body: Mapping[str, Any]) -> Pipeline | None:
 
 
 def pipeline_of(model: Served) -> Pipeline:
-    """The task that a model was made for."""
-    own = model.tasks[0]
-    if own is Generate:
+    """The task that a model was made for. Raises UnsupportedTask for one that only chats."""
+    own = model.tasks[0].name
+    if own == "generate":
         return PIPELINES["text-generation" if model.config.kind == "decoder" else "text2text-generation"]
-    return next(pipeline for pipeline in PIPELINES.values() if pipeline.task is own)
+    if own not in _MADE_FOR:
+        raise UnsupportedTask(f"{model.name!r} can only {own}, which has a route of its own", param="model")
+    return PIPELINES[_MADE_FOR[own]]

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from app.api.huggingface_generation_schemas import GenerateParameters, Part, TextGenerationParameters
 from app.api.schemas import MAX_TEXTS, Text, Texts
+from app.tasks.entities import Aggregation
 from app.tasks.qa import DEFAULT_DOC_STRIDE, DEFAULT_MAX_ANSWER_TOKENS, MAX_WINDOW
 
 
@@ -130,6 +131,38 @@ class QuestionAnswering(Request):
         Discriminator(lambda value: "(many)" if isinstance(value, list) else "(one)"),
     ]
     parameters: QuestionAnsweringParameters = Field(default_factory=QuestionAnsweringParameters)
+
+
+class ZeroShotClassificationParameters(Part):
+    """`hypothesis_template` has `{}` in the place of the label."""
+
+    candidate_labels: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+    hypothesis_template: Text | None = None
+    multi_label: bool = False
+
+
+class ZeroShotClassification(Request):
+    """zero-shot-classification."""
+
+    model_config = _example("I lost my card.", parameters={"candidate_labels": ["bank", "weather"]})
+    inputs: Texts
+    parameters: ZeroShotClassificationParameters
+
+
+class TokenClassificationParameters(Part):
+    """`stride`: tokens that neighbouring windows of a long text share."""
+
+    aggregation_strategy: Aggregation = "simple"
+    ignore_labels: list[Text] = Field(default_factory=lambda: ["O"])
+    stride: Annotated[int, Field(ge=0)] | None = None
+
+
+class TokenClassification(Request):
+    """token-classification."""
+
+    model_config = _example("Ada Lovelace lived in London.")
+    inputs: Texts
+    parameters: TokenClassificationParameters = Field(default_factory=TokenClassificationParameters)
 
 
 class FillMaskParameters(Part):

@@ -12,6 +12,7 @@ MAX_TEXTS = 2048
 
 
 def check_text(value: Any) -> str:
+    """A string of characters: no half of a surrogate pair."""
     if not isinstance(value, str):
         raise PydanticCustomError("string_type", "must be a string")
     try:
@@ -180,18 +181,34 @@ class TranslateBody(GenerationParameters):
     split_sentences: bool | None = None
 
 
+def _check_label(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("label", "must have text in it")
+    return value
+
+
 class ClassifyBody(Body):
-    """POST /v1/classify."""
+    """POST /v1/classify; with `labels` the text is fitted to those instead of the model's own."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"text": "What a lovely day!", "model": "sentiment", "top_k": 2}]}
+        json_schema_extra={
+            "examples": [
+                {"text": "What a lovely day!", "model": "sentiment", "top_k": 2},
+                {"text": "The bank raised its rates.", "labels": ["finance", "sports", "cooking"]},
+            ]
+        }
     )
     text: Texts
     multi_label: bool | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
     truncate: bool | None = None
-    labels: nothing("Zero-shot classification")  # type: ignore[valid-type]
-    hypothesis_template: nothing("Zero-shot classification")  # type: ignore[valid-type]
+    labels: (
+        Annotated[
+            list[Annotated[Text, AfterValidator(_check_label)]], Field(min_length=1, max_length=MAX_TEXTS)
+        ]
+        | None
+    ) = None
+    hypothesis_template: Text | None = None
 
 
 class QuestionBody(BaseModel):

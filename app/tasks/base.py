@@ -112,11 +112,18 @@ class Task(ABC):
         size = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
         return await self.offload(size, lambda: self.model.tokenizer.encode_batch(texts, language=language))
 
+    async def encode(self, requests: Sequence[EncodeRequest], usage: Usage) -> list[Encoded]:
+        """The engine's answers, in order, counted."""
+        answers = await self.engine.encode_many(requests)
+        usage.prompt_tokens += sum(len(request.ids) for request in requests)
+        for answer in answers:
+            usage.add_wait(answer)
+            usage.cached_tokens += answer.cached_tokens
+        return answers
+
     async def offload(self, size: int, work: Callable[[], T]) -> T:
-        """Runs `work` here when `size` (characters, or so) is small, else in the thread pool."""
-        if size <= LONG_TEXT:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        """`offload` to this task's pool."""
+        return await offload(self.pool, size, work)
 
     def check_length(self, num_tokens: int, param: str) -> None:
         """Raises InvalidRequest for an input that the model cannot hold; nothing is cut silently."""
@@ -128,6 +135,13 @@ class Task(ABC):
             )
 
 
+async def offload(pool: Executor, size: int, work: Callable[[], T]) -> T:
+    """Runs `work` here when `size` (characters, or so) is small, else in the thread pool."""
+    if size <= LONG_TEXT:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
 def to_array(answer: Encoded) -> npt.NDArray[np.float32]:
     """The engine's bytes as an array."""
     return np.frombuffer(answer.data, dtype="<f4").reshape(answer.shape)
@@ -137,6 +151,12 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Over the last axis."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Of each, without overflow."""
+    probabilities: npt.NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
     return probabilities
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.protocol import EncodeRequest
-from app.tasks.base import Task, Usage, cut_ids, softmax, to_array
+from app.tasks.base import Task, Usage, cut_ids, sigmoid, softmax, to_array
 from model.config import TransformerConfig
 
 Function = Literal["sigmoid", "softmax", "none"]
 _FUNCTIONS: Mapping[Function, Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]] = {
-    "sigmoid": lambda logits: np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))),
+    "sigmoid": sigmoid,
     "softmax": softmax,
     "none": lambda logits: logits,
 }
@@ -60,20 +60,18 @@ class Classify(Task):
             self.check_length(len(ids), "text")
             types = encoding.type_ids[: len(ids)]
             requests.append(EncodeRequest(model=self.model.name, ids=ids, type_ids=types, output="class"))
-        usage.prompt_tokens = sum(len(request.ids) for request in requests)
-        answers = await self.engine.encode_many(requests)
-        for answer in answers:
-            usage.add_wait(answer)
-            usage.cached_tokens += answer.cached_tokens
+        answers = await self.encode(requests, usage)
         is_multi = self.model.config.multi_label if multi_label is None else multi_label
         # A cross-encoder's one logit says how well a text fits; a softmax would make 1 of any.
         is_multi = is_multi or len(self.model.config.labels) == 1
         logits = np.stack([to_array(answer).reshape(-1) for answer in answers])  # [num_texts, num_labels]
         if function is None:
             function = "sigmoid" if is_multi else "softmax"
-        return [self._ranked(row.tolist(), top_k) for row in _FUNCTIONS[function](logits)]
+        scores = _FUNCTIONS[function](logits)
+        return [rank(self.model.config.labels, row.tolist(), top_k) for row in scores]
 
-    def _ranked(self, scores: Sequence[float], top_k: int | None) -> list[Label]:
-        labels = self.model.config.labels
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        return [Label(labels[i], scores[i]) for i in order[:top_k]]
+
+def rank(labels: Sequence[str], scores: Sequence[float], top_k: int | None) -> list[Label]:
+    """Labels with their scores, best first, at most `top_k`; equals in the order of `labels`."""
+    order = sorted(range(len(labels)), key=lambda i: -scores[i])
+    return [Label(labels[i], scores[i]) for i in order[:top_k]]

@@ -41,15 +41,34 @@ class Embed(Task):
         if dimensions is not None and dimensions > size:
             raise InvalidRequest(f"dimensions must not be over {size} for {self.model.name!r}", "dimensions")
         rows = await self._ids(inputs)
+        fitting = self.fit(rows, "input", truncate, side)
+        return await self.vectors(fitting, usage, dimensions, normalizes=normalizes)
+
+    async def read(self, texts: Sequence[str], param: str, truncate: bool = False) -> list[list[int]]:
+        """Texts as `vectors` takes them. Raises InvalidRequest that names `param` for one too long."""
+        return self.fit([encoding.ids for encoding in await self.tokenize(texts)], param, truncate)
+
+    def fit(
+        self, rows: Sequence[list[int]], param: str, truncate: bool, side: Side = "right"
+    ) -> list[list[int]]:
+        """The rows as they are, or cut to the model's length. Raises InvalidRequest for one too long."""
         if truncate:
             rows = [cut_ids(ids, self.model.special_ids, self.model.max_length, side) for ids in rows]
         for ids in rows:
-            self.check_length(len(ids), "input")
+            self.check_length(len(ids), param)
+        return list(rows)
+
+    async def vectors(
+        self,
+        rows: Sequence[list[int]],
+        usage: Usage,
+        dimensions: int | None = None,
+        *,
+        normalizes: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """Rows [num_rows, dimensions or hidden size], scaled to unit length where it `normalizes`."""
         requests = [EncodeRequest(model=self.model.name, ids=ids, output="embedding") for ids in rows]
-        answers = await self.engine.encode_many(requests)
-        usage.prompt_tokens = sum(len(ids) for ids in rows)
-        for answer in answers:
-            usage.add_wait(answer)
+        answers = await self.encode(requests, usage)
         vectors = np.stack([to_array(answer) for answer in answers])[:, :dimensions]
         if not normalizes:
             return vectors

@@ -65,11 +65,9 @@ class FillMask(Task):
             )
             for encoding, position in zip(encodings, positions, strict=True)
         ]
-        answers = await self.engine.encode_many(requests)
-        usage.prompt_tokens = sum(len(encoding.ids) for encoding in encodings)
+        answers = await self.encode(requests, usage)
         results = []
         for text, encoding, position, answer in zip(texts, encodings, positions, answers, strict=True):
-            usage.add_wait(answer)
             scores = to_array(answer).reshape(-1).tolist()
             span = encoding.offsets[position]
             ranked = [

@@ -78,13 +78,10 @@ class QA(Task):
             for group in windows
             for window in group
         ]
-        answers = iter(await self.engine.encode_many(requests))
-        usage.prompt_tokens = sum(len(request.ids) for request in requests)
+        answers = iter(await self.encode(requests, usage))
         results = []
         for item, pair, group in zip(questions, pairs, windows, strict=True):
             scores = [next(answers) for _ in group]
-            for answer in scores:
-                usage.add_wait(answer)
             spans = await self._rank(pair, group, scores, options)
             results.append([Answer(item.context[s.start : s.end], s.score, s.start, s.end) for s in spans])
         return results

@@ -40,12 +40,15 @@ class Span:
     score: float
 
 
-def context_bounds(pair: Encoding) -> tuple[int, int]:
-    """The places of the first context token and behind the last one, in an encoded (question, context)."""
-    first = next((i for i, sequence in enumerate(pair.sequence_ids) if sequence == 1), None)
+def context_bounds(pair: Encoding, number: int = 1) -> tuple[int, int]:
+    """The places of the first context token and behind the last one, in an encoded (question, context).
+
+    `number` 0 is for a text that stands alone.
+    """
+    first = next((i for i, sequence in enumerate(pair.sequence_ids) if sequence == number), None)
     if first is None:
         return len(pair.ids), len(pair.ids)
-    count = sum(sequence == 1 for sequence in pair.sequence_ids)
+    count = sum(sequence == number for sequence in pair.sequence_ids)
     return first, first + count
 
 
@@ -61,12 +64,12 @@ def word_offsets(pair: Encoding) -> list[tuple[int, int]]:
     ]
 
 
-def cut_windows(pair: Encoding, room: int, doc_stride: int) -> list[Window]:
+def cut_windows(pair: Encoding, room: int, doc_stride: int, number: int = 1) -> list[Window]:
     """Windows of at most `room` context tokens, `doc_stride` of which the next window repeats.
 
-    Question and special tokens are in each. `room` must be above `doc_stride`.
+    Question and special tokens are in each. `room` must be above `doc_stride`; `number` as in `context_bounds`.
     """
-    first, last = context_bounds(pair)
+    first, last = context_bounds(pair, number)
     head, tail = slice(0, first), slice(last, None)
     windows = []
     for start in _window_starts(last - first, room, doc_stride):

@@ -14,8 +14,11 @@ from app.tasks.embed import Embed
 from app.tasks.fill_mask import FillMask
 from app.tasks.generate import Generate
 from app.tasks.languages import find_languages
+from app.tasks.ner import Ner
 from app.tasks.qa import QA
+from app.tasks.rerank import CrossEncoderRerank, EmbeddingRerank
 from app.tasks.translate import Translate
+from app.tasks.zero_shot import EmbeddingZeroShot, NliZeroShot
 from model.config import TransformerConfig
 from model.families import GENERATION, read_adapter_config, read_config, read_generation_config
 from model.generation_config import GenerationConfig
@@ -23,8 +26,12 @@ from model.pooling import read_prompts
 from model.tokenization import Tokenizer
 from model.tokenization.chat_template import ChatTemplate
 
-TASKS: tuple[type[Task], ...] = (Translate, Generate, Classify, QA, FillMask, Embed)
-"""Every task that follows from a config; a model that can do several is made for the first of them."""
+TASKS: tuple[type[Task], ...] = (
+    *(Translate, Generate, CrossEncoderRerank, Classify, QA, Ner, FillMask, Embed),
+    *(NliZeroShot, EmbeddingZeroShot, EmbeddingRerank),
+)
+"""Every task that follows from a config; a model that can do several is made for the first of them. Of ways to do one
+task the better is first."""
 CHAT_TASKS: tuple[type[Task], ...] = (Chat,)
 """Those that also need a chat template."""
 
@@ -32,11 +39,15 @@ WANTED_CHECKPOINT = {
     "translate": "an mBART, M2M100, NLLB or Marian, or an encoder-decoder that names its language pairs in config.json",
     "generate": "a decoder, or an encoder-decoder",
     "classify": "an encoder, alone or with a decoder, with a sequence classification head",
+    "zero-shot": "an encoder, alone or with a decoder, with a sequence classification head and a label entailment, "
+    "or an encoder without a head",
     "qa": "an encoder with a span head",
+    "ner": "an encoder with a token classification head",
     "fill-mask": "an encoder with a masked-LM head",
     "embed": "an encoder without a head",
     "chat": "a decoder, or an encoder-decoder, with a chat template (chat_template.jinja, or chat_template in "
     "tokenizer_config.json)",
+    "rerank": "an encoder with a sequence classification head of one label, or without a head",
 }
 
 

@@ -135,6 +135,12 @@ class Tokenizer:
         """A token as the vocabulary spells it."""
         return self._writer.id_to_token(token_id)
 
+    def join_tokens(self, tokens: Sequence[str]) -> str:
+        """The text that the decoder makes of tokens as the vocabulary spells them; others are taken as they are."""
+        decoder = self._writer.decoder
+        text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+        return text
+
     @property
     def vocab_size(self) -> int:
         """Entries, added tokens included."""
@@ -155,6 +161,17 @@ class Tokenizer:
     def mask_token_id(self) -> int | None:
         """Its id."""
         return None if self.mask_token is None else self.token_id(self.mask_token)
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """The id that stands for whatever the vocabulary lacks, where there is one."""
+        token = self.special_tokens.get("unk_token")
+        return None if token is None else self.token_id(token)
+
+    @property
+    def continuation(self) -> str:
+        """The prefix of tokens that go on with a word (WordPiece: ##); empty where nothing marks them."""
+        return getattr(self._reader.model, "continuing_subword_prefix", None) or ""
 
     @property
     def special_ids(self) -> frozenset[int]:

@@ -1,6 +1,7 @@
 """An engine client that computes nothing: scripted texts and scores, with hooks to stall, refuse and fail."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -173,11 +174,16 @@ class FakeEngine:
         ids: list[int] = []
         if request.output == "class":
             values = np.arange(len(self.served[request.model].config.labels), dtype="<f4")
-        elif request.output == "embedding":
-            values = np.arange(1, 9, dtype="<f4")
+            values[-1] += self._num_shared_words(request)
+        elif request.output == "embedding":  # texts with the same letters are alike
+            values = np.bincount(np.array(request.ids) % 8, minlength=8).astype("<f4")
+        elif request.output == "token-class":
+            digits = self._digits(request)
+            values = np.zeros((len(digits), 3), dtype="<f4")
+            for i, is_digit in enumerate(digits):  # a run of digits begins with B- and goes on with I-
+                values[i, is_digit * (1 + digits[i - 1])] = 5.0
         elif request.output == "span":
-            decode = self.served[request.model].tokenizer.decode
-            digits = [decode([token_id]).isdigit() for token_id in request.ids]
+            digits = self._digits(request)
             values = np.full((len(digits), 2), -5.0, dtype="<f4")
             for i, is_digit in enumerate(digits):  # every run of digits is a good answer
                 values[i, 0] += 10.0 * (is_digit and not digits[i - 1])
@@ -188,3 +194,17 @@ class FakeEngine:
         return Encoded(
             id=1, shape=list(values.shape), data=values.astype("<f4").tobytes(), ids=ids, queue_duration=0.001
         )
+
+    def _digits(self, request: EncodeRequest) -> list[bool]:
+        decode = self.served[request.model].tokenizer.decode
+        return [decode([token_id]).isdigit() for token_id in request.ids]
+
+    def _num_shared_words(self, request: EncodeRequest) -> int:
+        """Of the two texts of a pair; none where a text stands alone."""
+        decode = self.served[request.model].tokenizer.decode
+        typed = list(zip(request.ids, request.type_ids, strict=True))
+        first, second = (
+            set(re.findall(r"\w+", decode([one for one, kind in typed if kind == number])))
+            for number in (0, 1)
+        )
+        return len(first & second)

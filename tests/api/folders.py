@@ -74,6 +74,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "reader": bert("BertForQuestionAnswering"),
     "filler": bert("BertForMaskedLM"),
     "sentences": bert("BertModel"),
+    "tagger": bert("BertForTokenClassification", id2label={"0": "O", "1": "B-NUM", "2": "I-NUM"}),
+    "judge": bert(
+        "BertForSequenceClassification",
+        id2label={"0": "CONTRADICTION", "1": "NEUTRAL", "2": "ENTAILMENT"},
+    ),
+    "ranker": bert("BertForSequenceClassification", id2label={"0": "LABEL_0"}),
 }
 
 

@@ -120,7 +120,47 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         ("/v1/translate", {"text": "Hi", "target": "de", "source": "fr"}, "source"),
         ("/v1/translate", {"text": "Hi"}, "target"),
         ("/v1/translate", {"text": "x" * 200, "target": "de"}, "text"),
-        ("/v1/classify", {"text": "Hi", "labels": ["a", "b"]}, "labels"),
+        *(
+            ("/v1/classify", {"text": "Hi", "labels": labels}, "labels")
+            for labels in ([], "a, b", ["a", ""], ["a", " \n"], ["a", 1], ["a"] * 2049, ["x" * 100, "b"])
+        ),
+        (
+            "/v1/classify",
+            {"text": "Hi", "labels": ["a"], "hypothesis_template": "It is."},
+            "hypothesis_template",
+        ),
+        ("/v1/classify", {"text": "Hi", "labels": ["a"], "hypothesis_template": 5}, "hypothesis_template"),
+        ("/v1/classify", {"text": "Hi", "hypothesis_template": "It is {}."}, "hypothesis_template"),
+        ("/v1/classify", {"text": ["Hi"] * 2048, "labels": ["a", "b", "c"]}, "labels"),
+        ("/v1/classify", {"text": "x" * 62, "labels": ["a"]}, "text"),
+        ("/v1/classify", {"text": [], "labels": ["a"]}, "text"),
+        ("/v1/classify", {"text": "Hi", "labels": ["a"], "model": "mood"}, "model"),
+        ("/v1/classify", {"text": "x" * 63, "labels": ["a"], "model": "sentences"}, "text"),
+        ("/v1/classify", {"text": "x", "labels": ["a" * 63], "model": "sentences"}, "labels"),
+        ("/v1/ner", {"text": "Hi", "aggregation": "last"}, "aggregation"),
+        ("/v1/ner", {"text": "Hi", "ignore_labels": "O"}, "ignore_labels"),
+        ("/v1/ner", {"text": "Hi", "stride": -1}, "stride"),
+        ("/v1/ner", {"text": "Hi", "stride": 62}, "stride"),
+        ("/v1/ner", {"text": "Hi", "stride": 4, "aggregation": "none"}, "stride"),
+        ("/v1/ner", {"text": []}, "text"),
+        ("/v1/ner", {"text": "Hi", "model": "mood"}, "model"),
+        *(
+            ("/v1/rerank", {"query": "a", "documents": documents}, "documents")
+            for documents in ([], "a", ["a", 1], [{"title": "a"}], ["a"] * 2049, ["x" * 62])
+        ),
+        ("/v1/rerank", {"documents": ["a"]}, "query"),
+        ("/v1/rerank", {"query": ["a"], "documents": ["a"]}, "query"),
+        ("/v1/rerank", {"query": "x" * 63, "documents": ["a"], "truncate": True}, "query"),
+        ("/v1/rerank", {"query": "x" * 62, "documents": ["a"], "truncate": True}, "query"),
+        ("/v1/rerank", {"query": "a", "documents": ["a"], "top_n": 0}, "top_n"),
+        ("/v1/rerank", {"query": "a", "documents": ["x" * 63], "model": "sentences"}, "documents"),
+        ("/v1/tokenize", {"text": 5}, "text"),
+        ("/v1/tokenize", {"text": "Hi", "add_special_tokens": 1}, "add_special_tokens"),
+        ("/v1/tokenize", {"prompt": "Hi"}, "text"),
+        *(
+            ("/v1/detokenize", {"tokens": tokens}, "tokens")
+            for tokens in ("a", 5, [-1], [[1], 2], [True], [10**6], [2**70], [[1, "a"]], [[1]] * 2049, None)
+        ),
         ("/v1/classify", {"text": "Hi", "top_k": 0}, "top_k"),
         ("/v1/qa", {"question": "a"}, "context"),
         ("/v1/qa", {"question": "x" * 100, "context": "a"}, "question"),

@@ -60,6 +60,29 @@ def test_scores_are_made_by_the_function_that_is_asked_for(
     assert [one["score"] for one in labels] == pytest.approx(scores, abs=1e-6)
 
 
+def test_labels_of_the_request_are_a_flat_list(shared: Service) -> None:
+    parameters = {"candidate_labels": ["art", "law", "sea"]}
+    found = ask(shared, "zero-shot-classification", "Hi", parameters=parameters)
+    assert [set(one) for one in found] == [{"label", "score"}] * 3
+    assert sum(one["score"] for one in found) == pytest.approx(1)
+    assert ask(shared, "zero-shot-classification", ["Hi", "Ho"], parameters=parameters) == [found, found]
+    alone = parameters | {"multi_label": True, "hypothesis_template": "It is about {}."}
+    scores = [one["score"] for one in ask(shared, "zero-shot-classification", "Hi", parameters=alone)]
+    assert scores == pytest.approx([softmax(0, 2)[1]] * 3)
+
+
+def test_entities_are_groups_and_without_aggregation_tokens(shared: Service) -> None:
+    found = ask(shared, "token-classification", "Hi 42")
+    assert [set(one) for one in found] == [{"entity_group", "score", "word", "start", "end"}]
+    assert (found[0]["entity_group"], found[0]["start"], found[0]["end"]) == ("NUM", 3, 5)
+    tokens = ask(shared, "token-classification", "Hi 42", parameters={"aggregation_strategy": "none"})
+    assert [set(one) for one in tokens] == [{"entity", "score", "index", "word", "start", "end"}] * 2
+    assert [(one["entity"], one["start"]) for one in tokens] == [("B-NUM", 3), ("I-NUM", 4)]
+    assert ask(shared, "token-classification", ["Hi 42"]) == [found]
+    every = ask(shared, "token-classification", "Hi 42", parameters={"ignore_labels": []})
+    assert [one["entity_group"] for one in every] == ["O", "NUM"]
+
+
 def test_an_answer_is_an_object_and_several_are_a_list(shared: Service) -> None:
     answer = ask(shared, "question-answering", DEEP)
     assert set(answer) == {"answer", "score", "start", "end"}
@@ -115,15 +138,16 @@ def test_only_targets_are_told_and_of_a_longer_one_the_first_token(service: Serv
 
 
 def test_vectors_are_nested_also_for_one_text(shared: Service) -> None:
-    raw = np.arange(1, 9)
-    unit = raw / np.linalg.norm(raw)
+    (row,) = ask(shared, "feature-extraction", "Hi", normalize=False)
+    raw = np.array(row, "<f4")
+    assert np.linalg.norm(raw) == 2, "a token counts in the feature of its number, modulo 8"
+    unit = raw / 2
     np.testing.assert_allclose(ask(shared, "feature-extraction", "Hi"), [unit], atol=1e-6)
     np.testing.assert_allclose(
-        ask(shared, "feature-extraction", ["Hi", "Ho"], parameters={}), [unit] * 2, atol=1e-6
+        ask(shared, "feature-extraction", ["Hi", "Hi"], parameters={}), [unit] * 2, atol=1e-6
     )
-    assert ask(shared, "feature-extraction", "Hi", normalize=False) == [raw.tolist()]
-    cut = ask(shared, "feature-extraction", "Hi", dimensions=2)
-    np.testing.assert_allclose(cut, [raw[:2] / np.linalg.norm(raw[:2])], atol=1e-6)
+    cut = ask(shared, "feature-extraction", "Hi", dimensions=3)
+    np.testing.assert_allclose(cut, [raw[:3] / np.linalg.norm(raw[:3])], atol=1e-6)
     packed = ask(shared, "feature-extraction", "Hi", normalize=False, encoding_format="base64")
     assert packed == [base64.b64encode(raw.astype("<f4").tobytes()).decode()]
 
@@ -145,7 +169,7 @@ def test_long_texts_are_cut_on_the_side_that_is_asked_for(
 
 def test_sentences_are_compared_by_cosine(shared: Service) -> None:
     item = {"source_sentence": "a", "sentences": ["b", "c"]}
-    assert ask(shared, "sentence-similarity", item) == pytest.approx([1, 1], abs=1e-6)
+    assert ask(shared, "sentence-similarity", item) == pytest.approx([2 / 3, 2 / 3], abs=1e-6)
     assert np.shape(ask(shared, "sentence-similarity", [item, item])) == (2, 2)
 
 
@@ -229,6 +253,30 @@ def test_long_sources_are_cut_only_when_asked(service: Service, task: str) -> No
         ("question-answering", {"inputs": [DEEP, {"question": "x"}]}, "inputs.1.context"),
         ("question-answering", {"inputs": DEEP, "parameters": {"top_k": 0}}, "top_k"),
         ("question-answering", {"inputs": DEEP, "parameters": {"max_seq_len": 10}}, "question"),
+        ("zero-shot-classification", {"inputs": "Hi"}, "parameters"),
+        ("zero-shot-classification", {"inputs": "Hi", "parameters": {}}, "candidate_labels"),
+        (
+            "zero-shot-classification",
+            {"inputs": "Hi", "parameters": {"candidate_labels": []}},
+            "candidate_labels",
+        ),
+        (
+            "zero-shot-classification",
+            {"inputs": "Hi", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "x"}},
+            "hypothesis_template",
+        ),
+        (
+            "token-classification",
+            {"inputs": "Hi", "parameters": {"aggregation_strategy": "mean"}},
+            "aggregation",
+        ),
+        ("token-classification", {"inputs": "Hi", "parameters": {"ignore_labels": "O"}}, "ignore_labels"),
+        ("token-classification", {"inputs": "Hi", "parameters": {"stride": 64}}, "stride"),
+        (
+            "token-classification",
+            {"inputs": "Hi", "parameters": {"stride": 1, "aggregation_strategy": "none"}},
+            "stride",
+        ),
         ("fill-mask", {"inputs": "no mask"}, "inputs"),
         ("fill-mask", {"inputs": "[MASK] [MASK]"}, "inputs"),
         ("fill-mask", {"inputs": "[MASK]", "parameters": {"targets": []}}, "targets"),
@@ -308,6 +356,9 @@ def test_the_bare_address_goes_by_fields_then_by_the_first_model(
         ("topics", "Hi", "label"),
         ("reader", DEEP, "answer"),
         ("filler", "a [MASK]", "token_str"),
+        ("tagger", "Hi 42", "entity_group"),
+        ("judge", "Hi", "label"),
+        ("ranker", "Hi", "label"),
     ],
 )
 def test_a_model_s_address_does_what_the_model_is_made_for(

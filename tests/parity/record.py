@@ -144,8 +144,10 @@ def main() -> None:
     record_embeddings()
 
 
-def record(task: str, models: dict[str, tuple[str, str, dict[str, Any]]], recorder: Recorder) -> None:
-    """Writes `recorded/<task>.json`."""
+def record(
+    task: str, models: dict[str, tuple[str, str, dict[str, Any]]], recorder: Recorder, **inputs: Any
+) -> None:
+    """Writes `recorded/<task>.json`; `inputs` are kept in it where they are not those of `inputs.json`."""
     kept = {}
     for seed, (family, (name, tokenizer, config)) in enumerate(models.items(), start=1):
         with tempfile.TemporaryDirectory() as root:
@@ -155,7 +157,7 @@ def record(task: str, models: dict[str, tuple[str, str, dict[str, Any]]], record
             check(name, folder)
             tokens = tokens_checksum(folder)
             kept[family] = {"checkpoint": described, "tokens": tokens, "answers": recorder(folder)}
-    save(task, kept)
+    save(task, inputs | kept)
 
 
 def describe(name: str, tokenizer: str, config: dict[str, Any], seed: int) -> Described:

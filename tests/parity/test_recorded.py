@@ -189,7 +189,7 @@ def read_ends(family: str) -> set[int]:
 
 @pytest.mark.parametrize("family", families("token-class"))
 def test_labels_of_tokens_in_the_engine(family: str, tmp_path: Path) -> None:
-    """No route serves them yet; the engine's logits are held against the pipeline's labels."""
+    """The engine's logits by themselves; `test_recorded_encoders.py` has the entities that the route makes of them."""
     folder = build(TASKS["token-class"][family], tmp_path / family)
     tokenizer, labels = Tokenizer.from_folder(folder), read_config(folder).labels
     encodings = tokenizer.encode_batch(TEXTS)

@@ -12,6 +12,7 @@ from app.errors import InvalidRequest
 from app.tasks.classify import Classify
 from app.tasks.generate import Generate
 from app.tasks.served import read_served
+from app.tasks.zero_shot import NliZeroShot
 from tests.api.fake_engine import FakeEngine
 from tests.api.folders import CONFIGS, write_folder
 
@@ -40,11 +41,11 @@ def generator(folder: Path, config: dict[str, Any], generation: dict[str, Any]) 
     return Generate(served.task_model(info), engine, ThreadPoolExecutor(1))
 
 
-def test_a_bart_with_a_classification_head_classifies_and_nothing_else(tmp_path: Path) -> None:
+def test_a_bart_with_a_classification_head_classifies_and_does_not_write(tmp_path: Path) -> None:
     labels = {"0": "contradiction", "1": "neutral", "2": "entailment"}
     config = BART | {"architectures": ["BartForSequenceClassification"], "id2label": labels}
     served = read_served("mnli", write_folder(tmp_path / "mnli", config))
-    assert served.tasks == (Classify,)
+    assert served.tasks == (Classify, NliZeroShot)
     assert served.config.labels == tuple(labels.values())
 
 

@@ -20,6 +20,7 @@ _THEIR_NAMES = {
     **dict.fromkeys(("json_schema", "regex", "response_format"), "grammar"),
     "allow_no_answer": "handle_impossible_answer",
     "forced_bos_token": "forced_bos_token_id",
+    "labels": "candidate_labels",
     "logprobs": "top_n_tokens",
     "max_answer_tokens": "max_answer_len",
     "max_tokens": "max_new_tokens",

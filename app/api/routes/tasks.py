@@ -17,6 +17,7 @@ from app.tasks.fill_mask import FillMask
 from app.tasks.generate import Generate
 from app.tasks.qa import QA, QAOptions, Question
 from app.tasks.translate import Translate, TranslateOptions
+from app.tasks.zero_shot import ZeroShot
 
 router = APIRouter(prefix="/v1", tags=["tasks"])
 
@@ -66,16 +67,27 @@ async def translate(body: TranslateBody, desk: DeskDep) -> Response:
 
 @router.post("/classify")
 async def classify(body: ClassifyBody, desk: DeskDep) -> Response:
-    """The labels of a text with their probabilities, best first."""
-    task = desk.task(Classify, body.model, body.timeout)
-    results = await task.run(
-        as_list(body.text),
-        desk.call.usage,
-        multi_label=body.multi_label,
+    """The labels of a text with their probabilities, best first; the model's own, or those of the request."""
+    texts, truncate, usage = as_list(body.text), body.truncate is True, desk.call.usage
+    if body.labels is None:
+        if body.hypothesis_template is not None:
+            raise InvalidRequest("goes with labels", "hypothesis_template")
+        task = desk.task(Classify, body.model, body.timeout)
+        results = await task.run(
+            texts, usage, multi_label=body.multi_label, top_k=body.top_k, truncate=truncate
+        )
+        return desk.answer(results=results)
+    zero_shot = desk.task(ZeroShot, body.model, body.timeout)
+    results = await zero_shot.run(
+        texts,
+        body.labels,
+        usage,
+        multi_label=body.multi_label is True,
+        template=body.hypothesis_template,
         top_k=body.top_k,
-        truncate=body.truncate is True,
+        truncate=truncate,
     )
-    return desk.answer(results=results)
+    return desk.answer(results=results, method=zero_shot.method)
 
 
 @router.post("/qa")
