@@ -108,19 +108,21 @@ class Registry:
 
     def token_ids(self, model: str | None) -> TokenIds:
         """Of the named model, or of the first one; there is always one, and no engine is needed."""
-        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+        return TokenIds(self.model(model), self._pool)
 
     def default_model(self, task: str) -> str | None:
         """As configured; else the first model made for the task; else the first of those that can do it best."""
         if task in self._defaults:
             return self._defaults[task]
-        able = {
-            one.name: (kind is not one.tasks[0], (*TASKS, *CHAT_TASKS).index(kind))
-            for one in self.able(task)
-            for kind in one.tasks
+        made_for_it = [one for one in self.able(task) if one.tasks[0].name == task]
+        best_first = [
+            one
+            for kind in (*TASKS, *CHAT_TASKS)
             if kind.name == task
-        }
-        return min(able, key=able.__getitem__, default=None)
+            for one in self.served.values()
+            if kind in one.tasks
+        ]
+        return next((one.name for one in (*made_for_it, *best_first)), None)
 
     def model(self, name: str | None) -> Served:
         """The named model, or the first one that is served. Raises ModelNotFound."""

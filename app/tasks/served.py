@@ -30,8 +30,8 @@ TASKS: tuple[type[Task], ...] = (
     *(Translate, Generate, CrossEncoderRerank, Classify, QA, Ner, FillMask, Embed),
     *(NliZeroShot, EmbeddingZeroShot, EmbeddingRerank),
 )
-"""Every task that follows from a config; a model that can do several is made for the first of them. Of ways to do one
-task the better is first."""
+"""Every task that follows from a config; a model that can do several is made for the first of them. Of ways to do
+one task the better is first."""
 CHAT_TASKS: tuple[type[Task], ...] = (Chat,)
 """Those that also need a chat template."""
 
@@ -45,9 +45,9 @@ WANTED_CHECKPOINT = {
     "ner": "an encoder with a token classification head",
     "fill-mask": "an encoder with a masked-LM head",
     "embed": "an encoder without a head",
+    "rerank": "an encoder with a sequence classification head of one label, or without a head",
     "chat": "a decoder, or an encoder-decoder, with a chat template (chat_template.jinja, or chat_template in "
     "tokenizer_config.json)",
-    "rerank": "an encoder with a sequence classification head of one label, or without a head",
 }
 
 

@@ -141,10 +141,10 @@ def test_info_tells_models_and_defaults(shared: Service) -> None:
         "qa": "reader",
         "fill-mask": "filler",
         "embed": "sentences",
-        "chat": "assistant",
         "ner": "tagger",
         "zero-shot": "judge",
         "rerank": "ranker",
+        "chat": "assistant",
     }
 
 
