@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from app.api.huggingface_generation_schemas import GenerateParameters, Part, TextGenerationParameters
 from app.api.schemas import MAX_TEXTS, Text, Texts
 from app.tasks.entities import Aggregation
-from app.tasks.qa import DEFAULT_DOC_STRIDE, DEFAULT_MAX_ANSWER_TOKENS, MAX_WINDOW
+from app.tasks.qa import DEFAULT_DOC_STRIDE, MAX_WINDOW
 
 
 def _example(inputs: Any, **more: Any) -> ConfigDict:
@@ -105,11 +105,11 @@ class QuestionAnsweringInput(Part):
 
 
 class QuestionAnsweringParameters(Part):
-    """Lengths in tokens."""
+    """Lengths in tokens; what is left out is as in the pipelines of `transformers`, but for the question's length."""
 
     top_k: Annotated[int, Field(ge=1, le=100)] = 1
     doc_stride: Annotated[int, Field(ge=0)] = DEFAULT_DOC_STRIDE
-    max_answer_len: Annotated[int, Field(ge=1, le=512)] = DEFAULT_MAX_ANSWER_TOKENS
+    max_answer_len: Annotated[int, Field(ge=1, le=512)] = 15
     max_seq_len: Annotated[int, Field(ge=1)] = MAX_WINDOW
     max_question_len: Annotated[int, Field(ge=1)] | None = None
     handle_impossible_answer: bool = False

@@ -11,17 +11,26 @@ import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import ValidationError
 
+from model.config import Head
+from model.loading import save_model
+from tests.api.folders import byte_tokenizer
 from tests.e2e.conftest import Process
+from tests.tiny import BERT, random_model
 
 ZOO = Path(__file__).parents[2] / "model" / "zoo"
 CONTEXT = "The Analytical Engine was designed by Charles Babbage in 1837."
 
 
 @pytest.fixture(scope="module")
-def zoo() -> Iterator[Process]:
-    """The zoo, the writer first; two names have slashes."""
-    names = {"writer": "writer", "org/translator": "translator", "minilm": "minilm"}
-    models = [part for name, folder in names.items() for part in ("--model", f"{name}={ZOO / folder}")]
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """The zoo, the writer first and one name with a slash; and what the zoo lacks, at random."""
+    root = tmp_path_factory.mktemp("models")
+    folders = {"writer": ZOO / "writer", "org/translator": ZOO / "translator", "minilm": ZOO / "minilm"}
+    folders["tagger"] = write_encoder(root / "tagger", "token-class", ("O", "B-PER", "I-PER"))
+    folders["judge"] = write_encoder(
+        root / "judge", "sequence-class", ("contradiction", "neutral", "entailment")
+    )
+    models = [part for name, folder in folders.items() for part in ("--model", f"{name}={folder}")]
     adapters = [
         part
         for name in ("qa", "sentiment", "fill-mask")
@@ -30,6 +39,15 @@ def zoo() -> Iterator[Process]:
     process = Process(*models, *adapters, "--kv-cache-memory", str(32 << 20))
     yield process
     assert process.stop() == 0
+
+
+def write_encoder(folder: Path, head: Head, labels: tuple[str, ...]) -> Path:
+    tokenizer = byte_tokenizer(pair_template=True)
+    size = tokenizer.get_vocab_size()
+    save_model(random_model(BERT, vocab_size=size, max_positions=256, head=head, labels=labels), folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"cls_token": "[CLS]"}')
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +73,31 @@ def test_text_classification(at: At, path: str) -> None:
     assert best.score + other.score == pytest.approx(1)
     raw = at(path).text_classification("What a wonderful film!", function_to_apply="none", top_k=1)
     assert [one.label for one in raw] == ["positive"]
+
+
+@pytest.mark.parametrize("path", ["", "/models/judge", "/pipeline/zero-shot-classification"])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_zero_shot_classification(at: At, path: str, multi_label: bool) -> None:
+    labels = ["music", "weather", "money"]
+    found = at(path).zero_shot_classification(
+        "I lost my card.", labels, multi_label=multi_label, hypothesis_template="It is about {}."
+    )
+    assert sorted(one.label for one in found) == sorted(labels)
+    scores = [one.score for one in found]
+    assert scores == sorted(scores, reverse=True)
+    assert (sum(scores) == pytest.approx(1)) is not multi_label
+
+
+@pytest.mark.parametrize("path", ["/models/tagger", "/pipeline/token-classification"])
+def test_token_classification(at: At, path: str) -> None:
+    text = "Ada Lovelace"
+    tokens = at(path).token_classification(text, aggregation_strategy="none", ignore_labels=[])
+    assert [(one.start, one.end) for one in tokens] == [(i, i + 1) for i in range(len(text))]
+    assert {one.entity for one in tokens} <= {"O", "B-PER", "I-PER"}
+    groups = at(path).token_classification(text, ignore_labels=["none"], stride=16)
+    assert "".join(text[one.start : one.end] for one in groups) == text
+    assert {one.entity_group for one in groups} <= {"O", "PER"}
+    assert at(path).token_classification("Ada " * 100, aggregation_strategy="simple", ignore_labels=[])
 
 
 @pytest.mark.parametrize("path", ["", "/models/qa", "/pipeline/question-answering"])
