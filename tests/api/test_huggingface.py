@@ -2,6 +2,7 @@
 
 import base64
 import math
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,7 +11,8 @@ import pytest
 
 from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.errors import EngineFailed, Overloaded
-from tests.api.conftest import Service
+from app.tasks.served import Served
+from tests.api.conftest import LIMITS, Service
 from tests.api.fake_engine import TEXT
 
 DEEP = {"question": "Which year?", "context": "It was built in 1837 and sold in 1999."}
@@ -150,6 +152,19 @@ def test_vectors_are_nested_also_for_one_text(shared: Service) -> None:
     np.testing.assert_allclose(cut, [raw[:3] / np.linalg.norm(raw[:3])], atol=1e-6)
     packed = ask(shared, "feature-extraction", "Hi", normalize=False, encoding_format="base64")
     assert packed == [base64.b64encode(raw.astype("<f4").tobytes()).decode()]
+
+
+def test_a_prompt_is_named_by_its_use(served: list[Served]) -> None:
+    (sentences,) = (one for one in served if one.name == "sentences")
+    running = Service([replace(sentences, prompts={"query": "find: "})], LIMITS)
+    try:
+        ask(running, "feature-extraction", ["a"], prompt_name="query")
+        (request,) = running.engine.requests
+        assert isinstance(request, EncodeRequest)
+        assert sentences.tokenizer.decode(request.ids) == "find: a"
+        refused(running.post("/", {"inputs": "a", "prompt_name": "passage"}), "prompt_name")
+    finally:
+        running.close()
 
 
 @pytest.mark.parametrize(("side", "first"), [("right", "a"), ("left", "b"), (None, "a")])
