@@ -97,6 +97,12 @@ class Settings(_Frozen):
     max_timeout: Seconds = 600.0
     body_timeout: Seconds = 30.0
     drain_timeout: Seconds = 30.0
+    hang_timeout: Seconds = 30.0
+    """How long the engine process may say nothing; longer in a step that was expected to take long."""
+    start_timeout: Seconds = 1800.0
+    """For loading all models."""
+    recovery_timeout: Seconds = 120.0
+    """How long requests wait for an engine that is being started again; then 503."""
     log_format: Literal["text", "json"] = "text"
 
 

@@ -144,5 +144,13 @@ class EngineFailed(InternalError):
     code = "engine_failed"
 
 
+class EngineFault(InternalError):
+    """This request alone ends the engine process; the same one is refused for a while."""
+
+    type = "engine_fault"
+    code = "engine_fault"
+    retryable = False
+
+
 class ConfigError(Exception):
     """The settings cannot be used: one line that says what to do. Exit code 2."""

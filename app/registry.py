@@ -13,13 +13,15 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from app.config import Settings
-from app.engine.client import EngineClient
+from app.engine.client import EngineClient, Patience
 from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerConfig
 from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
+from app.tasks.language_id import COMMON, LanguageDetector
 from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
 from app.tasks.token_ids import TokenIds
+from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -61,6 +63,9 @@ class Registry:
         self._engine: EngineProcess | None = None
         self._tasks: dict[tuple[str, str], Task] = {}
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="tasks")
+        self.detector = LanguageDetector(
+            self._pool, COMMON.union(*(spoken(one.languages()) for one in served))
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self._working: set[asyncio.Task[Any]] = set()
@@ -132,14 +137,19 @@ class Registry:
         """The models that can do it."""
         return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
 
-    def not_ready_reasons(self) -> list[str]:
-        """Why work is not taken; empty when it is."""
+    def refusals(self) -> list[str]:
+        """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
         reasons = []
         if self.is_draining:
             reasons.append("the service is shutting down")
         if self.ready is None:
             reasons.append("the models are being loaded")
-        elif self._engine is None or not self._engine.is_ready:
+        return reasons
+
+    def not_ready_reasons(self) -> list[str]:
+        """Why others should get the work that may come; empty when this is the place for it."""
+        reasons = self.refusals()
+        if self.ready is not None and (self._engine is None or not self._engine.is_ready):
             reasons.append("the engine is being started again")
         return reasons
 
@@ -282,6 +292,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_queue_tokens=settings.max_queue_tokens,
         on_report=partial(record, metrics),
         on_restart=metrics.engine_restarts.inc,
+        patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),
     )
 
 

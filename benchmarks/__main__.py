@@ -5,7 +5,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks import against_transformers, concurrency, interference, loading, speculation, startup
+from benchmarks import (
+    against_transformers,
+    concurrency,
+    interference,
+    loading,
+    recovery,
+    speculation,
+    startup,
+)
 from benchmarks.measure import Options
 
 BENCHMARKS = {
@@ -15,6 +23,7 @@ BENCHMARKS = {
     "against_transformers": against_transformers.run,
     "interference": interference.run,
     "speculation": speculation.run,
+    "recovery": recovery.run,
 }
 
 

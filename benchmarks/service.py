@@ -63,6 +63,17 @@ class Service:
             "proportional_mib": sum(info.pss for info in full) / 2**20,
         }
 
+    def kill_engine(self) -> None:
+        """The engine process ends at once, as by the kernel when memory is short."""
+        for child in psutil.Process(self._process.pid).children():
+            child.kill()
+            psutil.wait_procs([child])
+
+    def wait_ready(self) -> None:
+        """Returns when /ready says so."""
+        while not self._is_ready():
+            time.sleep(0.01)
+
     def _is_ready(self) -> bool:
         try:
             with urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=5) as answer:

@@ -47,9 +47,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.tasks": ("app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.engine.sampling_params": ("app.errors", "model.beam_search"),
     "app.engine.protocol": ("app.engine.sampling_params",),
+    "app.engine.flight": (),
     "app.engine.journal": (*BORDER, "app.errors"),
-    "app.engine.process": BORDER,
-    "app.engine.client": ("app.engine.journal", "app.engine.process", *BORDER, *LEAVES),
+    "app.engine.process": ("app.engine.flight", *BORDER),
+    "app.engine.client": (
+        *("app.engine.flight", "app.engine.journal", "app.engine.process", "app.engine.supervision"),
+        *(*BORDER, *LEAVES),
+    ),
+    "app.engine.supervision": ("app.engine.flight", "app.engine.process", *BORDER),
     "app.engine.rules": BORDER,
     "app.engine.grammar": BORDER,
     "app.engine.trial": ("app.engine.grammar",),
@@ -68,7 +73,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
     "app.engine.prefix_cache": ("app.engine.sequence", "app.engine.block_manager"),
     "app.engine.block_tables": ("app.engine.sequence", "app.engine.block_manager", "app.engine.prefix_cache"),
+    "app.engine.lanes": ("app.engine.sequence",),
     "app.engine.scheduler": (
+        "app.engine.lanes",
         "app.engine.sequence",
         "app.engine.block_manager",
         "app.engine.block_tables",
@@ -97,8 +104,10 @@ TORCH_FREE = (
         "app.api",
         "app.tasks",
         "app.engine.client",
+        "app.engine.flight",
         "app.engine.journal",
         "app.engine.process",
+        "app.engine.supervision",
     ),
     *(
         "app.engine.grammar",
@@ -108,7 +117,7 @@ TORCH_FREE = (
         "app.engine.compiler",
     ),
     *("app.engine.rules", "app.engine.sequence", "app.engine.block_manager"),
-    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.scheduler"),
+    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.lanes", "app.engine.scheduler"),
     *(*BORDER, *MODEL_FACTS),
 )
 # (part of the tree, packages it never imports)
@@ -118,7 +127,7 @@ FORBIDDEN_PACKAGES = (
     (("app.tasks",), ("fastapi", "starlette")),
     (("model",), ("asyncio",)),
 )
-ASYNCIO_IN_ENGINE = ("app.engine.client", "app.engine.process")
+ASYNCIO_IN_ENGINE = ("app.engine.client", "app.engine.process", "app.engine.supervision")
 
 
 @dataclass(frozen=True)

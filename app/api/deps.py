@@ -10,6 +10,8 @@ from app.errors import Unavailable
 from app.registry import Registry
 from app.tasks.base import Task
 from app.tasks.token_ids import TokenIds
+from app.tasks.translate import Translate
+from app.tasks.translators import Translators
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -37,10 +39,17 @@ class Desk:
         self.call.model = task.model.name
         if timeout is not None:
             self.call.limit_time(timeout)
-        reasons = self.registry.not_ready_reasons()
+        reasons = self.registry.refusals()
         if reasons:
             raise Unavailable("; ".join(reasons), retry_after=1.0)
         return task
+
+    def translators(self, model: str | None, timeout: float | None = None) -> Translators:
+        """The named model, or all that translate, behind the default one, under whose name the request counts."""
+        first = self.task(Translate, model, timeout)
+        able = self.registry.able(Translate.name) if model is None else []
+        others = [self.registry.find(Translate, one.name) for one in able if one.name != first.model.name]
+        return Translators([first, *others], self.registry.detector)
 
     def token_ids(self, model: str | None, timeout: float | None = None) -> TokenIds:
         """The named model's tokenizer at work, or the first model's. Raises ModelNotFound."""

@@ -74,6 +74,7 @@ def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits, ar
         source_ids=request.ids,
         token_ids=echo,
         num_prompt_tokens=len(echo),
+        alone_until=request.alone_until,
     )
 
 
@@ -98,6 +99,8 @@ def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, 
     if max_tokens < 1:
         raise RequestError(f"{len(tokens)} prompt tokens leave no room in a context of {limit}")
     _check_room(len(tokens) + max_tokens, len(source), request.params.num_beams, limits)
+    if len(request.said) >= max_tokens:
+        raise RequestError(f"{len(request.said)} tokens are said, of {max_tokens} at most")
     group = _beam_group(request, served, max_tokens, limits)
     sequence = Sequence(
         request=request,
@@ -105,9 +108,10 @@ def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, 
         adapter=served.adapter,
         arrival=arrival,
         source_ids=source,
-        token_ids=tokens,
+        token_ids=[*tokens, *request.said],
         num_prompt_tokens=len(tokens),
         max_tokens=max_tokens,
+        alone_until=request.alone_until,
         rules=make_rules(request.params, max_tokens),
         group=group,
     )

@@ -12,6 +12,7 @@ from app.engine.admission import Served
 from app.engine.block_manager import BlockManager
 from app.engine.compiler import Compiler
 from app.engine.engine import Engine
+from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.memory import available_bytes
 from app.engine.pace import Pace
@@ -41,10 +42,14 @@ class _Loaded:
     seconds: float
 
 
-def build_engine(config: WorkerConfig, clock: Callable[[], float] = time.perf_counter) -> Engine:
+def build_engine(
+    config: WorkerConfig,
+    clock: Callable[[], float] = time.perf_counter,
+    recorder: FlightRecorder | None = None,
+) -> Engine:
     """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
 
-    `clock`, in seconds, tells the engine how long its steps take.
+    `clock`, in seconds, tells the engine how long its steps take; in `recorder` it writes down what it is at.
     """
     device = choose_device(config.device)
     loaded: dict[str, _Loaded] = {}
@@ -72,10 +77,12 @@ def build_engine(config: WorkerConfig, clock: Callable[[], float] = time.perf_co
     blocks = BlockManager(arena.num_pages)
     scheduler = Scheduler(sizes, blocks, config.token_budget, config.max_num_seqs, config.prefix_cache)
     for spec in config.models:
-        scheduler.lanes[spec.name].weight = spec.weight
+        scheduler.lanes.set_weight(spec.name, spec.weight)
     pace = _pace(config.target_step_ms, device)
     compiler = Compiler({name: (one.folder, one.model.config.vocab_size) for name, one in loaded.items()})
-    return Engine(runners, served, infos, arena, scheduler, compiler, pace, config.speculation, clock)
+    return Engine(
+        runners, served, infos, arena, scheduler, compiler, pace, config.speculation, clock, recorder
+    )
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -8,14 +8,13 @@ import asyncio
 import logging
 import math
 import sys
-import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
+from app.engine.flight import Flight
 from app.engine.journal import Journal, is_end, joined
-from app.engine.process import StartError, WorkerProcess
+from app.engine.process import StartError
 from app.engine.protocol import (
     Abort,
     Answer,
@@ -36,15 +35,14 @@ from app.engine.protocol import (
     WorkerMessage,
     encode_frame,
 )
+from app.engine.supervision import Patience, Supervisor
 from app.errors import ConfigError, EngineFailed, InvalidRequest, QuartetError, Unavailable
 
 WORKER_COMMAND = (sys.executable, "-m", "app.engine.worker")
-SILENCE_SECONDS = 30.0
-"""An engine that is silent for longer than this is not called ready; idle ones send heartbeats."""
-_BACKOFF_SECONDS = (0.0, 0.1, 0.3, 1.0, 3.0)
+
+__all__ = ["EngineClient", "Patience"]
 
 _log = logging.getLogger("quartet.client")
-
 
 Arrivals = asyncio.Queue[tuple[int, Answer] | QuartetError]
 Good = Tokens | Hypotheses | Encoded
@@ -54,9 +52,9 @@ Whole = TypeVar("Whole", Hypotheses, Encoded)
 class EngineClient:
     """Submits requests to the engine process, and keeps that process alive between `start` and `stop`.
 
-    `max_queue_requests` and `max_queue_tokens` (prompts and completions) bound what is in flight, waiting or
-    running. When restarts number `max_restarts` within `restart_window` seconds, the next end of the process
-    is final (`wait_lost`).
+    When the process ends or hangs, another takes its place and goes on with what is in flight where that stopped: for
+    who waits here it takes longer, nothing else. `max_queue_requests` and `max_queue_tokens` (prompts and completions)
+    bound what is in flight, waiting or running. An engine that cannot be kept alive is final (`wait_lost`).
     """
 
     def __init__(
@@ -68,30 +66,26 @@ class EngineClient:
         on_report: Callable[[Report], object],
         on_restart: Callable[[], object],
         command: Sequence[str] = WORKER_COMMAND,
-        max_restarts: int = 5,
-        restart_window: float = 60.0,
+        patience: Patience | None = None,
     ) -> None:
-        self.info: Ready | None = None
-        self._config, self._command = config, command
         self._journal = Journal(max_queue_requests, max_queue_tokens)
-        self._on_report, self._on_restart = on_report, on_restart
-        self._max_restarts, self._restart_window = max_restarts, restart_window
-        self._worker: WorkerProcess | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._lost = asyncio.Event()
+        self._on_report = on_report
+        self._patience = patience or Patience()
+        self._supervisor = Supervisor(command, config, self, on_restart, self._patience)
         self._num_calls = 0
         self._no_calls = asyncio.Event()
         self._no_calls.set()
         self._is_stopping = False
-        self._start_seconds = 1.0
+
+    @property
+    def info(self) -> Ready | None:
+        """What the engine said when it was ready."""
+        return self._supervisor.ready
 
     @property
     def is_ready(self) -> bool:
         """The engine process is up, was heard of lately, and new requests are taken."""
-        worker = self._worker
-        if worker is None or worker.closed.is_set() or self._is_stopping:
-            return False
-        return time.monotonic() - worker.last_heard < SILENCE_SECONDS
+        return self._supervisor.is_heard and not self._is_stopping
 
     @property
     def num_requests(self) -> int:
@@ -109,13 +103,10 @@ class EngineClient:
         Raises ConfigError for a checkpoint that cannot be served, EngineFailed for anything else.
         """
         try:
-            self._worker = await self._launch()
+            return await self._supervisor.start()
         except StartError as error:
             kind = ConfigError if error.kind == "checkpoint" else EngineFailed
             raise kind(str(error)) from None
-        self._keeper = asyncio.create_task(self._keep(), name="engine keeper")
-        assert self.info is not None
-        return self.info
 
     async def stop(self, drain_timeout: float) -> None:
         """Takes no new requests, waits up to `drain_timeout` seconds for those in flight, ends the process."""
@@ -125,25 +116,20 @@ class EngineClient:
                 await self._no_calls.wait()
         except TimeoutError:
             self._journal.fail_all(self._unavailable())
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        if self._worker is not None:
-            self._worker.send(encode_frame(Shutdown()))
-            await self._worker.end()
-            self._worker = None
+        await self._supervisor.stop(encode_frame(Shutdown()))
 
     async def wait_lost(self) -> None:
         """Returns never: raises EngineFailed once the engine process cannot be kept alive."""
-        await self._lost.wait()
+        await self._supervisor.lost.wait()
+        times = self._patience.max_failures + 1
         raise EngineFailed(
-            f"the engine process ended {self._max_restarts + 1} times within {self._restart_window:g} s"
+            f"the engine process ended {times} times within {self._patience.window:g} s, to no one's use"
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens, None]:
         """New tokens as they come; the last message has a finish reason. Closing it aborts the sequence.
 
-        Raises, here and in the methods below: Overloaded, Unavailable, InvalidRequest, EngineFailed.
+        Raises, here and in the methods below: Overloaded, Unavailable, InvalidRequest, EngineFailed, EngineFault.
         """
         async with aclosing(self._run([request])) as answers:
             async for _, answer in answers:
@@ -182,7 +168,7 @@ class EngineClient:
 
     async def _run(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Good], None]:
         """Answers as they come, each with its request's place; what is open when it is left is aborted."""
-        if self._is_stopping or not self._is_connected:
+        if self._is_stopping or self._supervisor.is_late or self._supervisor.lost.is_set():
             raise self._unavailable()
         answers: Arrivals = asyncio.Queue()
         admitted = self._journal.admit(requests, answers.put_nowait)
@@ -196,7 +182,7 @@ class EngineClient:
                     yield place, answer
         finally:
             left = [request.id for request in admitted if self._journal.release(request.id)]
-            if left and self._is_connected:
+            if left:
                 self._send(Abort(left))
             self._count_call(-1)
 
@@ -207,25 +193,23 @@ class EngineClient:
         else:
             self._no_calls.set()
 
-    @property
-    def _is_connected(self) -> bool:
-        return self._worker is not None and not self._worker.closed.is_set()
-
     def _send(self, *messages: Message) -> None:
-        assert self._worker is not None
+        """While there is no engine process nothing is sent: the next one is told all that is in flight."""
         try:
             frames = b"".join(map(encode_frame, messages))
         except ProtocolError as error:
             raise InvalidRequest(f"the request is too large: {error}") from None
-        self._worker.send(frames)
+        if self._supervisor.worker is not None:
+            self._supervisor.worker.send(frames)
 
     def _unavailable(self) -> Unavailable:
         if self._is_stopping:
             return Unavailable("the service is shutting down", code="draining", retry_after=5.0)
-        seconds = float(math.ceil(self._start_seconds))
+        seconds = float(math.ceil(self._supervisor.start_seconds))
         return Unavailable("the engine is being started again", code="restarting", retry_after=seconds)
 
-    def _receive(self, message: WorkerMessage) -> None:
+    def receive(self, message: WorkerMessage) -> None:
+        """The supervisor's call: the engine says something."""
         if isinstance(message, StepOutputs):
             for output in message.outputs:
                 self._journal.deliver(output)
@@ -235,42 +219,18 @@ class EngineClient:
                 except Exception:
                     _log.exception("a report could not be recorded")
 
-    async def _keep(self) -> None:
-        """Gives the engine up at once on a mistake of our own: better a clean end than a silent one."""
-        try:
-            await self._restart_often()
-        except Exception:
-            _log.exception("the engine process cannot be looked after")
-        self._lost.set()
+    def ended(self, flight: Flight) -> bool:
+        """The supervisor's call: the engine is gone; whether one request is to blame."""
+        return self._journal.note_death(flight.lengths)
 
-    async def _restart_often(self) -> None:
-        """Starts the engine process again whenever it ends; returns when that was too often."""
-        restarts: deque[float] = deque()
-        while True:
-            if self._worker is not None:
-                await self._worker.closed.wait()
-                code = await self._worker.end()
-                self._worker = None
-                _log.error("the engine process ended with code %s, %d in flight", code, self.num_requests)
-                self._journal.fail_all(self._unavailable())
-            now = time.monotonic()
-            while restarts and restarts[0] < now - self._restart_window:
-                restarts.popleft()
-            if len(restarts) >= self._max_restarts:
-                return
-            restarts.append(now)
-            self._on_restart()
-            await asyncio.sleep(_BACKOFF_SECONDS[min(len(restarts), len(_BACKOFF_SECONDS)) - 1])
-            try:
-                self._worker = await self._launch()
-            except StartError as error:
-                _log.error("the engine process did not start: %s", error)
+    def is_back(self) -> None:
+        """The supervisor's call: a new engine goes on with what is in flight."""
+        for entry in list(self._journal.entries.values()):
+            self._send(entry.again())
 
-    async def _launch(self) -> WorkerProcess:
-        started = time.monotonic()
-        worker, self.info = await WorkerProcess.launch(self._command, self._config, self._receive)
-        self._start_seconds = time.monotonic() - started
-        return worker
+    def is_late(self) -> None:
+        """The supervisor's call: what is in flight has waited long enough."""
+        self._journal.fail_all(self._unavailable())
 
 
 async def _arrived(answers: Arrivals) -> list[tuple[int, Good]]:

@@ -1,5 +1,6 @@
 """What a step makes of its sequences: tokens appended, sequences ended, searches a step further, answers to be sent."""
 
+import logging
 from collections.abc import Mapping
 from itertools import islice
 
@@ -16,6 +17,8 @@ from app.engine.runner import EncoderOutput
 from app.engine.sampler import NO_TOKEN, SampleRow, logprobs_of, sample
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import Sequence
+
+_log = logging.getLogger(__name__)
 
 
 class Committer:
@@ -61,11 +64,37 @@ class Committer:
         alone = [(sequence, count) for sequence, count in going_on if sequence.group is None]
         if alone:
             self._masks.fill([s.matcher for s, _ in alone if s.matcher is not None])
-            rows = [self._sample_row(s, drafted) for s, count in alone for drafted in range(count)]
-            samples = sample(logits, rows)
-            said = iter(zip(samples.token_ids, samples.logprobs, strict=True))
-            outputs += [self._say(s, list(islice(said, count)), len(rows)) for s, count in alone]
+            outputs += self._speak(alone, logits)
         return outputs
+
+    def _speak(self, going_on: list[tuple[Sequence, int]], logits: Tensor) -> list[Answer]:
+        """What each says next, by its rows of `logits`. Where all cannot be sampled at once, each is by itself."""
+        rows = [self._sample_row(s, drafted) for s, count in going_on for drafted in range(count)]
+        try:
+            samples = sample(logits, rows)
+        except Exception:
+            _log.exception("%d rows could not be sampled", len(rows))
+            if len(going_on) == 1:
+                return [self.fail(going_on[0][0])]
+            parts = torch.split(logits, [count for _, count in going_on])
+            alone = [self._speak([one], part) for one, part in zip(going_on, parts, strict=True)]
+            return [answer for answers in alone for answer in answers]
+        said = iter(zip(samples.token_ids, samples.logprobs, strict=True))
+        return [self._say_or_fail(s, list(islice(said, count)), len(rows)) for s, count in going_on]
+
+    def _say_or_fail(
+        self, sequence: Sequence, said: list[tuple[int, TokenLogprobs | None]], num_rows: int
+    ) -> Tokens | Failed:
+        try:
+            return self._say(sequence, said, num_rows)
+        except Exception:
+            _log.exception("request %d could not go on", sequence.id)
+            return self.fail(sequence)
+
+    def fail(self, sequence: Sequence) -> Failed:
+        """Ends a sequence, or all beams of its group, for a fault of ours."""
+        self._scheduler.finish(sequence, "error")
+        return Failed(sequence.id, "internal", "the engine failed to compute this request")
 
     def _tell_prompts(self, logit_rows: list[LogitRows], logits: Tensor) -> Tensor:
         """Notes the log-probabilities of prompts; returns the other rows."""
@@ -89,7 +118,12 @@ class Committer:
         for group in {id(beam.group): beam.group for beam in beams}.values():
             assert group is not None
             first = group.members[0]
-            advance(group, [found[id(member)] for member in group.members], self._scheduler)
+            try:
+                advance(group, [found[id(member)] for member in group.members], self._scheduler)
+            except Exception:
+                _log.exception("request %d could not go on", first.id)
+                outputs.append(self.fail(first))
+                continue
             if group.search.is_done:
                 self._scheduler.finish(first, "stop")
                 outputs.append(

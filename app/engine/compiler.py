@@ -92,6 +92,8 @@ class Compiler:
                 param = _constraint(sequence).param
                 if isinstance(outcome, Grammar) and outcome.fault is None:
                     sequence.matcher = Matcher(outcome, param)
+                    for token_id in _request(sequence).said:
+                        sequence.matcher.advance(token_id)
                     ready.append(sequence)
                 else:
                     refused.append(_refusal(sequence.id, param, outcome))
@@ -133,7 +135,12 @@ def _refusal(sequence_id: int, param: str, outcome: _Outcome) -> Failed:
     return Failed(sequence_id, "invalid", f"{param}: {fault}", param)
 
 
-def _constraint(sequence: Sequence) -> Constraint:
+def _request(sequence: Sequence) -> GenerateRequest:
     assert isinstance(sequence.request, GenerateRequest)
-    assert sequence.request.constraint is not None
-    return sequence.request.constraint
+    return sequence.request
+
+
+def _constraint(sequence: Sequence) -> Constraint:
+    constraint = _request(sequence).constraint
+    assert constraint is not None
+    return constraint

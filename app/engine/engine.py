@@ -4,22 +4,26 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from torch import Tensor
+
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
 from app.engine.committer import Committer
 from app.engine.compiler import Compiler
 from app.engine.drafting import Drafting
+from app.engine.faults import Prospects, is_out_of_memory
+from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena
-from app.engine.pace import Pace
+from app.engine.pace import LEAST_TOKENS, Pace
 from app.engine.protocol import (
+    Answer,
     EncodeRequest,
-    Failed,
     GenerateRequest,
     ModelInfo,
     Report,
     StepOutputs,
 )
-from app.engine.runner import Runner
+from app.engine.runner import EncoderOutput, Runner
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
 
@@ -43,6 +47,7 @@ class Engine:
         pace: Pace | None,
         speculates: bool,
         clock: Callable[[], float],
+        recorder: FlightRecorder | None = None,
     ) -> None:
         self.infos = infos
         self._runners, self._served, self._arena = runners, served, arena
@@ -51,6 +56,7 @@ class Engine:
         self._pace, self._clock = pace, clock
         self._drafting = Drafting(runners if speculates else ())
         self._committer = Committer(served, scheduler, self._drafting)
+        self._recorder, self._prospects = recorder, Prospects()
         self._last_report = 0.0
 
     @property
@@ -72,6 +78,7 @@ class Engine:
         sequence = make_sequence(request, served, limits, self._clock())
         if isinstance(request, GenerateRequest) and request.constraint is not None:
             self._compiler.hold(sequence)
+            self._record(())
         else:
             self._scheduler.add(sequence)
 
@@ -84,7 +91,7 @@ class Engine:
     def step(self) -> StepOutputs:
         """Schedule, batch, run, sample, commit: one step of one model.
 
-        A fault of ours in between fails the sequences of this step and leaves the others alone.
+        Where something in between fails, the sequence at fault gets a failure, and all others go on.
         """
         compiled, refused = self._compiler.take()
         for sequence in compiled:
@@ -92,13 +99,20 @@ class Engine:
         step = self._scheduler.schedule(self._prompt_budgets())
         if step is None:
             return StepOutputs([*refused])
-        try:
-            done = self._run(step)
-        except Exception:
-            logger.exception("a step of %s failed with %d sequences", step.model, len(step.sequences))
-            failed = {sequence.id: sequence for sequence in step.sequences}
-            done = StepOutputs([self._fail(sequence) for sequence in failed.values()])
+        self._record(step.sequences, self._prospects.seconds(step.model))
+        done = self._run(step)
+        self._record(())  # not where it raises: then this is what the process ended with
         return StepOutputs([*refused, *done.outputs], done.report)
+
+    def _record(self, sequences: Iterable[Sequence], expected: float = 0.0) -> None:
+        """What would be to blame if this process ended now: a step's sequences, and those whose constraints compile."""
+        if self._recorder is None:
+            return
+        at_risk = [*sequences, *self._compiler.waiting]
+        if at_risk:
+            self._recorder.begin(expected, [(sequence.id, len(sequence.token_ids)) for sequence in at_risk])
+        else:
+            self._recorder.end()
 
     def _prompt_budgets(self) -> dict[str, int] | None:
         """No limit for a request that is alone: nobody waits for its steps to end."""
@@ -108,7 +122,7 @@ class Engine:
             model: self._pace.budget(
                 model, bool(lane.running), self._runners[model].model.config.kind == "decoder"
             )
-            for model, lane in self._scheduler.lanes.items()
+            for model, lane in self._scheduler.lanes.ordinary.items()
         }
 
     def _run(self, step: ScheduledStep) -> StepOutputs:
@@ -116,17 +130,15 @@ class Engine:
         for sequence in step.sequences:
             if sequence.first_scheduled is None:
                 sequence.first_scheduled = started
-        runner = self._runners[step.model]
-        if step.stale_blocks:
-            self._arena.clear(step.stale_blocks)
-        if step.copies:
-            self._arena.copy(step.copies)
-        batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
-        logits, encoded = runner.run(batch)
+        try:
+            batch, logits, encoded = self._compute(step)
+        except Exception as fault:
+            return StepOutputs(self._give_up(step, fault))
         self._scheduler.commit(step)
         outputs = self._committer.commit(batch, logits, encoded)
         duration = self._clock() - started
-        self._scheduler.charge(step.model, duration)
+        self._scheduler.charge(step, duration)
+        self._prospects.note(step.model, duration)
         num_prompt = batch.num_tokens - step.num_decoding - step.num_drafted
         if self._pace is not None:
             self._pace.note(step.model, step.num_decoding, num_prompt, duration)
@@ -136,9 +148,34 @@ class Engine:
             outputs, self._report(step, batch, duration, self._drafting.num_held - held_before)
         )
 
-    def _fail(self, sequence: Sequence) -> Failed:
-        self._scheduler.finish(sequence, "error")
-        return Failed(sequence.id, "internal", "the engine failed to compute this request")
+    def _compute(self, step: ScheduledStep) -> tuple[Batch, Tensor | None, list[EncoderOutput]]:
+        """Nothing of it is known to anybody yet, so that where it fails it can be done again."""
+        runner = self._runners[step.model]
+        if step.stale_blocks:
+            self._arena.clear(step.stale_blocks)
+        if step.copies:
+            self._arena.copy(step.copies)
+        batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
+        return batch, *runner.run(batch)
+
+    def _give_up(self, step: ScheduledStep, fault: Exception) -> list[Answer]:
+        """A step could not be computed. Too large for the memory, it is cut; else its sequences are tried one by one,
+        and one that was by itself has failed."""
+        units, size = step.units, step.size
+        if step.stale_blocks:
+            self._arena.clear(step.stale_blocks)  # whether that was done or not
+        can_be_cut = size > LEAST_TOKENS and (len(units) > 1 or not step.sequences[0].needs_encode)
+        if is_out_of_memory(fault) and can_be_cut:
+            logger.warning(
+                "a step of %s with %d tokens is too large for the memory: %s", step.model, size, fault
+            )
+            self._scheduler.ease(step)
+            return []
+        logger.error("a step of %s failed with %d sequences", step.model, len(step.sequences), exc_info=fault)
+        if len(units) > 1:
+            self._scheduler.isolate(step)
+            return []
+        return [self._committer.fail(units[0][0])]
 
     def _report(self, step: ScheduledStep, batch: Batch, duration: float, num_accepted: int) -> Report:
         now = self._clock()
@@ -149,7 +186,7 @@ class Engine:
             self._last_report = now
             running.update(dict.fromkeys(self._served, 0))
             waiting.update(dict.fromkeys(self._served, 0))
-            for lane in self._scheduler.lanes.values():
+            for lane in self._scheduler.lanes.every:
                 running.update(s.request.model for s in lane.running)
                 waiting.update(s.request.model for s in lane.waiting)
             waiting.update(s.request.model for s in self._compiler.waiting)

@@ -3,37 +3,70 @@
 Knows neither the process nor asyncio: answers leave through the function that each request came with.
 """
 
+import hashlib
 import itertools
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
 from app.engine.protocol import Answer, GenerateRequest, Request, Tokens
-from app.errors import InvalidRequest, Overloaded, QuartetError
+from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError
 
 RATE_SECONDS = 30.0
 MOST_RETRY_SECONDS = 60.0
+MOST_DEATHS = 2
+"""What was there when so many engines died, and got no further in between, is tried by itself."""
+REFUSED_SECONDS = 600.0
 
 Sink = Callable[[tuple[int, Answer] | QuartetError], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entry:
-    """A request in flight: as it was sent, what it may cost in tokens, its place among those sent together."""
+    """A request in flight: as it was asked for and as it was sent, what it may cost in tokens, its place among those
+    sent together, and what it has said.
 
+    `furthest` is how many tokens it had when an engine died in a step with it, -1 before; `num_deaths` counts how often
+    that was no further than before.
+    """
+
+    asked: Request
     request: Request
     cost: int
     place: int
     sink: Sink
+    said: list[int] = field(default_factory=list)
+    furthest: int = -1
+    num_deaths: int = 0
+
+    def note_death(self, length: int) -> bool:
+        """An engine died in a step in which this had so many tokens. Whether it is to blame: it was by itself, as it
+        had been there at two deaths."""
+        if length > self.furthest:
+            self.furthest, self.num_deaths = length, 1
+            return False
+        self.num_deaths += 1
+        return self.num_deaths > MOST_DEATHS and self.request.alone_until is not None
+
+    def again(self) -> Request:
+        """What another engine is to be told, to go on behind what was said."""
+        self.request = msgspec.structs.replace(
+            self.request, alone_until=self.furthest if self.num_deaths >= MOST_DEATHS else None
+        )
+        if isinstance(self.request, GenerateRequest) and self.said:
+            # What is told of a prompt was told with the first token.
+            params = msgspec.structs.replace(self.request.params, prompt_logprobs=None)
+            self.request = msgspec.structs.replace(self.request, said=list(self.said), params=params)
+        return self.request
 
 
 class Journal:
-    """What is in flight. Ids are never given twice, so the answers of a dead engine find nobody."""
+    """What is in flight, with all that it takes to do it again."""
 
     def __init__(self, max_requests: int, max_tokens: int) -> None:
         self.entries: dict[int, Entry] = {}
@@ -41,9 +74,14 @@ class Journal:
         self._max_requests, self._max_tokens = max_requests, max_tokens
         self._ids = itertools.count(1)
         self._released: deque[tuple[float, int]] = deque(maxlen=4096)  # when, how many tokens
+        self._refused: dict[bytes, float] = {}  # until when, by what is asked for
 
     def admit(self, requests: Sequence[Request], sink: Sink) -> list[Request]:
-        """All of them with ids and seeds, or none. Raises Overloaded, or InvalidRequest for what never fits."""
+        """All of them with ids and seeds, or none.
+
+        Raises Overloaded, InvalidRequest for what never fits, EngineFault for what has ended the engine before.
+        """
+        self._check_refused(requests)
         costs = [cost(request) for request in requests]
         total = sum(costs)
         if len(requests) > self._max_requests or total > self._max_tokens:
@@ -57,8 +95,8 @@ class Journal:
         if excess_requests > 0 or excess_tokens > 0:
             raise Overloaded("the queue is full", retry_after=self._wait(excess_requests, excess_tokens))
         admitted = [_prepared(request, next(self._ids)) for request in requests]
-        for place, (request, tokens) in enumerate(zip(admitted, costs, strict=True)):
-            self.entries[request.id] = Entry(request, tokens, place, sink)
+        for place, (asked, request, tokens) in enumerate(zip(requests, admitted, costs, strict=True)):
+            self.entries[request.id] = Entry(asked, request, tokens, place, sink)
         self.num_tokens += total
         return admitted
 
@@ -68,7 +106,28 @@ class Journal:
         if entry is not None:
             if is_end(answer):
                 self.release(answer.id)
+            elif isinstance(answer, Tokens):
+                entry.said += answer.token_ids
             entry.sink((entry.place, answer))
+
+    def note_death(self, lengths: Mapping[int, int]) -> bool:
+        """An engine died in a step of these requests, of which each had so many tokens: the one to blame, where that is
+        clear, is told so and refused for REFUSED_SECONDS. Returns whether one was."""
+        suspects = [
+            (entry, length)
+            for request_id, length in lengths.items()
+            if (entry := self.entries.get(request_id))
+        ]
+        blamed = [entry for entry, length in suspects if entry.note_death(length)]
+        if len(blamed) != 1:
+            return False
+        [entry] = blamed
+        self._refused[_fingerprint(entry.asked)] = time.monotonic() + REFUSED_SECONDS
+        self.release(entry.request.id)
+        entry.sink(
+            EngineFault("this request ended the engine each time it was tried, the last time by itself")
+        )
+        return True
 
     def fail_all(self, error: QuartetError) -> None:
         """Ends everything in flight with `error`, told once to those that were sent together."""
@@ -86,6 +145,12 @@ class Journal:
         self.num_tokens -= entry.cost
         self._released.append((time.monotonic(), entry.cost))
         return True
+
+    def _check_refused(self, requests: Sequence[Request]) -> None:
+        now = time.monotonic()
+        self._refused = {key: until for key, until in self._refused.items() if until > now}
+        if self._refused and any(_fingerprint(request) in self._refused for request in requests):
+            raise EngineFault("this request has ended the engine before and is refused for now")
 
     def _wait(self, excess_requests: int, excess_tokens: int) -> float:
         """Whole seconds until so much is released, by the rate of late."""
@@ -105,6 +170,14 @@ def cost(request: Request) -> int:
     if isinstance(request, GenerateRequest):
         return len(request.prompt_ids) + request.params.num_beams * request.params.max_tokens
     return len(request.ids)
+
+
+def _fingerprint(request: Request) -> bytes:
+    """Of what is computed: the model, the tokens, the parameters."""
+    bare = msgspec.structs.replace(request, id=0, priority=0)
+    if isinstance(bare, GenerateRequest):
+        bare = msgspec.structs.replace(bare, index=0)
+    return hashlib.blake2b(msgspec.msgpack.encode(bare), digest_size=16).digest()
 
 
 def is_end(answer: Answer) -> bool:

@@ -4,14 +4,18 @@ llguidance bounds the work of a mask, but not everywhere, and nothing can stop a
 is left behind with its grammar; a new one takes its place.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 MASK_SECONDS = 2.0
 """A mask takes tens of microseconds, and within llguidance's limits some tens of milliseconds at most."""
 STACK_BYTES = 64 * 2**20
+
+_log = logging.getLogger(__name__)
 
 
 class Group(Protocol):
@@ -44,14 +48,26 @@ class Masks:
         while start < len(matchers):
             if self._filler is None:
                 self._filler = _Filler()
-            stuck = self._filler.work(matchers[start:], self._seconds)
-            if stuck is None:
+            stopped = self._filler.work(matchers[start:], self._seconds)
+            if stopped is None:
                 return
-            self._filler = None
-            matcher = matchers[start + stuck]
-            matcher.grammar.fault = "takes too long to follow"
+            matcher = matchers[start + stopped.place]
+            if stopped.fault is None:
+                self._filler = None
+                matcher.grammar.fault = "takes too long to follow"
+            else:
+                _log.error("a mask could not be computed", exc_info=stopped.fault)
+                matcher.grammar.fault = "cannot be followed"
             matcher.give_up(matcher.grammar.fault)
-            start += stuck + 1
+            start += stopped.place + 1
+
+
+@dataclass(frozen=True)
+class _Stopped:
+    """Which of the matchers was not filled; `fault` None where it takes too long."""
+
+    place: int
+    fault: BaseException | None = None
 
 
 class _Filler:
@@ -63,8 +79,8 @@ class _Filler:
         self._num_done = 0
         start_thread(self._run, "masks")
 
-    def work(self, matchers: Sequence[Fillable], seconds: float) -> int | None:
-        """Blocks until all are filled, or one took longer than `seconds`: its place is returned."""
+    def work(self, matchers: Sequence[Fillable], seconds: float) -> _Stopped | None:
+        """Blocks until all are filled, or one failed or took longer than `seconds`."""
         self._num_done = seen = 0
         self._jobs.put(matchers)
         while True:
@@ -72,12 +88,10 @@ class _Filler:
                 fault = self._ends.get(timeout=seconds)
             except queue.Empty:
                 if self._num_done == seen:
-                    return seen
+                    return _Stopped(seen)
                 seen = self._num_done
                 continue
-            if fault is not None:
-                raise fault
-            return None
+            return None if fault is None else _Stopped(self._num_done, fault)
 
     def _run(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from app.engine.flight import FlightRecorder, closing_fd, make_flight
 from app.engine.protocol import (
     Fatal,
     ProtocolError,
@@ -42,7 +43,8 @@ class WorkerProcess(asyncio.Protocol):
 
     def __init__(self, receive: Callable[[WorkerMessage], None]) -> None:
         self.closed = asyncio.Event()
-        self.last_heard = time.monotonic()
+        self.flight: FlightRecorder
+        self._last_heard = time.monotonic()
         self._receive = receive
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._frames = worker_messages()
@@ -55,14 +57,18 @@ class WorkerProcess(asyncio.Protocol):
     ) -> tuple["WorkerProcess", Ready]:
         """Returns once the engine is ready. Raises StartError; leaves no process behind when it fails."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        flight = make_flight()
+        with theirs, closing_fd(flight):
             _, worker = await asyncio.get_running_loop().create_unix_connection(
                 lambda: cls(receive), sock=ours
             )
+            worker.flight = FlightRecorder(flight)
             fd = theirs.fileno()
             try:
                 worker._process = await asyncio.create_subprocess_exec(
-                    *command, "--fd", str(fd), pass_fds=(fd,), stdin=asyncio.subprocess.DEVNULL
+                    *(*command, "--fd", str(fd), "--flight", str(flight)),
+                    pass_fds=(fd, flight),
+                    stdin=asyncio.subprocess.DEVNULL,
                 )
             except BaseException as error:
                 worker._transport.abort()
@@ -74,6 +80,8 @@ class WorkerProcess(asyncio.Protocol):
             worker.send(encode_frame(config))
             return worker, await worker._ready
         except BaseException:
+            if worker._ready.done() and not worker._ready.cancelled():
+                worker._ready.exception()  # read, also where this was cancelled at the same moment
             await worker.end(0.0)
             raise
 
@@ -81,6 +89,16 @@ class WorkerProcess(asyncio.Protocol):
         """Lost where the process is ending."""
         if not self._transport.is_closing():
             self._transport.write(frames)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since it was heard of."""
+        return time.monotonic() - self._last_heard
+
+    def kill(self) -> None:
+        """Ends it at once; one that is stopped too."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     async def end(self, patience: float = EXIT_SECONDS) -> int:
         """Closes the socket, on which the process ends by itself or after `patience` seconds by force.
@@ -92,11 +110,11 @@ class WorkerProcess(asyncio.Protocol):
             async with asyncio.timeout(patience):
                 return await self._process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self.kill()
             return await self._process.wait()
         finally:
             self._transport.abort()
+            self.flight.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
@@ -105,7 +123,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
-        self.last_heard = time.monotonic()
+        self._last_heard = time.monotonic()
         try:
             for message in self._frames.feed(data):
                 self._handle(message)

@@ -81,7 +81,9 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`. `index` tells apart the sequences of one request that share a seed.
+    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `said` is what the
+    sequence has said already, in an engine that is gone: it goes on behind that. `alone_until`: engines died while it
+    had at most so many decoder tokens, so until it has more nothing else is in its steps.
     """
 
     id: int = 0
@@ -91,14 +93,14 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     index: int = 0
     priority: int = 0
     constraint: Constraint | None = None
+    said: list[int] = []
+    alone_until: int | None = None
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask"), `candidates` the
-    token ids that may stand there, any where there are none.
-
-    "class" gives one row of label logits, "token-class" one for each of `ids`, "span" a start and an end
-    logit for each.
+    """One sequence to encode. `output` says what is wanted: "class" one row of label logits, "token-class" one for each
+    of `ids`, "span" a start and an end logit for each, "mask" the likeliest tokens, among `candidates` if there are
+    any, for the mask tokens at `positions`. `alone_until` as above.
     """
 
     id: int = 0
@@ -110,6 +112,7 @@ class EncodeRequest(Message, frozen=True, kw_only=True):
     candidates: list[int] = []
     top_k: int = 0
     priority: int = 0
+    alone_until: int | None = None
 
 
 class Abort(Message, frozen=True):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from app.engine.block_manager import BlockManager
 from app.engine.block_tables import BlockTables
+from app.engine.lanes import Lane, Lanes, order
 from app.engine.protocol import FinishReason
 from app.engine.sequence import Sequence, Status
 from app.engine.speculation import NO_DRAFT
@@ -26,6 +27,7 @@ class ScheduledStep:
     """
 
     model: str
+    is_quarantine: bool = False
     sequences: list[Sequence] = field(default_factory=list)
     num_tokens: list[int] = field(default_factory=list)
     num_decoding: int = 0
@@ -39,27 +41,16 @@ class ScheduledStep:
         self.sequences.append(sequence)
         self.num_tokens.append(num_tokens)
 
-
-@dataclass
-class Lane:
-    """One model's sequences. `clock` is the device time it has had over its `weight`, for taking turns fairly."""
-
-    block_size: int
-    waiting: list[Sequence] = field(default_factory=list)
-    running: list[Sequence] = field(default_factory=list)
-    weight: float = 1.0
-    clock: float = 0.0
+    @property
+    def units(self) -> list[list[Sequence]]:
+        """Its sequences, the beams of one search together."""
+        return list({id(sequence.unit[0]): sequence.unit for sequence in self.sequences}.values())
 
     @property
-    def has_work(self) -> bool:
-        """Anything to compute?"""
-        return bool(self.waiting or self.running)
-
-    @property
-    def num_reserved(self) -> int:
-        """Running sequences, and those that searches may still fork."""
-        searches = {id(s.group): s.width - len(s.group.members) for s in self.running if s.group is not None}
-        return len(self.running) + sum(searches.values())
+    def size(self) -> int:
+        """Tokens that it computes, those of sources among them."""
+        sources = (len(sequence.source_ids) for sequence in self.sequences if sequence.needs_encode)
+        return sum(self.num_tokens) + sum(sources)
 
 
 class Scheduler:
@@ -70,6 +61,9 @@ class Scheduler:
     last. A prompt is cut where the budget ends. A source is not: one that is longer than the budget is taken
     whole, where no other prompt is in its step, and so are several beams. What the prefix cache finds need not be
     computed.
+
+    What may be the end of the engine waits in quarantine: there one sequence at a time has steps to itself, in turns
+    with those of all others, until it has got further than where the engine ended.
     """
 
     def __init__(
@@ -80,7 +74,7 @@ class Scheduler:
         max_num_seqs: int,
         prefix_cache: bool = True,
     ) -> None:
-        self.lanes = {model: Lane(size) for model, size in block_sizes.items()}
+        self.lanes = Lanes(block_sizes, token_budget)
         self.token_budget, self.max_num_seqs = token_budget, max_num_seqs
         self.blocks = blocks
         self._tables = BlockTables(blocks, block_sizes, prefix_cache)
@@ -99,18 +93,27 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Puts a sequence in line."""
-        lane = self.lanes[sequence.model]
-        if not lane.has_work:
-            # Idle time earns no credit: a model that wakes starts level with the busy ones.
-            busy = [other.clock for other in self.lanes.values() if other.has_work]
-            lane.clock = max(lane.clock, min(busy, default=lane.clock))
         self._by_id[sequence.id] = sequence
-        insort(lane.waiting, sequence, key=_order)
+        self.lanes.wait(sequence)
 
-    def charge(self, model: str, seconds: float) -> None:
-        """Notes the device time that a model's step took."""
-        lane = self.lanes[model]
-        lane.clock += seconds / lane.weight
+    def charge(self, step: ScheduledStep, seconds: float) -> None:
+        """Notes the device time that a step took."""
+        self._lane_of(step).charge(seconds)
+
+    def isolate(self, step: ScheduledStep) -> None:
+        """The step failed before anything of it was committed: each of its sequences goes on by itself."""
+        for unit in step.units:
+            self._preempt(unit[0])
+            for member in unit:
+                self.lanes.of(member).waiting.remove(member)
+                member.alone_until = len(member.token_ids)
+                self.lanes.wait(member)
+
+    def ease(self, step: ScheduledStep) -> None:
+        """The step was too large for the memory, and nothing of it is committed: it is done again in parts."""
+        self._lane_of(step).ease(step.size)
+        for unit in step.units:
+            self._preempt(unit[0])
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """Ends a sequence, or all beams of its group, and gives the blocks back; ending it twice is no error."""
@@ -124,12 +127,12 @@ class Scheduler:
         """One more running sequence of the same request, which shares all blocks of `sequence`."""
         twin = sequence.fork()
         self._tables.share(twin)
-        insort(self.lanes[sequence.model].running, twin, key=_order)
+        self.lanes.run(twin)
         return twin
 
     def drop(self, sequence: Sequence) -> None:
         """Takes one sequence out, whose request may go on in others, and gives its blocks back."""
-        lane = self.lanes[sequence.model]
+        lane = self.lanes.of(sequence)
         (lane.running if sequence.status is Status.RUNNING else lane.waiting).remove(sequence)
         self._tables.release(sequence)
         sequence.status = Status.FINISHED
@@ -147,10 +150,10 @@ class Scheduler:
         `prompt_budgets`, by model and above 0, bound the tokens of prompts and sources within the token budget, and
         like that are passed over by what is never cut.
         """
-        lanes = sorted((lane.clock, name) for name, lane in self.lanes.items() if lane.has_work)
-        for _, name in lanes:
-            prompt_budget = (prompt_budgets or {}).get(name, self.token_budget)
-            step = self._schedule_model(name, self.lanes[name], prompt_budget)
+        self.lanes.let_out(self.max_num_seqs)
+        for lane in self.lanes.turns():
+            prompt_budget = (prompt_budgets or {}).get(lane.model, self.token_budget)
+            step = self._schedule_lane(lane, prompt_budget)
             if step.sequences:
                 return step
         return None
@@ -165,11 +168,14 @@ class Scheduler:
             sequence.num_computed_tokens += min(count, sequence.num_new_tokens)
             self._cache.register(sequence)
 
-    def _schedule_model(self, model: str, lane: Lane, prompt_budget: int) -> ScheduledStep:
-        step = ScheduledStep(model)
+    def _lane_of(self, step: ScheduledStep) -> Lane:
+        return (self.lanes.quarantine if step.is_quarantine else self.lanes.ordinary)[step.model]
+
+    def _schedule_lane(self, lane: Lane, prompt_budget: int) -> ScheduledStep:
+        step = ScheduledStep(lane.model, lane.is_quarantine)
         self._cache.begin_step()
         self._decode(lane, step)
-        budget = min(self.token_budget - step.num_decoding - step.num_drafted, prompt_budget)
+        budget = min(lane.token_budget - step.num_decoding - step.num_drafted, prompt_budget)
         budget = self._continue_prompts(lane, step, budget)
         self._admit_waiting(lane, step, budget)
         return step
@@ -178,7 +184,7 @@ class Scheduler:
         """One token each, while the budget lasts; who finds no block for it preempts, or is preempted."""
         for sequence in list(lane.running):
             unit = sequence.unit
-            if step.num_decoding >= self.token_budget:
+            if step.num_decoding >= lane.token_budget:
                 break
             if (
                 sequence.status is not Status.RUNNING
@@ -197,7 +203,7 @@ class Scheduler:
         """How much of its draft is computed: guesses take no block that another sequence is about to need."""
         if not sequence.draft.token_ids:
             return 0
-        spare = self.blocks.num_free - sum(lane.num_reserved for lane in self.lanes.values())
+        spare = self.blocks.num_free - self.lanes.num_reserved
         length = self._tables.grow_draft(sequence, spare, step.stale_blocks)
         step.num_drafted += length
         return length
@@ -214,7 +220,7 @@ class Scheduler:
 
     def _admit_waiting(self, lane: Lane, step: ScheduledStep, budget: int) -> None:
         """Waiting sequences join in their order; the first that cannot keeps those behind it waiting too."""
-        while lane.waiting and budget > 0:
+        while lane.waiting and budget > 0 and not lane.is_full:
             unit = lane.waiting[0].unit
             has_prompts = len(step.sequences) > step.num_decoding
             if lane.num_reserved + unit[0].width > self.max_num_seqs:
@@ -225,7 +231,7 @@ class Scheduler:
                 break
             for sequence in unit:
                 lane.waiting.remove(sequence)
-                insort(lane.running, sequence, key=_order)
+                self.lanes.run(sequence)
                 sequence.status = Status.RUNNING
                 self._tables.start(sequence, step.stale_blocks)
                 num_source = len(sequence.source_ids) if sequence.needs_encode else 0
@@ -245,7 +251,7 @@ class Scheduler:
             if not found.cross_blocks:
                 count += len(sequence.source_ids)
             if len(unit) > 1:
-                size = self.lanes[sequence.model].block_size
+                size = self.lanes.of(sequence).block_size
                 count += len(sequence.token_ids) - len(found.blocks) * size
         return count
 
@@ -254,14 +260,13 @@ class Scheduler:
         needed = sum(map(self._tables.num_to_start, unit))
         if not needed:
             return True
-        reserve = sum(other.num_reserved for other in self.lanes.values())
-        return needed + min(reserve, self.blocks.num_blocks - needed) <= self.blocks.num_free
+        return needed + min(self.lanes.num_reserved, self.blocks.num_blocks - needed) <= self.blocks.num_free
 
     def _is_behind_another(self, unit: list[Sequence]) -> bool:
         """Is one of another model earlier in order, and waits for blocks? Small ones must not starve a large one."""
         if not unit[0].token_ids:
             return False
-        heads = (lane.waiting[0] for lane in self.lanes.values() if lane.waiting)
+        heads = (lane.waiting[0] for lane in self.lanes.every if lane.waiting)
         return any(head.order < unit[0].order and not self._has_room_for(head.unit) for head in heads)
 
     def _make_room(self, needed: int, sequence: Sequence) -> int:
@@ -272,20 +277,16 @@ class Scheduler:
         """
         count = 0
         while self.blocks.num_free < needed and sequence.status is Status.RUNNING:
-            holders = (s for lane in self.lanes.values() for s in lane.running if s.block_table)
-            self._preempt(max(holders, key=_order))
+            holders = (s for lane in self.lanes.every for s in lane.running if s.block_table)
+            self._preempt(max(holders, key=order))
             count += 1
         return count
 
     def _preempt(self, sequence: Sequence) -> None:
-        lane = self.lanes[sequence.model]
+        lane = self.lanes.of(sequence)
         for member in sequence.unit:
             lane.running.remove(member)
             self._tables.release(member)
             member.num_computed_tokens, member.is_encoded, member.draft = 0, False, NO_DRAFT
             member.status = Status.WAITING
-            insort(lane.waiting, member, key=_order)
-
-
-def _order(sequence: Sequence) -> tuple[float, int]:
-    return sequence.order
+            insort(lane.waiting, member, key=order)

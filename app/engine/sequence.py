@@ -41,6 +41,7 @@ class Sequence:
     An encoder-decoder sequence has a source and decoder tokens, a decoder-only one no source, an
     encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds. One that is a beam
     belongs to a `group` of beams, and keeps the log-probabilities of what it said where they are asked for.
+    One that may be what engines die of has its steps to itself until it has more than `alone_until` tokens.
     A `draft` is what may follow `token_ids` and is computed along with the last of them.
     `num_cached_tokens` of the prompt (of the source, where there is one) were found computed when it first ran; None
     before that. The keys and the number of registered blocks are the prefix cache's.
@@ -63,6 +64,7 @@ class Sequence:
     num_registered_blocks: int = 0
     num_cached_tokens: int | None = None
     status: Status = Status.WAITING
+    alone_until: int | None = None
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
     rules: Rules | None = None

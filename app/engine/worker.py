@@ -1,4 +1,4 @@
-"""The engine process, `python -m app.engine.worker --fd N`: receive, step, send, until its socket closes.
+"""The engine process, `python -m app.engine.worker --fd N --flight M`: receive, step, send, until its socket closes.
 
 One thread runs the engine. While there is work it never waits for messages, and while there is none it waits for
 nothing but messages and the engine's own threads, which compile constraints.
@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -23,6 +24,7 @@ import torch
 from app import logs
 from app.engine.admission import RequestError
 from app.engine.build import build_engine
+from app.engine.flight import FlightRecorder
 from app.engine.protocol import (
     Abort,
     ClientMessage,
@@ -208,13 +210,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Takes over the socket that the client left open under `--fd`."""
     parser = argparse.ArgumentParser(prog="python -m app.engine.worker", description="The engine process.")
     parser.add_argument("--fd", type=int, required=True, help="the socket to the client")
-    fd: int = parser.parse_args(arguments).fd
+    parser.add_argument("--flight", type=int, required=True, help="the memory of the flight recorder")
+    given = parser.parse_args(arguments)
+    recorder = FlightRecorder(given.flight)
+    os.close(given.flight)
     # Signals go to the whole process group; when to end is the client's decision.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    with socket.socket(fileno=fd) as sock:
+    with socket.socket(fileno=given.fd) as sock:
         sock.set_inheritable(False)
-        return run(sock, build_engine)
+        return run(sock, partial(build_engine, recorder=recorder))
 
 
 if __name__ == "__main__":

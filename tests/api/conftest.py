@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +16,14 @@ from app.api.gate import Limits
 from app.main import create_app
 from app.metrics import Metrics
 from app.registry import Registry
+from app.tasks.language_id import LanguageDetector
 from app.tasks.served import Served, read_served
 from tests.api.fake_engine import FakeEngine
 from tests.api.folders import CONFIGS, write_folder
 
 T = TypeVar("T")
+TOLD_APART = ("de", "en", "fr", "it")
+"""Few languages, since each takes a moment to read."""
 LIMITS = Limits(max_body_bytes=1 << 20, body_timeout=0.5, max_timeout=600.0)
 
 
@@ -52,7 +55,8 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self.engine = FakeEngine(self._served)
         self.registry = Registry("test", self._served, Metrics("test"))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+            self.registry.detector = LanguageDetector(pool, TOLD_APART)
             self.port = listener.getsockname()[1]
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             app = create_app(self.registry, self._limits)

@@ -169,7 +169,7 @@ def test_the_description_has_our_errors_and_examples_that_run(shared: Service) -
             real = path.replace("{model}", "mood").replace("{task}", "text-classification")
             assert shared.post(real, body).status_code == 200, path
             num_examples += 1
-    assert num_examples == 26
+    assert num_examples == 28
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(shared: Service) -> None:

@@ -2,9 +2,13 @@
 
 import argparse
 import os
+import select
+import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
+from app.engine.flight import FlightRecorder
 from app.engine.protocol import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -28,12 +32,17 @@ from app.engine.protocol import (
     encode_frame,
 )
 
+HEARTBEAT_SECONDS = 0.02
+
 
 class FakeWorker:
-    """Answers at once, or as the name says: hold, release, aborted, die, garbage, oversize, invalid, internal."""
+    """Answers at once, or as the name says: hold, release, aborted, die, garbage, oversize, invalid, internal; with
+    `-midway` after two tokens and not again: die, hang. The recorder has what is held and what is being answered."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, recorder: FlightRecorder) -> None:
         self._sock = sock
+        self._recorder = recorder
+        self._is_ready = False
         self._aborted: list[int] = []
         self._held: list[GenerateRequest | EncodeRequest] = []
 
@@ -50,7 +59,14 @@ class FakeWorker:
             case "never-ready":
                 next(messages, None)
                 return 0
+        if config.device.startswith("ready-once:"):
+            mark = Path(config.device.partition(":")[2])
+            if mark.exists():
+                next(messages, None)
+                return 0
+            mark.touch()
         self._send(Ready(models=[], device="fake"))
+        self._is_ready = True
         if config.device == "short-lived":
             return 1
         self._send(Heartbeat())
@@ -64,6 +80,8 @@ class FakeWorker:
                         if held.model == "hold-until-abort" and held.id not in ids:
                             self._compute(held)
                 case GenerateRequest() | EncodeRequest():
+                    others = self._held if message.alone_until is None else []
+                    self._recorder.begin(0.0, [(one.id, 1) for one in (*others, message)])
                     self._answer(message)
                 case WorkerConfig():
                     return 1
@@ -95,18 +113,22 @@ class FakeWorker:
                 self._compute(request)
 
     def _compute(self, request: GenerateRequest | EncodeRequest) -> None:
-        """Generation counts from 0, one token a step, and reports the seed; an encoding is its ids."""
+        """Generation counts from 0 or on, one token a step, and reports the seed; an encoding is its ids."""
         if isinstance(request, EncodeRequest):
             data = b"".join(token_id.to_bytes(4, "little") for token_id in request.ids)
             self._send(StepOutputs([Encoded(id=request.id, shape=[len(request.ids)], data=data)]))
             return
         last = request.params.max_tokens - 1
-        for token_id in range(last + 1):
+        for token_id in range(len(request.said), last + 1):
+            if token_id == 2 and request.model.endswith("-midway") and not request.said:
+                self._recorder.begin(0.0, [(request.id, len(request.prompt_ids) + token_id)])
+                os._exit(9) if request.model.startswith("die") else signal.pause()
             tokens = Tokens(
                 id=request.id,
                 token_ids=[token_id],
                 logprobs=[TokenLogprobs(-1.0)] if request.params.logprobs is not None else None,
                 finish_reason="length" if token_id == last else None,
+                prompt_logprobs=None if request.params.prompt_logprobs is None else [TokenLogprobs(-2.0)],
                 queue_duration=0.5 if token_id == 0 else None,
             )
             report = Report(
@@ -121,7 +143,14 @@ class FakeWorker:
 
     def _messages(self) -> Iterator[ClientMessage]:
         frames = client_messages()
-        while data := self._sock.recv(65536):
+        while True:
+            if not select.select([self._sock], [], [], HEARTBEAT_SECONDS)[0]:
+                if self._is_ready:
+                    self._send(Heartbeat())
+                continue
+            data = self._sock.recv(65536)
+            if not data:
+                return
             yield from frames.feed(data)
 
     def _send(self, message: WorkerMessage) -> None:
@@ -131,8 +160,10 @@ class FakeWorker:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
-    with socket.socket(fileno=parser.parse_args().fd) as sock:
-        code = FakeWorker(sock).run()
+    parser.add_argument("--flight", type=int, required=True)
+    given = parser.parse_args()
+    with socket.socket(fileno=given.fd) as sock:
+        code = FakeWorker(sock, FlightRecorder(given.flight)).run()
     raise SystemExit(code)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.engine.client import EngineClient
+from app.engine.client import EngineClient, Patience
 from app.engine.protocol import EncodeRequest, GenerateRequest, Ready, Report, Tokens, WorkerConfig
 from app.engine.sampling_params import SamplingParams
 from app.errors import ConfigError, EngineFailed, InvalidRequest, Overloaded, Unavailable
@@ -178,41 +178,6 @@ def test_a_full_queue_refuses_at_once_and_takes_nothing_of_a_group() -> None:
     run(scene())
 
 
-def test_a_killed_engine_fails_what_is_in_flight_and_comes_back() -> None:
-    async def scene() -> None:
-        observed = Observed()
-        async with started(observed) as client:
-            holding = asyncio.create_task(client.generate_many([request("hold"), request("hold")]))
-            await until(lambda: client.num_requests == 2)
-            with pytest.raises(Unavailable) as dead:
-                await generated(client, request("die"))
-            assert dead.value.retry_after is not None
-            with pytest.raises(Unavailable):
-                await holding
-            with pytest.raises(Unavailable):
-                await generated(client, request())
-            await until(lambda: client.is_ready)
-            assert observed.restarts == 1
-            assert client.num_requests == 0
-            assert await generated(client, request()) == [0, 1, 2]
-
-    run(scene())
-
-
-@pytest.mark.parametrize("fault", ["garbage", "oversize"])
-def test_an_engine_that_sends_nonsense_is_replaced(fault: str) -> None:
-    async def scene() -> None:
-        observed = Observed()
-        async with started(observed) as client:
-            with pytest.raises(Unavailable):
-                await generated(client, request(fault))
-            await until(lambda: client.is_ready)
-            assert observed.restarts == 1
-            assert await generated(client, request(max_tokens=1)) == [0]
-
-    run(scene())
-
-
 def test_a_request_too_large_for_a_frame_is_the_clients_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         async with started() as client:
@@ -249,7 +214,7 @@ def test_a_command_that_does_not_exist_cannot_start() -> None:
 def test_an_engine_that_ends_again_and_again_is_given_up() -> None:
     async def scene() -> None:
         observed = Observed()
-        async with started(observed, device="short-lived", max_restarts=2) as client:
+        async with started(observed, device="short-lived", patience=Patience(max_failures=2)) as client:
             with pytest.raises(EngineFailed, match="ended 3 times"):
                 await client.wait_lost()
             assert observed.restarts == 2

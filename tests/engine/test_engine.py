@@ -252,7 +252,7 @@ def test_a_request_larger_than_the_whole_cache_is_refused(folders: dict[str, Pat
 def test_a_model_s_weight_reaches_the_scheduler(folders: dict[str, Path]) -> None:
     models = [ModelSpec(name, str(folder), 1.0 + i) for i, (name, folder) in enumerate(folders.items())]
     engine = build_engine(WorkerConfig(models=models, device="cpu", kv_cache_memory=1_000_000))
-    assert {name: lane.weight for name, lane in engine._scheduler.lanes.items()} == {
+    assert {name: lane.weight for name, lane in engine._scheduler.lanes.ordinary.items()} == {
         spec.name: spec.weight for spec in models
     }
 

@@ -261,17 +261,16 @@ def test_a_mask_that_does_not_end_costs_its_own_group_alone(gate: threading.Even
         assert [matcher.fault is not None for matcher in matchers] == [False, True, False, True, False]
 
 
-def test_a_fault_in_a_mask_is_raised(gate: threading.Event) -> None:
+def test_a_fault_in_a_mask_ends_that_one_alone() -> None:
     class Broken(Fake):
         def fill(self) -> None:
             raise RuntimeError("seeded fault")
 
     masks = Masks()
-    with pytest.raises(RuntimeError, match="seeded fault"):
-        masks.fill([Broken(Group())])
-    one = Fake(Group())
-    masks.fill([one])
-    assert one.is_filled
+    broken, others = Broken(Group()), [Fake(Group()) for _ in range(2)]
+    masks.fill([others[0], broken, others[1]])
+    assert broken.fault == broken.grammar.fault == "cannot be followed"
+    assert all(one.is_filled for one in others)
 
 
 def test_a_compiler_without_work_has_no_news() -> None:

@@ -118,7 +118,7 @@ def test_a_large_one_is_not_starved_by_small_ones_of_another_model() -> None:
     scheduler.add(sequence(0, prompt=4, model="b", outputs=9))
     assert planned(scheduler) == [(0, 4)]
     scheduler.add(sequence(1, prompt=28, model="a", outputs=1))
-    scheduler.charge("b", 1.0)
+    scheduler.charge(ScheduledStep("b"), 1.0)
     for i in range(2, 40):
         scheduler.add(sequence(i, prompt=4, model="b", outputs=9))
     order = [number for _ in range(12) for number, _ in planned(scheduler)]
@@ -180,7 +180,7 @@ def test_a_draft_takes_no_block_that_somebody_is_about_to_need() -> None:
 
 def test_a_model_of_twice_the_weight_has_twice_the_time() -> None:
     scheduler, _ = make(a=4, b=4)
-    scheduler.lanes["b"].weight = 2.0
+    scheduler.lanes.set_weight("b", 2.0)
     for number, model in enumerate("ab"):
         scheduler.add(sequence(number, model=model, outputs=100))
     turns = ""
@@ -188,7 +188,7 @@ def test_a_model_of_twice_the_weight_has_twice_the_time() -> None:
         step = scheduler.schedule()
         assert step is not None
         turns += step.model
-        scheduler.charge(step.model, 1.0)
+        scheduler.charge(step, 1.0)
         commit(scheduler, step)
     assert (turns.count("a"), turns.count("b")) == (10, 20)
 
@@ -202,7 +202,7 @@ def test_models_take_turns_by_device_time() -> None:
         step = scheduler.schedule()
         assert step is not None
         turns.append(step.model)
-        scheduler.charge(step.model, 2.0 if step.model == "a" else 1.0)
+        scheduler.charge(step, 2.0 if step.model == "a" else 1.0)
         commit(scheduler, step)
     assert turns.count("a") == 10
 
@@ -210,14 +210,14 @@ def test_models_take_turns_by_device_time() -> None:
 def test_idle_time_earns_no_credit() -> None:
     scheduler, _ = make(a=4, b=4)
     scheduler.add(sequence(0, model="a", outputs=50))
-    scheduler.charge("a", 100.0)
+    scheduler.charge(ScheduledStep("a"), 100.0)
     scheduler.add(sequence(1, model="b", outputs=50))
     turns = []
     for _ in range(10):
         step = scheduler.schedule()
         assert step is not None
         turns.append(step.model)
-        scheduler.charge(step.model, 1.0)
+        scheduler.charge(step, 1.0)
         commit(scheduler, step)
     assert turns.count("a") == 5
 

@@ -93,7 +93,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, samples: list[int], seconds: float) -> None:
         step = self._planned()
         self._compute(step)
-        self.scheduler.charge(step.model, seconds)
+        self.scheduler.charge(step, seconds)
         self.scheduler.commit(step)
         for sequence, token_id in zip(step.sequences, samples, strict=False):
             if sequence.num_new_tokens or sequence is not sequence.unit[0]:
@@ -160,7 +160,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.add(self.everyone[-1])
 
     def _live(self) -> list[Sequence]:
-        lanes = self.scheduler.lanes.values()
+        lanes = self.scheduler.lanes.every
         return [sequence for lane in lanes for sequence in (*lane.running, *lane.waiting)]
 
     def _go_on(self, group: BeamGroup, samples: list[int]) -> None:
@@ -184,7 +184,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         step = self.scheduler.schedule()
         assert step is not None, "somebody can always go on"
         self._check_budget(step)
-        assert len(self.scheduler.lanes[step.model].running) <= self.scheduler.max_num_seqs
+        assert len(self.scheduler.lanes.ordinary[step.model].running) <= self.scheduler.max_num_seqs
         assert len({id(s) for s in step.sequences}) == len(step.sequences)
         for sequence in step.sequences:
             assert set(map(id, sequence.unit)) <= set(map(id, step.sequences)), "beams go on together"

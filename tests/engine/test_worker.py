@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.engine.admission import RequestError
+from app.engine.flight import closing_fd, make_flight
 from app.engine.protocol import (
     Abort,
     Answer,
@@ -285,9 +286,11 @@ def test_nonsense_on_the_socket_ends_the_loop() -> None:
 @contextmanager
 def worker_process(*models: ModelSpec) -> Iterator[tuple[Peer, "subprocess.Popen[bytes]"]]:
     ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-m", "app.engine.worker", "--fd", str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
+    flight = make_flight()
+    with theirs, closing_fd(flight):
+        fds = ["--fd", str(theirs.fileno()), "--flight", str(flight)]
+        command = [sys.executable, "-m", "app.engine.worker", *fds]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno(), flight], cwd=ROOT)
     with process:
         try:
             with ours:

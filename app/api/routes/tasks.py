@@ -1,12 +1,13 @@
 """The native task routes: one shape for all, a list in gives a list out."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import DeskDep
+from app.api.deps import Desk, DeskDep
 from app.api.schemas import ClassifyBody, FillMaskBody, GenerateBody, QABody, TranslateBody, as_list
 from app.api.streaming import EventStream
 from app.errors import InvalidRequest
@@ -17,6 +18,7 @@ from app.tasks.fill_mask import FillMask
 from app.tasks.generate import Generate
 from app.tasks.qa import QA, QAOptions, Question
 from app.tasks.translate import Translate, TranslateOptions
+from app.tasks.translators import AUTO, Direction, Translators
 from app.tasks.zero_shot import ZeroShot
 
 router = APIRouter(prefix="/v1", tags=["tasks"])
@@ -46,6 +48,8 @@ async def generate(body: GenerateBody, desk: DeskDep) -> Response:
 async def translate(body: TranslateBody, desk: DeskDep) -> Response:
     """Translates sentence by sentence; what has no letters comes back as it is."""
     task = desk.task(Translate, body.model, body.timeout)
+    if body.logprobs is not None:
+        raise InvalidRequest("this route tells a score, no logprobs", "logprobs", "unsupported_parameter")
     options = TranslateOptions(
         task.options(body.values(), temperature=0.0),
         body.target,
@@ -53,12 +57,13 @@ async def translate(body: TranslateBody, desk: DeskDep) -> Response:
         body.split_sentences is not False,
         forces_token=body.forced_bos_token is not None,
     )
-    if body.logprobs is not None:
-        raise InvalidRequest("this route tells a score, no logprobs", "logprobs", "unsupported_parameter")
     usage = desk.call.usage
+    if body.stream and (isinstance(body.text, list) or options.generate.n > 1):
+        raise InvalidRequest("a stream takes one text and n = 1", "stream")
+    if body.source == AUTO:
+        return await _translate_detected(task, body, options, desk)
     if body.stream:
-        if isinstance(body.text, list) or options.generate.n > 1:
-            raise InvalidRequest("a stream takes one text and n = 1", "stream")
+        assert isinstance(body.text, str)
         pieces = task.stream_translation(body.text, options, usage)
         return await EventStream.begin(_events(task, pieces, "translations", usage), desk.call)
     translations = await task.translate(as_list(body.text), options, usage)
@@ -107,13 +112,37 @@ async def fill_mask(body: FillMaskBody, desk: DeskDep) -> Response:
     return desk.answer(results=results)
 
 
+async def _translate_detected(
+    task: Translate, body: TranslateBody, options: TranslateOptions, desk: Desk
+) -> Response:
+    """Each text from the language that it is in; `detected` says which."""
+    translators = Translators([task], desk.registry.detector)
+    usage = desk.call.usage
+
+    def directed(direction: Direction) -> TranslateOptions:
+        return replace(options, source=direction.source, target=direction.target)
+
+    if body.stream:
+        found, pieces = await translators.stream(as_list(body.text)[0], body.target, directed, usage)
+        events = _events(task, pieces, "translations", usage, first={"detected": found})
+        return await EventStream.begin(events, desk.call)
+    done = await translators.translate(as_list(body.text), AUTO, body.target, directed, usage)
+    told = [_translation(one.alternatives) | {"detected": one.detected} for one in done]
+    return desk.answer(translations=told)
+
+
 async def _events(
-    task: Generate, pieces: AsyncGenerator[Piece], key: str, usage: Usage
+    task: Generate,
+    pieces: AsyncGenerator[Piece],
+    key: str,
+    usage: Usage,
+    first: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[dict[str, Any]]:
-    """The route's answer shape with only the new text in it; the last one says how it ended."""
+    """The route's answer shape with only the new text in it; the last one says how it ended, the first has `first`."""
     async with aclosing(pieces):
         async for piece in pieces:
-            result: dict[str, Any] = {"text": piece.text}
+            result: dict[str, Any] = {"text": piece.text, **(first or {})}
+            first = None
             if piece.logprobs is not None and key == "results":
                 result["logprobs"] = task.told_logprobs(piece.token_ids, piece.logprobs)
             event: dict[str, Any] = {"model": task.model.name, key: [result]}

@@ -1,0 +1,123 @@
+"""Where sequences stand in line: for each model a lane, and beside it a quarantine. No tensors and no clock."""
+
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.engine.sequence import Sequence
+
+_REGAINED = 64
+"""The part of a lane's token budget that each step gives back to one that was cut."""
+
+
+@dataclass
+class Lane:
+    """One model's sequences. `clock` is the device time it has had over its `weight`, for taking turns fairly.
+
+    In a quarantine one unit runs at a time. `token_budget` is of each step: less than `most_tokens` for a while where
+    memory was too short.
+    """
+
+    model: str
+    block_size: int
+    most_tokens: int
+    is_quarantine: bool = False
+    waiting: list[Sequence] = field(default_factory=list)
+    running: list[Sequence] = field(default_factory=list)
+    weight: float = 1.0
+    clock: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.token_budget = self.most_tokens
+
+    @property
+    def has_work(self) -> bool:
+        """Anything to compute?"""
+        return bool(self.waiting or self.running)
+
+    @property
+    def num_reserved(self) -> int:
+        """Running sequences, and those that searches may still fork."""
+        searches = {id(s.group): s.width - len(s.group.members) for s in self.running if s.group is not None}
+        return len(self.running) + sum(searches.values())
+
+    @property
+    def is_full(self) -> bool:
+        """A quarantine in which somebody runs."""
+        return self.is_quarantine and bool(self.running)
+
+    def charge(self, seconds: float) -> None:
+        """A step of it has run, and took so long."""
+        self.clock += seconds / self.weight
+        self.token_budget = min(self.most_tokens, self.token_budget + 1 + self.token_budget // _REGAINED)
+
+    def ease(self, num_tokens: int) -> None:
+        """A step of so many tokens was too large for the memory: the next ones hold half as much."""
+        self.token_budget = max(1, num_tokens // 2)
+
+
+class Lanes:
+    """Every model's two lanes. A sequence is in quarantine while it has an `alone_until`."""
+
+    def __init__(self, block_sizes: Mapping[str, int], token_budget: int) -> None:
+        self.ordinary = {model: Lane(model, size, token_budget) for model, size in block_sizes.items()}
+        self.quarantine = {
+            model: Lane(model, size, token_budget, is_quarantine=True) for model, size in block_sizes.items()
+        }
+
+    @property
+    def every(self) -> list[Lane]:
+        """All of both kinds."""
+        return [*self.ordinary.values(), *self.quarantine.values()]
+
+    @property
+    def num_reserved(self) -> int:
+        """As a lane's, over all of them."""
+        return sum(lane.num_reserved for lane in self.every)
+
+    def of(self, sequence: Sequence) -> Lane:
+        """The lane that a sequence waits or runs in."""
+        return (self.ordinary if sequence.alone_until is None else self.quarantine)[sequence.model]
+
+    def set_weight(self, model: str, weight: float) -> None:
+        """A model's share of the device's time."""
+        self.ordinary[model].weight = self.quarantine[model].weight = weight
+
+    def turns(self) -> list[Lane]:
+        """Those with work, who has had the least first."""
+        return sorted((lane for lane in self.every if lane.has_work), key=_turn)
+
+    def wait(self, sequence: Sequence) -> None:
+        """Puts a sequence in line."""
+        lane = self.of(sequence)
+        if not lane.has_work:
+            # Idle time earns no credit: a model that wakes starts level with the busy ones.
+            busy = [other.clock for other in self.every if other.has_work]
+            lane.clock = max(lane.clock, min(busy, default=lane.clock))
+        insort(lane.waiting, sequence, key=order)
+
+    def run(self, sequence: Sequence) -> None:
+        """Puts it among those that run."""
+        insort(self.of(sequence).running, sequence, key=order)
+
+    def let_out(self, max_num_seqs: int) -> None:
+        """Those in quarantine that have got further join the others, while a batch has room."""
+        for lane in self.quarantine.values():
+            for sequence in [s for s in lane.running if s is s.unit[0]]:
+                until, others = sequence.alone_until, self.ordinary[lane.model]
+                has_room = others.num_reserved + sequence.width <= max_num_seqs
+                if until is None or len(sequence.token_ids) <= until or not has_room:
+                    continue
+                for member in sequence.unit:
+                    lane.running.remove(member)
+                    member.alone_until = None
+                    self.run(member)
+
+
+def order(sequence: Sequence) -> tuple[float, int]:
+    """Whose turn comes first."""
+    return sequence.order
+
+
+def _turn(lane: Lane) -> tuple[float, str, bool]:
+    return lane.clock, lane.model, lane.is_quarantine
