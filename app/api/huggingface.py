@@ -163,26 +163,20 @@ PIPELINES: Mapping[str, Pipeline] = {
     )
 }
 
-_OF_ONE_TASK = {
-    "question": "question-answering",
-    "source_sentence": "sentence-similarity",
-    "function_to_apply": "text-classification",
-    "candidate_labels": "zero-shot-classification",
-    "aggregation_strategy": "token-classification",
-    "ignore_labels": "token-classification",
-    "src_lang": "translation",
-    "tgt_lang": "translation",
-    "targets": "fill-mask",
-    "normalize": "feature-extraction",
-    "prompt_name": "feature-extraction",
-    "dimensions": "feature-extraction",
-    "max_new_tokens": "text-generation",
-    "return_full_text": "text-generation",
-    "details": "text-generation",
-    "stream": "text-generation",
-}
-"""Fields of a request, wherever in it, that only one task takes."""
 
+def _fields_of_one_task() -> dict[str, str]:
+    owners: dict[str, set[str]] = {}
+    for pipeline in PIPELINES.values():
+        fields = pipeline.request.model_fields
+        parameters = getattr(fields["parameters"].annotation, "model_fields", {})
+        for name in (*fields, *parameters):
+            owners.setdefault(name, set()).add(pipeline.name)
+    asked = {"question": "question-answering", "source_sentence": "sentence-similarity"}
+    return asked | {name: next(iter(tasks)) for name, tasks in owners.items() if len(tasks) == 1}
+
+
+_OF_ONE_TASK = _fields_of_one_task()
+"""Fields of a request, wherever in it, that only one task takes → the task."""
 _MADE_FOR = {
     "classify": "text-classification",
     "embed": "feature-extraction",

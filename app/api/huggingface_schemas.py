@@ -23,7 +23,7 @@ class AnyRequest(BaseModel):
 
     def fields(self) -> dict[str, Any]:
         """As they came."""
-        return self.model_dump(exclude_unset=True)
+        return {"inputs": self.inputs, "parameters": self.parameters, **(self.model_extra or {})}
 
 
 class IgnoredOptions(Part):

@@ -297,6 +297,8 @@ def test_what_asks_for_nothing_passes(shared: Service) -> None:
         ("Hi", {"parameters": {"tgt_lang": "de"}}, "translation_text"),
         ("a [MASK]", {"parameters": {"targets": ["a"]}}, "token_str"),
         ("Hi", {"parameters": {"function_to_apply": "none"}}, "label"),
+        ("Hi", {"parameters": {"candidate_labels": ["a", "b"]}}, "label"),
+        ("Hi 5", {"parameters": {"aggregation_strategy": "simple"}}, "entity_group"),
     ],
 )
 def test_the_bare_address_goes_by_fields_then_by_the_first_model(
@@ -330,6 +332,23 @@ def test_a_model_s_address_does_what_the_model_is_made_for(
     assert answer.status_code == 200, answer.text
     assert f'"{key}"' in answer.text
     assert len(shared.post("/models/sentences", {"inputs": "Hi"}).json()[0]) == 8
+
+
+def test_a_field_of_several_tasks_names_none_and_one_of_another_task_that(shared: Service) -> None:
+    def post(parameters: dict[str, Any]) -> httpx.Response:
+        return shared.post("/models/mood", {"inputs": "Hi", "parameters": parameters})
+
+    assert "label" in post({"top_k": 1}).json()[0][0]
+    refused(post({"truncate": 1}), "truncate")
+    assert "cannot generate, only classify" in refused(post({"seed": 1}), "model")
+
+
+def test_deep_nests_are_refused_as_any_other_shape(shared: Service) -> None:
+    nest: Any = "Hi"
+    for _ in range(500):
+        nest = [nest]
+    for path in ("/", "/models/mood", "/models/mood/pipeline/text-classification", "/pipeline/fill-mask"):
+        refused(shared.post(path, {"inputs": nest}), "inputs")
 
 
 def test_unknown_models_and_tasks_are_told_what_there_is(shared: Service) -> None:
