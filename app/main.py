@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
 from app.api.openapi import describe, docs_page
-from app.api.routes import chat, encoders, libretranslate, openai, operations, tasks
+from app.api.routes import chat, encoders, huggingface, libretranslate, openai, operations, tasks
 from app.registry import Registry
 
 __all__ = ["Limits", "create_app"]
@@ -24,6 +24,7 @@ def create_app(registry: Registry, limits: Limits) -> FastAPI:
         encoders.router,
         openai.router,
         chat.router,
+        huggingface.router,
         libretranslate.router,
         operations.router,
     ):

@@ -114,13 +114,17 @@ class Registry:
 
     def token_ids(self, model: str | None) -> TokenIds:
         """Of the named model, or of the first one; there is always one, and no engine is needed."""
-        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+        return TokenIds(self.model(model), self._pool)
 
     def default_model(self, task: str) -> str | None:
         """As configured; else the best that can do it."""
         if task in self._defaults:
             return self._defaults[task]
         return next((one.name for one in self.able(task)), None)
+
+    def model(self, name: str | None) -> Served:
+        """The named model, or the first one that is served. Raises ModelNotFound."""
+        return self._find_model(next(iter(self.served)) if name is None else name)
 
     def able(self, task: str) -> list[Served]:
         """The models that can do it, the best first."""

@@ -60,6 +60,8 @@ def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits, ar
         raise RequestError(f"model {request.model!r} has no output {request.output!r}")
     if not 0 < len(request.ids) <= served.max_model_len:
         raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
+    if any(not 0 <= token_id < served.config.vocab_size for token_id in request.candidates):
+        raise RequestError(f"candidates must be token ids below {served.config.vocab_size}")
     echo: list[int] = []
     if served.config.kind == "encoder-decoder":
         echo = _echo(request.ids, served.config)

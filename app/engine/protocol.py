@@ -99,8 +99,8 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask"). "class" gives one
-    row of label logits, "token-class" one for each of `ids`, "span" a start and an end logit for each.
+    """One sequence to encode. `output`: "class" is one row of label logits, "token-class" one for each of `ids`, "span"
+    a start and an end logit for each, "mask" the likeliest tokens (of `candidates`, if any) for those at `positions`.
     """
 
     id: int = 0
@@ -109,6 +109,7 @@ class EncodeRequest(Message, frozen=True, kw_only=True):
     type_ids: list[int] = []
     output: EncodeOutput
     positions: list[int] = []
+    candidates: list[int] = []
     top_k: int = 0
     priority: int = 0
     alone_until: int | None = None

@@ -1,7 +1,7 @@
 """Served models as their folders describe them, and which tasks each can do."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from app.tasks.zero_shot_generative import GenerativeZeroShot
 from model.config import TransformerConfig
 from model.families import GENERATION, read_adapter_config, read_config, read_generation_config
 from model.generation_config import GenerationConfig
+from model.pooling import read_prompts
 from model.tokenization import Tokenizer
 from model.tokenization.chat_template import ChatTemplate
 
@@ -77,7 +78,8 @@ class Served:
     tasks: tuple[type[Task], ...]
     generation: GenerationConfig
     chat_template: ChatTemplate | None = None
-    prompts: Prompts = PROMPTS
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    task_prompts: Prompts = PROMPTS
 
     def languages(self) -> dict[str, Any]:
         """What it translates, as `app.tasks.languages` tells it; {} where it does not."""
@@ -97,6 +99,7 @@ class Served:
             generation=self.generation,
             chat_template=self.chat_template,
             prompts=self.prompts,
+            task_prompts=self.task_prompts,
             cache_tokens=info.num_blocks * info.block_size or None,
         )
 
@@ -167,4 +170,5 @@ def read_served(
     else:
         generation = read_generation_config(folder, config.vocab_size)
     base_name = base.name if base else None
-    return Served(name, base_name, config, tokenizer, tasks, generation, chat_template, prompts)
+    own = read_prompts(folder)
+    return Served(name, base_name, config, tokenizer, tasks, generation, chat_template, own, prompts)

@@ -134,7 +134,9 @@ async def answer_question(body: QABody, desk: DeskDep) -> Response:
 async def fill_mask(body: FillMaskBody, desk: DeskDep) -> Response:
     """The likeliest tokens in the place of the mask token."""
     task = desk.task(FillMask, body.model, body.timeout)
-    return desk.answer(results=await task.run(as_list(body.text), desk.call.usage, top_k=body.top_k))
+    fillings = await task.run(as_list(body.text), desk.call.usage, top_k=body.top_k)
+    results = [[{"token": f.token, "score": f.score, "text": f.text} for f in one] for one in fillings]
+    return desk.answer(results=results)
 
 
 async def _translate_detected(
