@@ -69,7 +69,7 @@ class Adapters:
 
     async def _load(self, name: str, base: Served, folder: Path) -> ModelInfo:
         try:
-            one = await asyncio.to_thread(read_served, name, folder, base)
+            one = await asyncio.to_thread(read_served, name, folder, base, None, base.task_prompts)
         except (CheckpointError, ConfigError) as fault:
             raise InvalidRequest(str(fault), "path") from None
         info = await self._engine.load_adapter(AdapterSpec(name, base.name, str(folder)))

@@ -11,7 +11,16 @@ from app.api.gate import Gate, Limits
 from app.api.guard import Guard, loopback_hosts
 from app.api.openapi import describe, docs_page
 from app.api.rates import Rates
-from app.api.routes import admin, chat, encoders, libretranslate, openai, operations, tasks
+from app.api.routes import (
+    admin,
+    chat,
+    encoders,
+    huggingface,
+    libretranslate,
+    openai,
+    operations,
+    tasks,
+)
 from app.api.shelf import Adapter, Shelf
 from app.registry import Registry
 
@@ -42,6 +51,7 @@ def create_app(
         encoders.router,
         openai.router,
         chat.router,
+        huggingface.router,
         libretranslate.router,
         operations.router,
         admin.router,

@@ -23,7 +23,8 @@ from app.errors import InvalidRequest, ModelNotFound, QuartetError, Unavailable,
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.language_id import COMMON, LanguageDetector
-from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.prompts import make_prompts
+from app.tasks.served import EVERY_TASK, WANTED_CHECKPOINT, Served, best_first, read_served
 from app.tasks.token_ids import TokenIds
 from app.tasks.translators import spoken
 
@@ -137,25 +138,21 @@ class Registry:
 
     def token_ids(self, model: str | None) -> TokenIds:
         """Of the named model, or of the first one; there is always one, and no engine is needed."""
-        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+        return TokenIds(self.model(model), self._pool)
 
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first of those that can do it best."""
+        """As configured; else the best that can do it."""
         if task in self._defaults:
             return self._defaults[task]
-        made_for_it = [one for one in self.able(task) if one.tasks[0].name == task]
-        best_first = [
-            one
-            for kind in (*TASKS, *CHAT_TASKS)
-            if kind.name == task
-            for one in self.served.values()
-            if kind in one.tasks
-        ]
-        return next((one.name for one in (*made_for_it, *best_first)), None)
+        return next((one.name for one in self.able(task)), None)
+
+    def model(self, name: str | None) -> Served:
+        """The named model, or the first one that is served. Raises ModelNotFound."""
+        return self._find_model(next(iter(self.served)) if name is None else name)
 
     def able(self, task: str) -> list[Served]:
-        """The models that can do it."""
-        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
+        """The models that can do it, the best first."""
+        return best_first(self.served.values(), task)
 
     def refusals(self) -> list[str]:
         """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
@@ -272,7 +269,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
+        names = [task.name for task in EVERY_TASK]
         return {
             "name": "quartet",
             "version": self.version,
@@ -309,8 +306,13 @@ class Registry:
 def build_registry(settings: Settings, metrics: Metrics, version: str) -> Registry:
     """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
     served: dict[str, Served] = {}
+    prompts = {
+        one.name: make_prompts(settings.prompts, one.prompts, one.name)
+        for one in (*settings.models, *settings.adapters)
+    }
     for model in settings.models:
-        served[model.name] = read_served(model.name, model.folder, None, model.tasks)
+        served[model.name] = read_served(model.name, model.folder, None, model.tasks, prompts[model.name])
     for adapter in settings.adapters:
-        served[adapter.name] = read_served(adapter.name, adapter.folder, served[adapter.base], adapter.tasks)
+        base, own = served[adapter.base], prompts[adapter.name]
+        served[adapter.name] = read_served(adapter.name, adapter.folder, base, adapter.tasks, own)
     return Registry(version, list(served.values()), metrics, settings.default_models)

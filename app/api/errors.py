@@ -143,7 +143,9 @@ def is_json(content_type: str | None) -> bool:
 
 def _invalid(fault: Mapping[str, Any]) -> InvalidRequest:
     """The first thing that is wrong, by the name of its field; the value itself is not told back."""
-    kind, where = fault["type"], [str(part) for part in fault["loc"][1:]]  # the first says body or query
+    # The first part says body or query; one in brackets, which of several shapes was looked for.
+    where = [str(part) for part in fault["loc"][1:] if not str(part).startswith("(")]
+    kind = fault["type"]
     if kind == "json_invalid":
         return InvalidRequest("the body is not valid JSON", code="invalid_json")
     if not where:

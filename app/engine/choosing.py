@@ -93,7 +93,7 @@ def _tell_prompts(logit_rows: ListLike[LogitRows], logits: Tensor) -> Tensor:
         left.append(others)
         sequence, asked = rows.sequence, rows.sequence.params.prompt_logprobs
         if rows.num_told and asked is not None:
-            first = 1 + len(sequence.prompt_logprobs)
+            first = sequence.next_told
             token_ids = sequence.token_ids[first : first + rows.num_told]
             sequence.prompt_logprobs += logprobs_of(told, token_ids, asked)
     return torch.cat(left)

@@ -180,7 +180,7 @@ class FakeEngine:
         count = request.params.prompt_logprobs
         if count is None:
             return None
-        places = range(1, len(request.prompt_ids))
+        places = range(1, len(request.target_ids) + 1 if request.target_ids else len(request.prompt_ids))
         return [TokenLogprobs(-1.0 / place, [(97, -0.1)][:count]) for place in places]
 
     @staticmethod
@@ -209,8 +209,8 @@ class FakeEngine:
                 values[i, 0] += 10.0 * (is_digit and not digits[i - 1])
                 values[i, 1] += 10.0 * (is_digit and not digits[i + 1])
         else:
-            ids = list(range(97, 97 + request.top_k))
-            values = np.linspace(0.5, 0.1, request.top_k, dtype="<f4").reshape(1, -1)
+            ids = (request.candidates or list(range(97, 97 + request.top_k)))[: request.top_k]
+            values = np.linspace(0.5, 0.1, len(ids), dtype="<f4").reshape(1, -1)
         return Encoded(
             id=1, shape=list(values.shape), data=values.astype("<f4").tobytes(), ids=ids, queue_duration=0.001
         )
