@@ -70,8 +70,10 @@ class Translators:
                         return Direction(task, given, to)
         if len(self._tasks) == 1:
             return refusals[0]
+        is_source = all(refusal.param == "source" for refusal in refusals)
         return InvalidRequest(
-            f"no served model translates from {source[:20]!r} to {target[:20]!r}; see /languages", "target"
+            f"no served model translates from {source[:20]!r} to {target[:20]!r}; see /languages",
+            "source" if is_source else "target",
         )
 
     async def translate(
