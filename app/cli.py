@@ -114,7 +114,7 @@ async def serve(settings: Settings) -> int:
 
 def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
     # half a second that the engine process need not wait for
-    from app.main import Adapter, Guard, Limits, Rates, Shelf, create_app, loopback_hosts
+    from app.main import Adapter, Connection, Guard, Limits, Rates, Shelf, create_app, loopback_hosts
 
     limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     hosts = settings.allowed_hosts
@@ -133,7 +133,7 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
     )
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

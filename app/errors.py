@@ -108,6 +108,13 @@ class PayloadTooLarge(RequestError):
     code = "payload_too_large"
 
 
+class HeadTooLarge(RequestError):
+    """The request's line and headers are over the limit."""
+
+    status = 431
+    code = "head_too_large"
+
+
 class UnsupportedMediaType(RequestError):
     """The request's body is not JSON."""
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
+from app.api.connection import Connection
 from app.api.gate import Limits
 from app.main import create_app
 from app.metrics import Metrics
@@ -62,7 +63,12 @@ class Service:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             app = create_app(self.registry, self._limits, **self._options)
             config = uvicorn.Config(
-                app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
+                app,
+                http=Connection,
+                lifespan="off",
+                log_config=None,
+                timeout_graceful_shutdown=1,
+                ws="none",
             )
             self._server = _Server(config, lambda: self._started.set_result(None))
             await self.registry.start(self.engine)

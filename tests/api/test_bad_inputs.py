@@ -1,4 +1,4 @@
-"""Each row of `bad_inputs` is refused in its family's words, and the next request is answered at once."""
+"""Each row of the tables is refused in its family's words, and the next request is answered at once."""
 
 import http.client
 import json
@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from app.api.dialects import dialect_of
-from tests.api.bad_inputs import ALL, GENERATE, Bad
+from tests.api.bad_client_inputs import HUGGING_FACE, LIBRE_TRANSLATE, OPENAI
+from tests.api.bad_inputs import GENERATE, NATIVE, WHOLE_BODIES, Bad
 from tests.api.conftest import Service
 from tests.api.test_dialects import check_shape
 
+ALL = [*NATIVE, *OPENAI, *HUGGING_FACE, *LIBRE_TRANSLATE, *WHOLE_BODIES]
 GOOD = Bad("good", "/v1/generate", GENERATE, "")
 SECONDS = 5.0
 """Far less than any time-out of the service's own but the body's."""
