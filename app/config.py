@@ -40,6 +40,8 @@ class _Source(_Frozen):
     hub: Annotated[str, Field(pattern=HUB_PATTERN)] | None = None
     tasks: tuple[str, ...] | None = None
     """What it is narrowed to; None: all that it can do."""
+    prompts: Mapping[str, str] = Field(default_factory=dict)
+    """Of its own, by name; each makes it do the task by that prompt."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -76,6 +78,8 @@ class Settings(_Frozen):
     adapters: tuple[AdapterSettings, ...] = ()
     default_models: Mapping[str, Name] = Field(default_factory=dict)
     """Task → the model that answers when a request names none."""
+    prompts: Mapping[str, str] = Field(default_factory=dict)
+    """By name, in place of the built-in ones."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -106,7 +110,10 @@ class Settings(_Frozen):
     log_format: Literal["text", "json"] = "text"
 
 
-_SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models"}
+_SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models", "prompts"}
+
+
+_TABLES = ("server", "defaults", "prompts", "models", "adapters")
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -204,16 +211,15 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    unknown = set(content) - {"server", "defaults", "models", "adapters"}
+    unknown = set(content) - set(_TABLES)
     if unknown:
-        raise ConfigError(
-            f"{path}: unknown table {sorted(unknown)[0]!r}; known: server, defaults, models, adapters"
-        )
+        raise ConfigError(f"{path}: unknown table {sorted(unknown)[0]!r}; known: {', '.join(_TABLES)}")
     values = dict(_table(content, "server", path))
     for name in values:
         if name not in _SERVER_FIELDS:
             raise ConfigError(f"{path}: [server] has no setting {name!r}")
     values["default_models"] = _table(content, "defaults", path)
+    values["prompts"] = _table(content, "prompts", path)
     for kind in ("models", "adapters"):
         entries = _table(content, kind, path)
         values[kind] = [_entry(kind, name, entry, path) for name, entry in entries.items()]

@@ -19,7 +19,8 @@ from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.language_id import COMMON, LanguageDetector
-from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.prompts import make_prompts
+from app.tasks.served import EVERY_TASK, WANTED_CHECKPOINT, Served, best_first, read_served
 from app.tasks.token_ids import TokenIds
 from app.tasks.translators import spoken
 
@@ -98,7 +99,7 @@ class Registry:
         name = model if model is not None else self.default_model(kind.name)
         if name is None:
             raise UnsupportedTask(f"no served model can {kind.name}: it takes {WANTED_CHECKPOINT[kind.name]}")
-        one = self._find_model(name)
+        one = self.model(name)
         if kind.name not in [task.name for task in one.tasks]:
             can = ", ".join(task.name for task in one.tasks)
             wanted = WANTED_CHECKPOINT[kind.name]
@@ -115,27 +116,21 @@ class Registry:
         """Of the named model, or of the first one; there is always one, and no engine is needed."""
         return TokenIds(self.model(model), self._pool)
 
+    def find_every(self, kind: type[AnyTask]) -> list[AnyTask]:
+        """The tasks of all models that can do it, the default model's first."""
+        default = self.find(kind, None)
+        others = [one.name for one in self.able(kind.name) if one.name != default.model.name]
+        return [default, *(self.find(kind, name) for name in others)]
+
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first of those that can do it best."""
+        """As configured; else the best that can do it."""
         if task in self._defaults:
             return self._defaults[task]
-        made_for_it = [one for one in self.able(task) if one.tasks[0].name == task]
-        best_first = [
-            one
-            for kind in (*TASKS, *CHAT_TASKS)
-            if kind.name == task
-            for one in self.served.values()
-            if kind in one.tasks
-        ]
-        return next((one.name for one in (*made_for_it, *best_first)), None)
-
-    def model(self, name: str | None) -> Served:
-        """The named model, or the first one that is served. Raises ModelNotFound."""
-        return self._find_model(next(iter(self.served)) if name is None else name)
+        return next((one.name for one in self.able(task)), None)
 
     def able(self, task: str) -> list[Served]:
-        """The models that can do it."""
-        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
+        """The models that can do it, the best first."""
+        return best_first(self.served.values(), task)
 
     def refusals(self) -> list[str]:
         """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
@@ -199,7 +194,7 @@ class Registry:
 
     def model_card(self, name: str) -> dict[str, Any]:
         """OpenAI's model object and, beside it, what we know."""
-        one = self._find_model(name)
+        one = self.model(name)
         card: dict[str, Any] = {
             "id": name,
             "object": "model",
@@ -225,7 +220,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
+        names = [task.name for task in EVERY_TASK]
         return {
             "name": "quartet",
             "version": self.version,
@@ -251,21 +246,27 @@ class Registry:
             "block_size": info.block_size,
         }
 
-    def _find_model(self, name: str) -> Served:
-        one = self.served.get(name)
+    def model(self, name: str | None) -> Served:
+        """The named model, or the first one that is served. Raises ModelNotFound."""
+        one = self.served.get(next(iter(self.served)) if name is None else name)
         if one is None:
             known = ", ".join(self.served)
-            raise ModelNotFound(f"there is no model {name[:100]!r}; served are {known}", param="model")
+            raise ModelNotFound(f"there is no model {str(name)[:100]!r}; served are {known}", param="model")
         return one
 
 
 def build_registry(settings: Settings, metrics: Metrics, version: str) -> Registry:
     """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
     served: dict[str, Served] = {}
+    prompts = {
+        one.name: make_prompts(settings.prompts, one.prompts, one.name)
+        for one in (*settings.models, *settings.adapters)
+    }
     for model in settings.models:
-        served[model.name] = read_served(model.name, model.folder, None, model.tasks)
+        served[model.name] = read_served(model.name, model.folder, None, model.tasks, prompts[model.name])
     for adapter in settings.adapters:
-        served[adapter.name] = read_served(adapter.name, adapter.folder, served[adapter.base], adapter.tasks)
+        base, own = served[adapter.base], prompts[adapter.name]
+        served[adapter.name] = read_served(adapter.name, adapter.folder, base, adapter.tasks, own)
     return Registry(version, list(served.values()), metrics, settings.default_models)
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.api.call import Call
-from app.api.huggingface_generation import generate_text, rewrite, translate
+from app.api.huggingface_generation import generate_text, rewrite, summarize, translate
 from app.api.huggingface_schemas import (
     FeatureExtraction,
     FillMask,
     QuestionAnswering,
     Request,
     SentenceSimilarity,
+    Summarization,
     TextClassification,
     TextGeneration,
     TextToText,
@@ -31,6 +32,7 @@ from app.tasks.generate import Generate
 from app.tasks.ner import Ner, NerOptions
 from app.tasks.qa import QA, Answer, QAOptions, Question
 from app.tasks.served import Served
+from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate
 from app.tasks.zero_shot import ZeroShot
 
@@ -154,6 +156,7 @@ PIPELINES: Mapping[str, Pipeline] = {
         Pipeline("zero-shot-classification", ZeroShot, ZeroShotClassification, classify_zero_shot),
         Pipeline("token-classification", Ner, TokenClassification, classify_tokens),
         Pipeline("translation", Translate, Translation, translate),
+        Pipeline("summarization", Summarize, Summarization, summarize),
         Pipeline("question-answering", QA, QuestionAnswering, answer_question),
         Pipeline("fill-mask", fill_mask.FillMask, FillMask, fill),
         Pipeline("feature-extraction", Embed, FeatureExtraction, extract_features),
@@ -184,6 +187,7 @@ _MADE_FOR = {
     "ner": "token-classification",
     "qa": "question-answering",
     "rerank": "text-classification",
+    "summarize": "summarization",
     "translate": "translation",
     "zero-shot": "zero-shot-classification",
 }

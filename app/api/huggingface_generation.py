@@ -8,7 +8,7 @@ from typing import Any
 
 from app.api.call import Call
 from app.api.huggingface_generation_schemas import TextGenerationParameters
-from app.api.huggingface_schemas import TextGeneration, TextToText, Translation
+from app.api.huggingface_schemas import Summarization, TextGeneration, TextToText, Translation
 from app.api.schemas import as_list
 from app.api.streaming import EventStream
 from app.errors import InvalidRequest
@@ -17,6 +17,7 @@ from app.tasks.completion import Completion, Piece, ranked, token_texts
 from app.tasks.generate import Generate
 from app.tasks.sampling import GenerateOptions
 from app.tasks.spaces import clean_up
+from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate, TranslateOptions
 
 
@@ -36,6 +37,15 @@ async def translate(task: Translate, body: Translation, call: Call) -> Any:
     return _texts([[one.text for one in texts] for texts in found], body, "translation_text")
 
 
+async def summarize(task: Summarize, body: Summarization, call: Call) -> Any:
+    """`[{"summary_text"}]`."""
+    wanted = body.parameters
+    asked = wanted.generate_parameters
+    options = task.options(asked.values(), temperature=asked.default_temperature)
+    found = await task.summarize(as_list(body.inputs), options, call.usage, truncate=wanted.truncates)
+    return _texts(found, body, "summary_text")
+
+
 async def rewrite(task: Generate, body: TextToText, call: Call) -> Any:
     """`[{"generated_text"}]`."""
     wanted = body.parameters
@@ -48,7 +58,7 @@ async def rewrite(task: Generate, body: TextToText, call: Call) -> Any:
     return _texts(_grouped([one.text for one in done], options.n), body, "generated_text")
 
 
-def _texts(found: list[list[str]], body: Translation | TextToText, key: str) -> Any:
+def _texts(found: list[list[str]], body: Translation | Summarization | TextToText, key: str) -> Any:
     """As the pipelines have it: the texts of all inputs in one list, and lists in it only where some have several."""
     cleans = body.parameters.clean_up_tokenization_spaces is True
     told = [[{key: clean_up(text) if cleans else text} for text in texts] for texts in found]

@@ -89,6 +89,17 @@ class Translation(Request):
     parameters: TranslationParameters = Field(default_factory=TranslationParameters)
 
 
+class Summarization(Request):
+    """summarization."""
+
+    model_config = _example(
+        "The house by the river is old. It was built in 1843, and nobody has lived there since.",
+        parameters={"generate_parameters": {"max_new_tokens": 30}},
+    )
+    inputs: Texts
+    parameters: TextToTextParameters = Field(default_factory=TextToTextParameters)
+
+
 class TextToText(Request):
     """text2text-generation."""
 

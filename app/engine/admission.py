@@ -95,6 +95,7 @@ def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, 
         source, tokens = tokens, [config.decoder_start_token_id or 0, *forced]
     elif forced:
         raise RequestError("forced_bos_token is for encoder-decoders; a decoder's prompt can end with it")
+    tokens += request.target_ids
     max_tokens = min(request.params.max_tokens, limit - len(tokens))
     if max_tokens < 1:
         raise RequestError(f"{len(tokens)} prompt tokens leave no room in a context of {limit}")

@@ -105,7 +105,7 @@ class Committer:
             left.append(others)
             sequence, asked = rows.sequence, rows.sequence.params.prompt_logprobs
             if rows.num_told and asked is not None:
-                first = 1 + len(sequence.prompt_logprobs)
+                first = sequence.next_told
                 token_ids = sequence.token_ids[first : first + rows.num_told]
                 sequence.prompt_logprobs += logprobs_of(told, token_ids, asked)
         return torch.cat(left)

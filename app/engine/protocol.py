@@ -81,9 +81,9 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `said` is what the
-    sequence has said already, in an engine that is gone: it goes on behind that. `alone_until`: engines died while it
-    had at most so many decoder tokens, so until it has more nothing else is in its steps.
+    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `target_ids` are
+    given as what is said first; with any, `prompt_logprobs` tells of them alone. `said` is what came behind, in an
+    engine that is gone. `alone_until`: while it has at most so many decoder tokens, nothing else is in its steps.
     """
 
     id: int = 0
@@ -93,14 +93,14 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     index: int = 0
     priority: int = 0
     constraint: Constraint | None = None
+    target_ids: list[int] = []
     said: list[int] = []
     alone_until: int | None = None
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode. `output` says what is wanted: "class" one row of label logits, "token-class" one for each
-    of `ids`, "span" a start and an end logit for each, "mask" the likeliest tokens, among `candidates` if there are
-    any, for the mask tokens at `positions`. `alone_until` as above.
+    """One sequence to encode. Of `output`, "class" is one row of label logits, "token-class" one for each of `ids`,
+    "span" a start and an end logit for each, "mask" the likeliest tokens (of `candidates`, if any) at `positions`.
     """
 
     id: int = 0
@@ -174,7 +174,7 @@ class Tokens(Message, frozen=True, kw_only=True):
 
     `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
     seconds from arrival until first scheduled, `cached_tokens`, how many of its prompt were not computed anew, and
-    where asked for `prompt_logprobs`, which runs beside the prompt from its second token on.
+    where asked for `prompt_logprobs`, beside the targets, or else beside the prompt from its second token on.
     """
 
     id: int

@@ -128,14 +128,22 @@ class Sequence:
 
     @property
     def tells_prompt(self) -> bool:
-        """Log-probabilities of its prompt are asked for: all of it must be computed."""
+        """Log-probabilities of its prompt, or of its targets, are asked for: those must be computed."""
         return isinstance(self.request, GenerateRequest) and self.request.params.prompt_logprobs is not None
+
+    @property
+    def next_told(self) -> int:
+        """The position of the next token to tell of, where `tells_prompt`."""
+        assert isinstance(self.request, GenerateRequest)
+        targets = len(self.request.target_ids)
+        first = self.num_prompt_tokens - targets if targets else 1
+        return first + len(self.prompt_logprobs)
 
     def places_to_tell(self, stop: int) -> range:
         """Of the positions up to `stop` that a step computes, those whose logits tell of the prompt's next token."""
         if not self.tells_prompt:
             return range(0)
-        first = max(self.num_computed_tokens, len(self.prompt_logprobs))
+        first = max(self.num_computed_tokens, self.next_told - 1)
         return range(first, max(first, min(stop, self.num_prompt_tokens - 1)))
 
     @property

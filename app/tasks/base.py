@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Hypotheses, Tokens
 from app.errors import InvalidRequest
+from app.tasks.prompts import PROMPTS, Prompts
 from model.config import TransformerConfig
 from model.generation_config import GenerationConfig
 from model.tokenization import Encoding, TextOrPair, Tokenizer
@@ -48,10 +49,17 @@ class TaskModel:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How the checkpoint's makers generate with it, for what a request leaves out."""
     chat_template: ChatTemplate | None = None
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    encoder_prompts: Mapping[str, str] = field(default_factory=dict)
     """What a sentence encoder's makers put before texts, by the use they name it after."""
     cache_tokens: int | None = None
     """How many tokens the whole cache holds, where there is one."""
+    prompts: Prompts = PROMPTS
+    """What it is told to do for a task that it is not made for."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that one text and its answer may have: the context's, or the whole cache's where that holds less."""
+        return min(self.max_length, self.cache_tokens or self.max_length)
 
 
 @dataclass

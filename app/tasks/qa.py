@@ -1,5 +1,6 @@
 """Extractive question answering: where in the context the answer stands."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,12 +30,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """`context[start:end] == answer`; all three empty where the context holds no answer."""
+    """`context[start:end] == answer`; all three empty where the context holds no answer.
+
+    An answer that a generative model gave in words of its own stands nowhere: `start` and `end` are None.
+    """
 
     answer: str
     score: float
-    start: int
-    end: int
+    start: int | None
+    end: int | None
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,19 @@ class QAOptions:
 
 
 class QA(Task):
-    """One encode per window of a context; the spans of all windows are ranked together."""
+    """What every way of doing it promises."""
 
     name: ClassVar[str] = "qa"
+
+    @abstractmethod
+    async def run(
+        self, questions: Sequence[Question], options: QAOptions, usage: Usage
+    ) -> list[list[Answer]]:
+        """The best answers to each question. Raises InvalidRequest for one that leaves no room for its context."""
+
+
+class SpanQA(QA):
+    """One encode per window of a context; the spans of all windows are ranked together."""
 
     @classmethod
     def fits(cls, config: TransformerConfig) -> bool:
@@ -67,7 +81,7 @@ class QA(Task):
     async def run(
         self, questions: Sequence[Question], options: QAOptions, usage: Usage
     ) -> list[list[Answer]]:
-        """The best answers to each question. Raises InvalidRequest for one that leaves no room for its context."""
+        """See `QA`."""
         if options.max_question_tokens is not None:
             questions = await self._shortened(questions, options.max_question_tokens)
         pairs = await self.tokenize([(item.question, item.context) for item in questions])

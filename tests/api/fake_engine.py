@@ -160,7 +160,7 @@ class FakeEngine:
         count = request.params.prompt_logprobs
         if count is None:
             return None
-        places = range(1, len(request.prompt_ids))
+        places = range(1, len(request.target_ids) + 1 if request.target_ids else len(request.prompt_ids))
         return [TokenLogprobs(-1.0 / place, [(97, -0.1)][:count]) for place in places]
 
     @staticmethod

@@ -151,6 +151,15 @@ def test_translations_are_objects_in_a_list(service: Service) -> None:
     assert ask(service, "translation", ["Hi"], parameters=several) == [texts]
 
 
+def test_summaries_are_objects_in_a_list(service: Service) -> None:
+    parameters = {"generate_parameters": {"max_new_tokens": 4, "num_beams": 1}}
+    summary = {"summary_text": TEXT[:3]}
+    assert ask(service, "summarization", "A long text.", parameters=parameters) == [summary]
+    assert ask(service, "summarization", ["A text.", "Another."], parameters=parameters) == [summary] * 2
+    refused(service.post("/pipeline/summarization", {"inputs": "x" * 600}), "inputs")
+    assert ask(service, "summarization", "x" * 600, parameters=parameters | {"truncation": "longest_first"})
+
+
 def test_text_to_text_is_generated_text(service: Service) -> None:
     parameters = {"generate_parameters": {"max_new_tokens": 4, "min_length": 3, "do_sample": True}}
     assert ask(service, "text2text-generation", "Hi", "translator", parameters=parameters) == [

@@ -141,10 +141,11 @@ def test_info_tells_models_and_defaults(shared: Service) -> None:
         "qa": "reader",
         "fill-mask": "filler",
         "embed": "sentences",
+        "chat": "assistant",
+        "summarize": "assistant",
         "ner": "tagger",
         "zero-shot": "judge",
         "rerank": "ranker",
-        "chat": "assistant",
     }
 
 
@@ -169,7 +170,7 @@ def test_the_description_has_our_errors_and_examples_that_run(shared: Service) -
             real = path.replace("{model}", "mood").replace("{task}", "text-classification")
             assert shared.post(real, body).status_code == 200, path
             num_examples += 1
-    assert num_examples == 28
+    assert num_examples == 30
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(shared: Service) -> None:

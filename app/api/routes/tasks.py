@@ -8,7 +8,15 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from app.api.deps import Desk, DeskDep
-from app.api.schemas import ClassifyBody, FillMaskBody, GenerateBody, QABody, TranslateBody, as_list
+from app.api.schemas import (
+    ClassifyBody,
+    FillMaskBody,
+    GenerateBody,
+    QABody,
+    SummarizeBody,
+    TranslateBody,
+    as_list,
+)
 from app.api.streaming import EventStream
 from app.errors import InvalidRequest
 from app.tasks.base import Usage
@@ -17,6 +25,7 @@ from app.tasks.completion import Completion, Piece
 from app.tasks.fill_mask import FillMask
 from app.tasks.generate import Generate
 from app.tasks.qa import QA, QAOptions, Question
+from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate, TranslateOptions
 from app.tasks.translators import AUTO, Direction, Translators
 from app.tasks.zero_shot import ZeroShot
@@ -68,6 +77,24 @@ async def translate(body: TranslateBody, desk: DeskDep) -> Response:
         return await EventStream.begin(_events(task, pieces, "translations", usage), desk.call)
     translations = await task.translate(as_list(body.text), options, usage)
     return desk.answer(translations=[_translation(alternatives) for alternatives in translations])
+
+
+@router.post("/summarize")
+async def summarize(body: SummarizeBody, desk: DeskDep) -> Response:
+    """Says in short what a text says."""
+    task = desk.task(Summarize, body.model, body.timeout)
+    options = task.options(body.values(), temperature=0.0)
+    for field in ("logprobs", "prompt_logprobs"):
+        if getattr(body, field) is not None:
+            raise InvalidRequest("this route tells no log-probabilities", field, "unsupported_parameter")
+    usage, truncate = desk.call.usage, body.truncate is True
+    if body.stream:
+        if isinstance(body.text, list) or options.n > 1:
+            raise InvalidRequest("a stream takes one text and n = 1", "stream")
+        pieces = task.stream_summary(body.text, options, usage, truncate=truncate)
+        return await EventStream.begin(_events(task, pieces, "summaries", usage), desk.call)
+    summaries = await task.summarize(as_list(body.text), options, usage, truncate=truncate)
+    return desk.answer(summaries=[_summary(alternatives) for alternatives in summaries])
 
 
 @router.post("/classify")
@@ -165,6 +192,11 @@ def _translation(alternatives: list[Any]) -> dict[str, Any]:
     best, *others = alternatives
     result = {"text": best.text, "score": best.score}
     return result | {"alternatives": others} if others else result
+
+
+def _summary(alternatives: list[str]) -> dict[str, Any]:
+    best, *others = ({"text": text} for text in alternatives)
+    return best | {"alternatives": others} if others else best
 
 
 def _questions(body: QABody) -> list[Question]:
