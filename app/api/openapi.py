@@ -81,10 +81,11 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 def _set_errors(operation: dict[str, Any], error: str) -> None:
     operation["responses"].pop("422", None)
-    if "requestBody" not in operation:
-        return
     body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}
-    for status, text in _STATUSES.items():
+    statuses = _STATUSES if "requestBody" in operation else {}
+    if "parameters" in operation:
+        statuses = {"404": _STATUSES["404"]} | statuses
+    for status, text in statuses.items():
         operation["responses"][status] = {"description": text, "content": body}
 
 

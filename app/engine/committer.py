@@ -63,6 +63,9 @@ class Committer:
             logits = logits[[i for i, sequence in enumerate(owners) if sequence.group is None]]
         alone = [(sequence, count) for sequence, count in going_on if sequence.group is None]
         if alone:
+            for s, count in alone:
+                if s.matcher is not None:
+                    s.matcher.draft = s.draft.token_ids[: count - 1]
             self._masks.fill([s.matcher for s, _ in alone if s.matcher is not None])
             outputs += self._speak(alone, logits)
         return outputs
@@ -141,7 +144,8 @@ class Committer:
     ) -> Tokens | Failed:
         """The next token, and those that its draft had right: what was sampled after a wrong one is void.
 
-        An end token is not handed out; a forced one is the limit's doing, not the model's.
+        An end token is not handed out; a forced one is the limit's doing, not the model's. Where nothing may follow
+        what is right of a draft, the next step finds that again, from the last of these tokens.
         """
         matcher, is_first = sequence.matcher, sequence.num_completion_tokens == 0
         waited = _waited(sequence) if is_first else None
@@ -151,6 +155,9 @@ class Committer:
         draft, num_held = sequence.draft.cut(len(said) - 1), 0
         handed: list[tuple[int, TokenLogprobs | None]] = []
         for (token_id, logprobs), guess in zip(said, [*draft.token_ids, None], strict=True):
+            if token_id == NO_TOKEN:
+                num_held -= 1
+                break
             if self._append(sequence, token_id):
                 handed.append((token_id, logprobs))
             if token_id != guess or sequence.finish_reason is not None:
@@ -199,8 +206,8 @@ class Committer:
             num_prompt_tokens=sequence.num_prompt_tokens,
             eos_token_ids=eos_token_ids,
             rules=sequence.rules,
-            num_drafted=num_drafted,
-            allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids),
+            draft=sequence.draft.token_ids[:num_drafted],
+            allowed=None if matcher is None else matcher.allowed(ends, eos_token_ids, num_drafted),
         )
 
 

@@ -37,10 +37,11 @@ _GROUP = 64  # tokens
 class SampleRow:
     """One row of the logits: whose next token it gives.
 
-    `token_ids` are prompt and output so far, by reference; the next token's position is counted from
-    `num_prompt_tokens`, behind `num_drafted` tokens that may come first. `index` is the sequence's within its
-    request; `eos_token_ids` end a sequence; `rules` are the sequence's own, None where it has none; `allowed` has a
-    bit for each token id, the lowest of the first word first, None where the sequence is not constrained.
+    `token_ids` are prompt and output so far, by reference, and `draft` the tokens that are taken to come first: the
+    next token is sampled as if they had been said. Its position is counted from `num_prompt_tokens`. `index` is the
+    sequence's within its request; `eos_token_ids` end a sequence; `rules` are the sequence's own, None where it has
+    none; `allowed` has a bit for each token id, the lowest of the first word first, None where the sequence is not
+    constrained.
     """
 
     params: SamplingParams
@@ -49,13 +50,13 @@ class SampleRow:
     num_prompt_tokens: int
     eos_token_ids: tuple[int, ...]
     rules: Rules | None = None
-    num_drafted: int = 0
+    draft: Sequence[int] = ()
     allowed: Bits | None = None
 
     @property
     def position(self) -> int:
         """The next token's place in the output, from 0."""
-        return len(self.token_ids) - self.num_prompt_tokens + self.num_drafted
+        return len(self.token_ids) - self.num_prompt_tokens + len(self.draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,10 @@ def _penalise(logits: Tensor, rows: Sequence[SampleRow], penalised: Sequence[int
     for i in penalised:
         row, params = rows[i], rows[i].params
         if params.repetition_penalty != 1.0:
-            seen = set(row.token_ids)
+            seen = {*row.token_ids, *row.draft}
             repeated.add(i, seen, [params.repetition_penalty] * len(seen))
         if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-            counts = Counter(row.token_ids[row.num_prompt_tokens :])
+            counts = Counter([*row.token_ids[row.num_prompt_tokens :], *row.draft])
             amounts = [params.presence_penalty + params.frequency_penalty * n for n in counts.values()]
             counted.add(i, counts, amounts)
     if repeated.values:

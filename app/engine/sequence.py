@@ -148,9 +148,9 @@ class Sequence:
 
     @property
     def can_speculate(self) -> bool:
-        """Does what it may say next depend on what it has said through the model alone?"""
-        has_more = self.rules is not None or self.matcher is not None or self.group is not None
-        return not has_more and not self.params.has_penalties
+        """Can several of its next tokens be sampled at once? Rules read what was really said, and no more; beams go
+        on in many ways."""
+        return self.rules is None and self.group is None
 
     @property
     def num_completion_tokens(self) -> int:

@@ -7,6 +7,14 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from app.api.answers import (
+    ClassifyAnswer,
+    FillMaskAnswer,
+    GenerateAnswer,
+    QAAnswer,
+    TranslateAnswer,
+    told,
+)
 from app.api.deps import Desk, DeskDep
 from app.api.schemas import (
     ClassifyBody,
@@ -33,7 +41,7 @@ from app.tasks.zero_shot import ZeroShot
 router = APIRouter(prefix="/v1", tags=["tasks"])
 
 
-@router.post("/generate")
+@router.post("/generate", responses=told(GenerateAnswer, streams=True))
 async def generate(body: GenerateBody, desk: DeskDep) -> Response:
     """Continues a prompt, or answers it where the model is an encoder-decoder."""
     task = desk.task(Generate, body.model, body.timeout)
@@ -53,7 +61,7 @@ async def generate(body: GenerateBody, desk: DeskDep) -> Response:
     return desk.answer(results=results)
 
 
-@router.post("/translate")
+@router.post("/translate", responses=told(TranslateAnswer, streams=True))
 async def translate(body: TranslateBody, desk: DeskDep) -> Response:
     """Translates sentence by sentence; what has no letters comes back as it is."""
     task = desk.task(Translate, body.model, body.timeout)
@@ -97,7 +105,7 @@ async def summarize(body: SummarizeBody, desk: DeskDep) -> Response:
     return desk.answer(summaries=[_summary(alternatives) for alternatives in summaries])
 
 
-@router.post("/classify")
+@router.post("/classify", responses=told(ClassifyAnswer))
 async def classify(body: ClassifyBody, desk: DeskDep) -> Response:
     """The labels of a text with their probabilities, best first; the model's own, or those of the request."""
     texts, truncate, usage = as_list(body.text), body.truncate is True, desk.call.usage
@@ -122,7 +130,7 @@ async def classify(body: ClassifyBody, desk: DeskDep) -> Response:
     return desk.answer(results=results, method=zero_shot.method)
 
 
-@router.post("/qa")
+@router.post("/qa", responses=told(QAAnswer))
 async def answer_question(body: QABody, desk: DeskDep) -> Response:
     """Where in the context the answer stands, as characters."""
     task = desk.task(QA, body.model, body.timeout)
@@ -130,7 +138,7 @@ async def answer_question(body: QABody, desk: DeskDep) -> Response:
     return desk.answer(answers=await task.run(_questions(body), options, desk.call.usage))
 
 
-@router.post("/fill-mask")
+@router.post("/fill-mask", responses=told(FillMaskAnswer))
 async def fill_mask(body: FillMaskBody, desk: DeskDep) -> Response:
     """The likeliest tokens in the place of the mask token."""
     task = desk.task(FillMask, body.model, body.timeout)
@@ -154,8 +162,8 @@ async def _translate_detected(
         events = _events(task, pieces, "translations", usage, first={"detected": found})
         return await EventStream.begin(events, desk.call)
     done = await translators.translate(as_list(body.text), AUTO, body.target, directed, usage)
-    told = [_translation(one.alternatives) | {"detected": one.detected} for one in done]
-    return desk.answer(translations=told)
+    detected = [_translation(one.alternatives) | {"detected": one.detected} for one in done]
+    return desk.answer(translations=detected)
 
 
 async def _events(
