@@ -18,7 +18,7 @@ router = APIRouter(tags=["hugging face"])
 _STREAMS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, events of its tokens",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     }
 }
 
