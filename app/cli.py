@@ -19,9 +19,10 @@ import uvicorn
 
 from app import logs
 from app.config import Settings, load_settings, read_version, with_folders
+from app.engine_setup import build_engine
 from app.errors import ConfigError, QuartetError
 from app.metrics import Metrics
-from app.registry import Registry, build_engine, build_registry
+from app.registry import Registry, build_registry
 from model.config import CheckpointError
 
 USAGE_ERROR, ENGINE_LOST, INTERRUPTED = 2, 3, 130

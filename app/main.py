@@ -19,7 +19,7 @@ def create_app(registry: Registry, limits: Limits) -> FastAPI:
         title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
     )
     app.state.registry = registry
-    routers = (
+    for router in (
         tasks.router,
         encoders.router,
         openai.router,
@@ -27,8 +27,7 @@ def create_app(registry: Registry, limits: Limits) -> FastAPI:
         huggingface.router,
         libretranslate.router,
         operations.router,
-    )
-    for router in routers:
+    ):
         app.include_router(router)
     app.add_api_route("/docs", docs_page, include_in_schema=False)
     app.openapi = describe(app)  # type: ignore[method-assign]

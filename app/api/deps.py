@@ -44,6 +44,13 @@ class Desk:
             raise Unavailable("; ".join(reasons), retry_after=1.0)
         return task
 
+    def translators(self, model: str | None, timeout: float | None = None) -> Translators:
+        """The named model, or all that translate, behind the default one, under whose name the request counts."""
+        first = self.task(Translate, model, timeout)
+        able = self.registry.able(Translate.name) if model is None else []
+        others = [self.registry.find(Translate, one.name) for one in able if one.name != first.model.name]
+        return Translators([first, *others], self.registry.detector)
+
     def token_ids(self, model: str | None, timeout: float | None = None) -> TokenIds:
         """The named model's tokenizer at work, or the first model's. Raises ModelNotFound."""
         token_ids = self.registry.token_ids(model)
@@ -51,12 +58,6 @@ class Desk:
         if timeout is not None:
             self.call.limit_time(timeout)
         return token_ids
-
-    def translators(self, model: str | None, timeout: float | None = None) -> Translators:
-        """The named model, or all that translate, behind the default one, under whose name the request counts."""
-        first = self.task(Translate, model, timeout)
-        tasks = [first] if model is not None else self.registry.find_every(Translate)
-        return Translators(tasks, self.registry.detector)
 
     def answer(self, **parts: Any) -> Response:
         """A native answer: the route's own parts beside `model` and `usage`."""

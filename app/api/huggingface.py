@@ -156,12 +156,12 @@ PIPELINES: Mapping[str, Pipeline] = {
         Pipeline("zero-shot-classification", ZeroShot, ZeroShotClassification, classify_zero_shot),
         Pipeline("token-classification", Ner, TokenClassification, classify_tokens),
         Pipeline("translation", Translate, Translation, translate),
-        Pipeline("summarization", Summarize, Summarization, summarize),
         Pipeline("question-answering", QA, QuestionAnswering, answer_question),
         Pipeline("fill-mask", fill_mask.FillMask, FillMask, fill),
         Pipeline("feature-extraction", Embed, FeatureExtraction, extract_features),
         Pipeline("sentence-similarity", Embed, SentenceSimilarity, compare_sentences),
         Pipeline("text-generation", Generate, TextGeneration, generate_text),
+        Pipeline("summarization", Summarize, Summarization, summarize),
         Pipeline("text2text-generation", Generate, TextToText, rewrite),
     )
 }

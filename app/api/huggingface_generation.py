@@ -42,7 +42,8 @@ async def summarize(task: Summarize, body: Summarization, call: Call) -> Any:
     wanted = body.parameters
     asked = wanted.generate_parameters
     options = task.options(asked.values(), temperature=asked.default_temperature)
-    found = await task.summarize(as_list(body.inputs), options, call.usage, truncate=wanted.truncates)
+    texts = as_list(body.inputs)
+    found = await task.summarize(texts, options, call.usage, truncate=wanted.truncates)
     return _texts(found, body, "summary_text")
 
 
@@ -58,7 +59,7 @@ async def rewrite(task: Generate, body: TextToText, call: Call) -> Any:
     return _texts(_grouped([one.text for one in done], options.n), body, "generated_text")
 
 
-def _texts(found: list[list[str]], body: Translation | Summarization | TextToText, key: str) -> Any:
+def _texts(found: list[list[str]], body: Summarization | Translation | TextToText, key: str) -> Any:
     """As the pipelines have it: the texts of all inputs in one list, and lists in it only where some have several."""
     cleans = body.parameters.clean_up_tokenization_spaces is True
     told = [[{key: clean_up(text) if cleans else text} for text in texts] for texts in found]

@@ -92,10 +92,7 @@ class Translation(Request):
 class Summarization(Request):
     """summarization."""
 
-    model_config = _example(
-        "The house by the river is old. It was built in 1843, and nobody has lived there since.",
-        parameters={"generate_parameters": {"max_new_tokens": 30}},
-    )
+    model_config = _example("The house by the river is old. Nobody has lived there since it was built.")
     inputs: Texts
     parameters: TextToTextParameters = Field(default_factory=TextToTextParameters)
 

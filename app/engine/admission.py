@@ -8,6 +8,7 @@ from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.engine.rules import make_rules
 from app.engine.sampling_params import ParameterError
 from app.engine.sequence import BeamGroup, Sequence
+from app.engine.token_counts import make_counts
 from model.beam_search import BeamSearch, BeamSettings
 from model.config import TransformerConfig
 
@@ -112,8 +113,10 @@ def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, 
         token_ids=[*tokens, *request.said],
         num_prompt_tokens=len(tokens),
         max_tokens=max_tokens,
+        eos_token_ids=config.eos_token_ids,
         alone_until=request.alone_until,
         rules=make_rules(request.params, max_tokens),
+        counts=make_counts(request.params, len(tokens)),
         group=group,
     )
     if group is not None:

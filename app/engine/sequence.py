@@ -8,6 +8,7 @@ from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest, Hy
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
 from app.engine.speculation import NO_DRAFT, Draft, Speculator
+from app.engine.token_counts import TokenCounts
 from model.beam_search import BeamSearch
 
 AGING_SECONDS = 5.0
@@ -55,6 +56,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt_tokens: int
     max_tokens: int = 0
+    eos_token_ids: tuple[int, ...] = ()
     is_encoded: bool = False
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -68,6 +70,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
     rules: Rules | None = None
+    counts: TokenCounts | None = None
     matcher: Matcher | None = None
     speculator: Speculator | None = None
     draft: Draft = NO_DRAFT
@@ -84,6 +87,7 @@ class Sequence:
             cross_block_table=list(self.cross_block_table),
             block_keys=list(self.block_keys),
             rules=None if self.rules is None else self.rules.fork(),
+            counts=None if self.counts is None else self.counts.fork(),
             logprobs=list(self.logprobs),
         )
 

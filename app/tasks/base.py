@@ -49,11 +49,11 @@ class TaskModel:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How the checkpoint's makers generate with it, for what a request leaves out."""
     chat_template: ChatTemplate | None = None
-    encoder_prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
     """What a sentence encoder's makers put before texts, by the use they name it after."""
     cache_tokens: int | None = None
     """How many tokens the whole cache holds, where there is one."""
-    prompts: Prompts = PROMPTS
+    task_prompts: Prompts = PROMPTS
     """What it is told to do for a task that it is not made for."""
 
     @property

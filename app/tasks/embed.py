@@ -80,10 +80,10 @@ class Embed(Task):
         """The words that the checkpoint puts before a text, by their published name; none without a name."""
         if name is None:
             return ""
-        if name not in self.model.encoder_prompts:
-            known = ", ".join(self.model.encoder_prompts) or "no prompts"
+        if name not in self.model.prompts:
+            known = ", ".join(self.model.prompts) or "no prompts"
             raise InvalidRequest(f"{self.model.name!r} publishes {known}", "prompt_name")
-        return self.model.encoder_prompts[name]
+        return self.model.prompts[name]
 
     async def _ids(self, inputs: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
         texts = [item for item in inputs if isinstance(item, str)]

@@ -55,9 +55,13 @@ class PromptedTranslate(Translate):
         target = prompted_name(options.target)
         assert source is not None, "way() saw it"
         assert target is not None, "way() saw it"
-        rows = await self._prompter.rows(
-            [{"text": text, "source": source, "target": target} for text in wanted]
-        )
+        asked = [{"text": text, "source": source, "target": target} for text in wanted]
+        if options.truncate:
+            room = self.model.max_length
+            if self.model.config.kind == "decoder":
+                room = self.model.room - (options.generate.max_tokens or self.model.room // 2)
+            asked = [await self._prompter.shorten(places, room) for places in asked]
+        rows = await self._prompter.rows(asked)
         return cut, dict(zip(wanted, rows, strict=True))
 
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:

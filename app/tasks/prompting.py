@@ -51,7 +51,7 @@ class Prompter:
 
     def text(self, places: Mapping[str, str]) -> str:
         """The filled template, before any chat template."""
-        return self.model.prompts.fill(self._name, **places)
+        return self.model.task_prompts.fill(self._name, **places)
 
     async def ids(self, places: Mapping[str, str]) -> list[int]:
         """One prompt's token ids."""

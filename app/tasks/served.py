@@ -78,8 +78,8 @@ class Served:
     tasks: tuple[type[Task], ...]
     generation: GenerationConfig
     chat_template: ChatTemplate | None = None
-    prompts: Prompts = PROMPTS
-    encoder_prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    task_prompts: Prompts = PROMPTS
 
     def languages(self) -> dict[str, Any]:
         """What it translates, as `app.tasks.languages` tells it; {} where it does not."""
@@ -99,7 +99,7 @@ class Served:
             generation=self.generation,
             chat_template=self.chat_template,
             prompts=self.prompts,
-            encoder_prompts=self.encoder_prompts,
+            task_prompts=self.task_prompts,
             cache_tokens=info.num_blocks * info.block_size or None,
         )
 
@@ -169,5 +169,6 @@ def read_served(
         generation = base.generation
     else:
         generation = read_generation_config(folder, config.vocab_size)
-    base_name, before = base.name if base else None, read_prompts(folder)
-    return Served(name, base_name, config, tokenizer, tasks, generation, chat_template, prompts, before)
+    base_name = base.name if base else None
+    own = read_prompts(folder)
+    return Served(name, base_name, config, tokenizer, tasks, generation, chat_template, own, prompts)

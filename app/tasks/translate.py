@@ -108,15 +108,6 @@ class Translate(Generate):
             plans.append(_Plan(pieces, slots))
         return plans, requests
 
-    def only_target(self, source: str | None) -> str:
-        """The language that texts go into where a request names none: the only one there is. Raises InvalidRequest."""
-        told = self.languages.told()
-        pairs = [pair for pair in told.get("pairs", ()) if source is None or matching(source, [pair[0]])]
-        targets = dict.fromkeys([pair[1] for pair in pairs] + told.get("any", []) + told.get("target", []))
-        if len(targets) > 1:
-            raise InvalidRequest("say which language to translate into", "target", "missing_parameter")
-        return next(iter(targets), "")
-
     async def pieces(
         self, texts: Sequence[str], options: TranslateOptions, way: Way
     ) -> tuple[list[list[str]], dict[str, list[int]]]:
@@ -127,6 +118,15 @@ class Translate(Generate):
             special, most = self.model.special_ids, self.model.max_length
             ids = {piece: cut_ids(row, special, most) for piece, row in ids.items()}
         return cut, ids
+
+    def only_target(self, source: str | None) -> str:
+        """The language that texts go into where a request names none: the only one there is. Raises InvalidRequest."""
+        told = self.languages.told()
+        pairs = [pair for pair in told.get("pairs", ()) if source is None or matching(source, [pair[0]])]
+        targets = dict.fromkeys([pair[1] for pair in pairs] + told.get("any", []) + told.get("target", []))
+        if len(targets) > 1:
+            raise InvalidRequest("say which language to translate into", "target", "missing_parameter")
+        return next(iter(targets), "")
 
     def _cut(
         self, texts: Sequence[str], way: Way, *, is_split: bool

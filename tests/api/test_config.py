@@ -8,9 +8,9 @@ import pytest
 
 from app.cli import _parser
 from app.config import Settings, load_settings, with_folders, zoo_models
+from app.engine_setup import build_engine
 from app.errors import ConfigError
 from app.metrics import Metrics
-from app.registry import build_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,7 @@ def test_what_the_engine_must_know_reaches_it(tmp_path: Path) -> None:
     text = "[server]\nspeculation = false\nprefix_cache = false\n"
     text += '[models.one]\npath = "."\nweight = 2.5\n[models.two]\npath = "."\n'
     settings = load_settings({"config": write(tmp_path / "models.toml", text)}, {})
-    config = build_engine(settings, Metrics("1"))._supervisor._config
+    config = build_engine(settings, Metrics("1"))._supervisor._config()
     assert [model.weight for model in config.models] == [2.5, 1.0]
     assert (config.speculation, config.prefix_cache) == (False, False)
     with pytest.raises(ConfigError, match="weight"):

@@ -29,7 +29,7 @@ def test_vectors_are_nested_also_for_one_text(shared: Service) -> None:
 
 def test_a_prompt_is_named_by_its_use(served: list[Served]) -> None:
     (sentences,) = (one for one in served if one.name == "sentences")
-    running = Service([replace(sentences, encoder_prompts={"query": "find: "})], LIMITS)
+    running = Service([replace(sentences, prompts={"query": "find: "})], LIMITS)
     try:
         ask(running, "feature-extraction", ["a"], prompt_name="query")
         (request,) = running.engine.requests

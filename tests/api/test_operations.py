@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.engine.protocol import Report
-from app.registry import record
+from app.engine_setup import record
 from tests.api.conftest import Service
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from huggingface_hub import InferenceClient, constants
+from huggingface_hub.errors import BadRequestError
 
 from app.engine.protocol import GenerateRequest
 from tests.api.conftest import Service
@@ -98,3 +100,28 @@ def test_dedicated_models_answer_where_none_is_named(shared: Service) -> None:
         answer = shared.post(f"/v1/{route}", {field: body[field] for field in fields}).json()
         assert answer["model"] == model
     assert shared.post("/v1/classify", {"text": "Hi", "labels": ["a", "b"]}).json()["model"] == "judge"
+
+
+@pytest.mark.parametrize("path", ["/pipeline/summarization", "/models/assistant/pipeline/summarization"])
+def test_hugging_face_s_client_summarizes(
+    shared: Service, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    client = InferenceClient(f"http://127.0.0.1:{shared.port}{path}")
+    generate = {"max_new_tokens": 6}
+    assert client.summarization("A long story.", generate_parameters=generate).summary_text == TEXT[:4]
+    with pytest.raises(BadRequestError, match="tokens"):
+        client.summarization("x" * 600, generate_parameters=generate)
+    cut = client.summarization("x" * 600, generate_parameters=generate, truncation="only_first")
+    assert cut.summary_text == TEXT[:4]
+    with pytest.raises(BadRequestError, match="colour"):
+        client.summarization("x", generate_parameters={"colour": "red"})
+
+
+def test_hugging_face_s_translations_are_cut_within_the_prompt(shared: Service) -> None:
+    """What comes behind the text stays: without it the model would not know that it is to answer."""
+    body = {"inputs": "x" * 600, "parameters": {"tgt_lang": "de", "truncation": "only_first"}}
+    response = shared.post("/models/assistant/pipeline/translation", body)
+    assert response.status_code == 200, response.text
+    prompt = shared.engine.served["assistant"].tokenizer.decode(shared.engine.prompts()[-1])
+    assert prompt.endswith("xxxa:")

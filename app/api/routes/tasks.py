@@ -12,6 +12,7 @@ from app.api.answers import (
     FillMaskAnswer,
     GenerateAnswer,
     QAAnswer,
+    SummarizeAnswer,
     TranslateAnswer,
     told,
 )
@@ -87,7 +88,7 @@ async def translate(body: TranslateBody, desk: DeskDep) -> Response:
     return desk.answer(translations=[_translation(alternatives) for alternatives in translations])
 
 
-@router.post("/summarize")
+@router.post("/summarize", responses=told(SummarizeAnswer, streams=True))
 async def summarize(body: SummarizeBody, desk: DeskDep) -> Response:
     """Says in short what a text says."""
     task = desk.task(Summarize, body.model, body.timeout)
