@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
 
@@ -26,6 +26,16 @@ HUB_PATTERN = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _split(value: Any) -> Any:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+Origins = Annotated[tuple[Origin, ...], BeforeValidator(_split)]
+"""A list, as the one before, or a text with blanks or commas between its parts."""
 
 
 class _Frozen(BaseModel):
@@ -108,6 +118,17 @@ class Settings(_Frozen):
     recovery_timeout: Seconds = 120.0
     """How long requests wait for an engine that is being started again; then 503."""
     log_format: Literal["text", "json"] = "text"
+
+    api_key_file: Path | None = None
+    rate_limit_requests: Positive | None = None
+    """A minute for each key, as the next; without keys for all clients together."""
+    rate_limit_tokens: Positive | None = None
+    allowed_hosts: Hosts | None = None
+    """None: the names of this machine while it listens there alone, else any."""
+    cors_origins: Origins = ()
+    log_prompts: bool = False
+    model_root: Path | None = None
+    """Adapters below may be loaded while the service runs."""
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models", "prompts"}
@@ -218,6 +239,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in _SERVER_FIELDS:
             raise ConfigError(f"{path}: [server] has no setting {name!r}")
+    for name in ("api_key_file", "model_root"):
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / values[name]
     values["default_models"] = _table(content, "defaults", path)
     values["prompts"] = _table(content, "prompts", path)
     for kind in ("models", "adapters"):

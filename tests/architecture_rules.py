@@ -41,8 +41,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
     "app.config": LEAVES,
+    "app.arguments": (),
     "app.cli": (
-        *("app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
+        *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
         *(*LEAVES, *MODEL_FACTS),
     ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
@@ -114,6 +115,7 @@ TRAINING = "model.training"
 TORCH_FREE = (
     *(
         "app.main",
+        "app.arguments",
         "app.cli",
         "app.commands",
         "app.config",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import _parser
+from app.arguments import make_parser
 from app.config import Settings, load_settings, with_folders, zoo_models
 from app.engine_setup import build_engine
 from app.errors import ConfigError
@@ -41,7 +41,7 @@ def test_flags_win_over_the_environment_over_the_file(tmp_path: Path, folder: Pa
 
 def test_the_prefix_cache_is_on_until_a_flag_or_a_variable_turns_it_off(folder: Path) -> None:
     def flags(*more: str) -> dict[str, object]:
-        given = vars(_parser().parse_args(["serve", "--model", f"one={folder}", *more]))
+        given = vars(make_parser("1").parse_args(["serve", "--model", f"one={folder}", *more]))
         del given["command"]
         return given
 
@@ -142,7 +142,7 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, folder: Path, text: st
 
 
 def test_each_flag_is_a_setting_and_each_setting_has_its_default_in_the_shipped_file() -> None:
-    flags = set(vars(_parser().parse_args(["serve"]))) - {"command", "config", "model", "adapter"}
+    flags = set(vars(make_parser("1").parse_args(["serve"]))) - {"command", "config", "model", "adapter"}
     assert flags <= set(Settings.model_fields)
     shipped = tomllib.loads((ROOT / "deploy/models.toml").read_text(encoding="utf-8"))
     defaults = json.loads(Settings().model_dump_json())
