@@ -92,7 +92,8 @@ def _read(pipeline: Pipeline, fields: dict[str, Any]) -> Request:
     try:
         return pipeline.request.model_validate(fields)
     except ValidationError as fault:
-        raise RequestValidationError(fault.errors()) from None
+        of_body = [{**one, "loc": ("body", *one["loc"])} for one in fault.errors()]
+        raise RequestValidationError(of_body) from None
 
 
 async def _answer(pipeline: Pipeline, body: Request, model: str | None, desk: Desk) -> Response:
