@@ -1,9 +1,9 @@
 """The routes that Hugging Face's clients call. Each task has its own, and models and `/` find theirs."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -14,6 +14,9 @@ from app.api.huggingface_schemas import AnyRequest, Request, TextGeneration
 from app.errors import InvalidRequest, RouteNotFound
 
 router = APIRouter(tags=["hugging face"])
+
+ModelName = Annotated[str, Path(examples=["sentiment"])]
+TaskName = Annotated[str, Path(examples=["text-classification"])]
 
 _STREAMS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -61,7 +64,7 @@ for _pipeline in PIPELINES.values():
 
 
 @router.post("/models/{model:path}/pipeline/{task}", responses=_STREAMS)
-async def answer_task_of_model(model: str, task: str, body: AnyRequest, desk: DeskDep) -> Response:
+async def answer_task_of_model(model: ModelName, task: TaskName, body: AnyRequest, desk: DeskDep) -> Response:
     """A task by the named model."""
     pipeline = PIPELINES.get(task)
     if pipeline is None:
@@ -70,7 +73,7 @@ async def answer_task_of_model(model: str, task: str, body: AnyRequest, desk: De
 
 
 @router.post("/models/{model:path}", responses=_STREAMS)
-async def answer_for_model(model: str, body: AnyRequest, desk: DeskDep) -> Response:
+async def answer_for_model(model: ModelName, body: AnyRequest, desk: DeskDep) -> Response:
     """What the request's fields name, else what the named model is made for."""
     fields = body.fields()
     pipeline = named_by_fields(fields) or pipeline_of(desk.registry.model(model))

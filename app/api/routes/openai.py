@@ -1,8 +1,9 @@
 """The routes that OpenAI's clients call: completions, embeddings, models."""
 
 import base64
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 
 from app.api.answers import told
 from app.api.completions import CompletionChoices
@@ -66,6 +67,6 @@ async def list_models(registry: RegistryDep) -> Response:
 
 
 @router.get("/models/{name:path}", responses=told(ModelCard))
-async def show_model(name: str, registry: RegistryDep) -> Response:
+async def show_model(name: Annotated[str, Path(examples=["sentiment"])], registry: RegistryDep) -> Response:
     """One served model."""
     return Response(encode_json(registry.model_card(name)), media_type=JSON)
