@@ -103,6 +103,14 @@ def running(flags: list[str]) -> Iterator[Process]:
         assert process.stop() == 0
 
 
+@pytest.fixture(scope="session")
+def zoo() -> Iterator[Process]:
+    """What `quartet serve` serves without any flag; for tests that only ask."""
+    process = Process()
+    yield process
+    assert process.stop() == 0
+
+
 @pytest.fixture
 def start(flags: list[str]) -> Iterator[Callable[..., Process]]:
     """Starts services of a test's own."""

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from tests.e2e.conftest import Process
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 PAIRS = re.findall(r"```sh\n(curl .*?)```\n+```json\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def zoo() -> Iterator[Process]:
-    process = Process()
-    yield process
-    assert process.stop() == 0
 
 
 def test_there_are_four_of_them() -> None:
