@@ -20,17 +20,18 @@ SECONDS = 5.0
 """Far less than any time-out of the service's own but the body's."""
 
 
-class Connection:
+class Client:
     """A socket on which whole requests and broken ones are sent, byte by byte as given."""
 
-    def __init__(self, service: Service) -> None:
-        self._address = ("127.0.0.1", service.port)
+    def __init__(self, port: int | None, seconds: float = SECONDS) -> None:
+        self._address = ("127.0.0.1", port)
+        self._seconds = seconds
         self.num_opened = 0
         self._open()
 
     def _open(self) -> None:
         self.num_opened += 1
-        self.socket = socket.create_connection(self._address, timeout=SECONDS)
+        self.socket = socket.create_connection(self._address, timeout=self._seconds)
 
     def ask(self, raw: bytes, method: str = "POST") -> http.client.HTTPResponse:
         """Sends it and reads the answer to its end; opens another one where the service closed this."""
@@ -57,12 +58,12 @@ def test_the_names_tell_the_rows_apart() -> None:
 
 @pytest.mark.parametrize("bad", ALL, ids=lambda bad: bad.name)
 def test_it_is_refused_and_the_next_is_answered(shared: Service, bad: Bad) -> None:
-    with closing(Connection(shared)) as connection:
-        response = connection.ask(bad.raw(), bad.method)
-        assert response.status == bad.status, connection.content
-        check_words(connection.fault(), bad)
-        assert connection.num_opened == 1 or bad.status == 413
-        assert connection.ask(GOOD.raw()).status == 200
+    with closing(Client(shared.port)) as client:
+        response = client.ask(bad.raw(), bad.method)
+        assert response.status == bad.status, client.content
+        check_words(client.fault(), bad)
+        assert client.num_opened == 1 or bad.status == 413
+        assert client.ask(GOOD.raw()).status == 200
 
 
 def check_words(body: Any, bad: Bad) -> None:

@@ -10,8 +10,7 @@ import pytest
 from app.api.connection import MAX_HEAD_BYTES, Connection
 from tests.api.bad_inputs import GENERATE
 from tests.api.conftest import Service
-from tests.api.test_bad_inputs import GOOD
-from tests.api.test_bad_inputs import Connection as Client
+from tests.api.test_bad_inputs import GOOD, Client
 from tests.api.test_dialects import check_shape
 
 HEAD = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -22,7 +21,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 @pytest.fixture
 def client(shared: Service) -> Iterator[Client]:
-    with closing(Client(shared)) as connection:
+    with closing(Client(shared.port)) as connection:
         yield connection
 
 
@@ -97,7 +96,7 @@ def test_who_closes_its_side_halfway_is_hung_up_on(client: Client, shared: Servi
     client.socket.sendall(raw)
     client.socket.shutdown(socket.SHUT_WR)
     assert client.socket.recv(1) == b""
-    with closing(Client(shared)) as other:
+    with closing(Client(shared.port)) as other:
         assert other.ask(GOOD.raw()).status == 200
 
 
@@ -105,11 +104,11 @@ def test_a_head_that_does_not_come_is_not_awaited_for_ever(
     shared: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "head_seconds", 0.1)
-    with closing(Client(shared)) as client:
+    with closing(Client(shared.port)) as client:
         assert client.socket.recv(1) == b""
-    with closing(Client(shared)) as client:
+    with closing(Client(shared.port)) as client:
         assert client.ask(HEAD).status == 408
         assert client.fault()["error"]["code"] == "head_timeout"
-    with closing(Client(shared)) as client:
+    with closing(Client(shared.port)) as client:
         assert client.ask(GOOD.raw()).status == 200
         assert client.ask(HEAD).status == 408
