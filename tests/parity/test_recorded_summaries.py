@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import Process
-from tests.parity.test_recorded import build, post, recorded
+from tests.parity.test_recorded import build, infer, post, recorded
 
 RECORD = recorded("summarize")
 TEXTS: list[str] = RECORD["texts"]
@@ -40,6 +40,12 @@ def test_summaries_with_all_that_is_published_for_the_task(service: Process, fam
         zip(TEXTS, wanted, strict=True)
     )
     assert len(set(wanted)) > 20, "summaries that are all alike show nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pipelines_of_summaries(service: Process, family: str) -> None:
+    got = infer(service, "summarization", family, TEXTS, parameters={"truncation": "longest_first"})
+    assert got == [{"summary_text": text} for text in RECORD[family]["answers"]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
