@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -73,14 +73,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 def write_assistant(folder: Path) -> Path:
     folder.mkdir()
     size = write_tokenizer(folder, PUBLISHED["chatml"])
-    sizes = {"vocab_size": size, "max_positions": 2048, "bos_token_id": None, "eos_token_ids": (1,)}
+    sizes: dict[str, Any] = {
+        "vocab_size": size,
+        "max_positions": 2048,
+        "bos_token_id": None,
+        "eos_token_ids": (1,),
+    }
     save_model(random_model(LLAMA, dtype=torch.float32, **sizes), folder)
     return folder
 
 
 def write_tagger(folder: Path) -> Path:
     tokenizer = byte_tokenizer(pair_template=True)
-    sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_positions": 256}
+    sizes: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size(), "max_positions": 256}
     labels = ("O", "B-PER", "I-PER")
     save_model(random_model(BERT, dtype=torch.float32, head="token-class", labels=labels, **sizes), folder)
     tokenizer.save(str(folder / "tokenizer.json"))
