@@ -18,7 +18,7 @@ LONGER_FILES = {
 }
 BANNED_FILE_NAMES = {"utils", "util", "helpers", "common", "misc"}
 
-LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security")
+LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security", "app.caller")
 MODEL_FACTS = (
     "model.config",
     "model.families",
@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.metrics": ("app.errors",),
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
+    "app.caller": (),
     "app.config": LEAVES,
     "app.cli": ("app.commands", "app.main", "app.registry", "app.config", *LEAVES, *MODEL_FACTS),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
@@ -48,7 +49,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.sampling_params": ("app.errors", "model.beam_search"),
     "app.engine.protocol": ("app.engine.sampling_params",),
     "app.engine.flight": (),
-    "app.engine.journal": (*BORDER, "app.errors"),
+    "app.engine.turns": ("app.caller",),
+    "app.engine.throughput": (),
+    "app.engine.journal": (
+        *("app.engine.throughput", "app.engine.turns"),
+        *("app.caller", "app.errors", *BORDER),
+    ),
     "app.engine.process": ("app.engine.flight", *BORDER),
     "app.engine.client": (
         *("app.engine.flight", "app.engine.journal", "app.engine.process", "app.engine.supervision"),
@@ -108,6 +114,8 @@ TORCH_FREE = (
         "app.engine.journal",
         "app.engine.process",
         "app.engine.supervision",
+        "app.engine.turns",
+        "app.engine.throughput",
     ),
     *(
         "app.engine.grammar",

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
+from app.caller import caller
 from app.engine.flight import Flight
 from app.engine.journal import Journal, is_end, joined
 from app.engine.process import StartError
@@ -54,7 +55,8 @@ class EngineClient:
 
     When the process ends or hangs, another takes its place and goes on with what is in flight where that stopped: for
     who waits here it takes longer, nothing else. `max_queue_requests` and `max_queue_tokens` (prompts and completions)
-    bound what is in flight, waiting or running. An engine that cannot be kept alive is final (`wait_lost`).
+    bound what is in flight, waiting or running, and `max_queue_wait` the seconds that a new request would wait, as
+    estimated. An engine that cannot be kept alive is final (`wait_lost`).
     """
 
     def __init__(
@@ -63,12 +65,13 @@ class EngineClient:
         *,
         max_queue_requests: int,
         max_queue_tokens: int,
+        max_queue_wait: float = math.inf,
         on_report: Callable[[Report], object],
         on_restart: Callable[[], object],
         command: Sequence[str] = WORKER_COMMAND,
         patience: Patience | None = None,
     ) -> None:
-        self._journal = Journal(max_queue_requests, max_queue_tokens)
+        self._journal = Journal(max_queue_requests, max_queue_tokens, max_queue_wait)
         self._on_report = on_report
         self._patience = patience or Patience()
         self._supervisor = Supervisor(command, config, self, on_restart, self._patience)
@@ -171,7 +174,7 @@ class EngineClient:
         if self._is_stopping or self._supervisor.is_late or self._supervisor.lost.is_set():
             raise self._unavailable()
         answers: Arrivals = asyncio.Queue()
-        admitted = self._journal.admit(requests, answers.put_nowait)
+        admitted = self._journal.admit(requests, answers.put_nowait, caller.get())
         self._count_call(1)
         try:
             self._send(*admitted)

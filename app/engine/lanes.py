@@ -4,7 +4,7 @@ from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.engine.sequence import Sequence
+from app.engine.sequence import AGING_SECONDS, Sequence
 
 _REGAINED = 64
 """The part of a lane's token budget that each step gives back to one that was cut."""
@@ -64,6 +64,7 @@ class Lanes:
         self.quarantine = {
             model: Lane(model, size, token_budget, is_quarantine=True) for model, size in block_sizes.items()
         }
+        self._lead = 0.0
 
     @property
     def every(self) -> list[Lane]:
@@ -87,8 +88,22 @@ class Lanes:
         """Those with work, who has had the least first."""
         return sorted((lane for lane in self.every if lane.has_work), key=_turn)
 
+    def join(self, sequence: Sequence) -> None:
+        """Puts a new sequence in line, level with the first one that waits.
+
+        A level of priority puts it before others by AGING_SECONDS, a turn that others have first behind them by as
+        much. Where it would stand without these never goes back and goes on at least as fast as time does, so that
+        nobody is overtaken for ever: whoever comes later by so many seconds is behind.
+        """
+        firsts = [lane.waiting[0] for lane in self.every if lane.waiting]
+        levels = (first.turn + AGING_SECONDS * first.request.priority for first in firsts)
+        self._lead = max(self._lead, min(levels, default=0.0) - sequence.arrival)
+        turns = sequence.request.behind - sequence.request.priority
+        sequence.turn = sequence.arrival + self._lead + AGING_SECONDS * turns
+        self.wait(sequence)
+
     def wait(self, sequence: Sequence) -> None:
-        """Puts a sequence in line."""
+        """Puts a sequence in line where its turn is."""
         lane = self.of(sequence)
         if not lane.has_work:
             # Idle time earns no credit: a model that wakes starts level with the busy ones.

@@ -81,7 +81,7 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `said` is what the
+    The client gives the `id`; `behind` is how many turns others have first, since its sender has more in flight. `index` tells apart the sequences of one request that share a seed. `said` is what the
     sequence has said already, in an engine that is gone: it goes on behind that. `alone_until`: engines died while it
     had at most so many decoder tokens, so until it has more nothing else is in its steps.
     """
@@ -92,6 +92,7 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     params: SamplingParams
     index: int = 0
     priority: int = 0
+    behind: int = 0
     constraint: Constraint | None = None
     said: list[int] = []
     alone_until: int | None = None
@@ -100,8 +101,7 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
 class EncodeRequest(Message, frozen=True, kw_only=True):
     """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask").
 
-    "class" gives one row of label logits, "token-class" one for each of `ids`, "span" a start and an end
-    logit for each. `alone_until` as above.
+    "class" gives one row of label logits, "token-class" one for each of `ids`, "span" a start and an end logit of each.
     """
 
     id: int = 0
@@ -112,6 +112,7 @@ class EncodeRequest(Message, frozen=True, kw_only=True):
     positions: list[int] = []
     top_k: int = 0
     priority: int = 0
+    behind: int = 0
     alone_until: int | None = None
 
 

@@ -92,9 +92,9 @@ class Scheduler:
         return self.num_requests > 0
 
     def add(self, sequence: Sequence) -> None:
-        """Puts a sequence in line."""
+        """Puts a new sequence in line."""
         self._by_id[sequence.id] = sequence
-        self.lanes.wait(sequence)
+        self.lanes.join(sequence)
 
     def charge(self, step: ScheduledStep, seconds: float) -> None:
         """Notes the device time that a step took."""
