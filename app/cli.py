@@ -115,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of the engine on a CPU")
     add("--max-queue-requests", type=int, metavar="N", help="sequences admitted at most (4096)")
     add("--max-queue-tokens", type=int, metavar="TOKENS", help="tokens admitted at most (2000000)")
+    add(
+        "--max-queue-wait",
+        type=float,
+        metavar="SECONDS",
+        help="longest that a new request is expected to wait (no matter)",
+    )
+    add("--max-connections", type=int, metavar="N", help="open at most (8192)")
     add("--max-body-bytes", type=int, metavar="BYTES", help="largest request body (16777216)")
     add("--max-timeout", type=float, metavar="SECONDS", help="longest a request may take (600)")
     add("--drain-timeout", type=float, metavar="SECONDS", help="for work in flight at the end (30)")
@@ -187,12 +194,17 @@ async def serve(settings: Settings) -> int:
 
 
 def _server_config(registry: Registry, settings: Settings) -> uvicorn.Config:
-    from app.main import Limits, create_app  # half a second that the engine process need not wait for
+    # half a second that the engine process need not wait for
+    from app.main import ConnectionLimits, Connections, Limits, allowed_connections, create_app
 
+    num_connections = allowed_connections(settings.max_connections)
+    if num_connections < settings.max_connections:
+        _say(f"warning: at most {num_connections} connections, by the limit on open files (ulimit -n)")
+    bounds = ConnectionLimits(settings.head_timeout, settings.write_timeout, num_connections)
     limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     return uvicorn.Config(
         create_app(registry, limits),
-        http="httptools",
+        http=Connections(bounds, registry.metrics).protocol,  # type: ignore[arg-type]  # makes one, like a class
         ws="none",
         lifespan="off",
         log_config=None,

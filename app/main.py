@@ -2,13 +2,14 @@
 
 from fastapi import FastAPI
 
+from app.api.connections import ConnectionLimits, Connections, allowed_connections
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
 from app.api.openapi import describe, docs_page
 from app.api.routes import chat, encoders, openai, operations, tasks
 from app.registry import Registry
 
-__all__ = ["Limits", "create_app"]
+__all__ = ["ConnectionLimits", "Connections", "Limits", "allowed_connections", "create_app"]
 
 DESCRIPTION = "Every Transformer task from one engine. Interface: docs/api.md."
 

@@ -63,6 +63,10 @@ class Service:
             "proportional_mib": sum(info.pss for info in full) / 2**20,
         }
 
+    def num_files(self) -> int:
+        """Open files of the process that clients are connected to."""
+        return psutil.Process(self._process.pid).num_fds()
+
     def kill_engine(self) -> None:
         """The engine process ends at once, as by the kernel when memory is short."""
         for child in psutil.Process(self._process.pid).children():

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import logs
 from app.api.call import Call
 from app.api.errors import error_event, error_response
+from app.caller import Caller, caller
 from app.errors import (
     BodyTimeout,
     ClientClosed,
@@ -99,6 +100,7 @@ class Gate:
                 return
             body = await self._read_body(receive, headers)
             self._read_timeout(call, headers)
+            caller.set(Caller(_sender(scope)))
             with self.registry.admit(asyncio.current_task()):
                 await self._work(scope, receive, reply, call, body)
         except QuartetError as error:
@@ -213,6 +215,12 @@ async def _answer(scope: Scope, receive: Receive, reply: _Reply, call: Call, fai
     elif reply.is_events and not reply.is_complete:
         event = error_event(failure, call.request_id)
         await reply.send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+def _sender(scope: Scope) -> str:
+    """Who takes turns with others for the engine."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

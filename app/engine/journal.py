@@ -99,7 +99,7 @@ class Journal:
         return admitted
 
     def _check_room(self, requests: int, tokens: int, caller: Caller) -> None:
-        """Raises InvalidRequest where there can never be room for so much at once, Overloaded where there is none now."""
+        """Raises InvalidRequest where there can never be room for so much, Overloaded where there is none now."""
         most = (self._max_requests, self._max_tokens)
         news = (requests, tokens)
         if any(_excess(0, 0, new, limit) > 0 for new, limit in zip(news, most, strict=True)):

@@ -81,9 +81,9 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`; `behind` is how many turns others have first, since its sender has more in flight. `index` tells apart the sequences of one request that share a seed. `said` is what the
-    sequence has said already, in an engine that is gone: it goes on behind that. `alone_until`: engines died while it
-    had at most so many decoder tokens, so until it has more nothing else is in its steps.
+    The client gives the `id`, and how many turns others have first (`behind`). `index` tells apart the sequences of one
+    request that share a seed. `said` is what it has said already, in an engine that is gone: it goes on behind that.
+    `alone_until`: engines died while it had at most so many decoder tokens; until it has more it is alone in its steps.
     """
 
     id: int = 0
@@ -262,7 +262,6 @@ class Heartbeat(Message, frozen=True):
 Request = GenerateRequest | EncodeRequest
 ClientMessage = WorkerConfig | GenerateRequest | EncodeRequest | Abort | Shutdown
 WorkerMessage = Ready | Fatal | StepOutputs | Failed | Heartbeat
-
 _encoder = msgspec.msgpack.Encoder()
 
 

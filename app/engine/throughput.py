@@ -34,7 +34,7 @@ class Throughput:
         clock = self._clock(now)
         self._done.append((clock, tokens))
         self._done_tokens += tokens
-        while self._done[0][0] < clock - WINDOW_SECONDS:
+        while self._done[0][0] <= clock - WINDOW_SECONDS:
             self._done_tokens -= self._done.popleft()[1]
 
     def seconds_for(self, now: float, requests: int, tokens: int = 0) -> float:

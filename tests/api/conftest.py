@@ -12,6 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
+from app.api.connections import ConnectionLimits, Connections
 from app.api.gate import Limits
 from app.main import create_app
 from app.metrics import Metrics
@@ -39,8 +40,10 @@ class _Server(uvicorn.Server):
 class Service:
     """The server runs in a thread with a loop of its own; `on_loop` runs a function there."""
 
-    def __init__(self, served: list[Served], limits: Limits) -> None:
-        self._limits = limits
+    def __init__(
+        self, served: list[Served], limits: Limits, connections: ConnectionLimits | None = None
+    ) -> None:
+        self._limits, self._connections = limits, connections or ConnectionLimits()
         self._served = served
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -56,8 +59,14 @@ class Service:
             self.port = listener.getsockname()[1]
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             app = create_app(self.registry, self._limits)
+            connections = Connections(self._connections, self.registry.metrics)
             config = uvicorn.Config(
-                app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
+                app,
+                http=connections.protocol,  # type: ignore[arg-type]
+                lifespan="off",
+                log_config=None,
+                timeout_graceful_shutdown=1,
+                ws="none",
             )
             self._server = _Server(config, lambda: self._started.set_result(None))
             await self.registry.start(self.engine)

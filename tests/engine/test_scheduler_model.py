@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.engine.block_manager import BlockManager, num_blocks
 from app.engine.scheduler import ScheduledStep, Scheduler
-from app.engine.sequence import BeamGroup, Sequence, Status
+from app.engine.sequence import AGING_SECONDS, BeamGroup, Sequence, Status
 from model.beam_search import BeamSearch, BeamSettings
 from tests.engine.test_scheduler import sequence_of
 
@@ -35,18 +35,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.pages: list[tuple[str, dict[int, object]]] = [("", {}) for _ in range(blocks)]
         self.everyone: list[Sequence] = []
         self.ends: Counter[int] = Counter()
+        self.orders: list[tuple[float, int]] = []
 
     @rule(
         text=st.sampled_from(TEXTS),
         length=st.integers(1, 16),
         outputs=st.integers(1, 12),
         priority=st.integers(-1, 1),
+        behind=st.sampled_from([0, 0, 1, 2, 100]),
         adapter=ADAPTERS,
     )
     def add_decoder(
-        self, text: list[int], length: int, outputs: int, priority: int, adapter: str | None
+        self, text: list[int], length: int, outputs: int, priority: int, behind: int, adapter: str | None
     ) -> None:
-        self._add(text[:length], [], "decoder", outputs, priority, adapter)
+        self._add(text[:length], [], "decoder", outputs, priority, adapter, behind)
 
     @rule(
         text=st.sampled_from(TEXTS),
@@ -78,9 +80,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         search = BeamSettings(num_beams=width, max_tokens=outputs, end_token_ids=())
         self.everyone[-1].group = BeamGroup(BeamSearch(search), [self.everyone[-1]])
 
-    @rule(length=st.integers(1, 40))
-    def add_encoder(self, length: int) -> None:
-        self._add([], [5] * length, "encoder", 0, 0, None)
+    @rule(length=st.integers(1, 40), behind=st.integers(0, 3))
+    def add_encoder(self, length: int, behind: int) -> None:
+        self._add([], [5] * length, "encoder", 0, 0, None, behind)
 
     @rule(data=st.data())
     def abort(self, data: Any) -> None:
@@ -132,6 +134,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sum(self.manager.num_held(model) for model in SIZES) == len(set(holders))
         assert all(len(set(table)) == len(table) for table in tables)
 
+    @invariant()
+    def the_order_of_two_never_changes_and_whoever_comes_that_much_later_is_behind(self) -> None:
+        """... whatever else has come and gone meanwhile."""
+        assert [sequence.order for sequence in self.everyone] == self.orders
+        limits = [s.arrival + AGING_SECONDS * (s.request.behind - s.request.priority) for s in self.everyone]
+        if self.everyone:
+            for before, limit in zip(self.orders[:-1], limits[:-1], strict=True):
+                assert before < self.orders[-1] or limit > limits[-1]
+
     def teardown(self) -> None:
         """Nobody is kept waiting for ever."""
         if not hasattr(self, "everyone"):
@@ -152,12 +163,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         outputs: int,
         priority: int,
         adapter: str | None,
+        behind: int = 0,
     ) -> None:
         number = len(self.everyone)
         self.everyone.append(
-            sequence_of(number, list(token_ids), source_ids, model, outputs, priority, adapter)
+            sequence_of(number, list(token_ids), source_ids, model, outputs, priority, adapter, behind)
         )
         self.scheduler.add(self.everyone[-1])
+        self.orders.append(self.everyone[-1].order)
 
     def _live(self) -> list[Sequence]:
         lanes = self.scheduler.lanes.every
