@@ -13,6 +13,8 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.api.call import Call
+from app.api.dialects import dialect_of
 from app.api.errors import error_response
 from app.errors import HeadTimeout, HeadTooLarge, InvalidRequest, QuartetError, Unavailable
 from app.metrics import Metrics
@@ -149,7 +151,8 @@ class Connection(HttpToolsProtocol):
         if not self._is_between_requests:
             self.transport.abort()
             return
-        answer = error_response(error, headers={**_CLOSE, "X-Request-ID": uuid.uuid4().hex})
+        call = Call(uuid.uuid4().hex, 0.0)
+        answer = error_response(error, call, {**_CLOSE, "X-Request-ID": call.request_id})
         lines = [STATUS_LINE[answer.status_code]]
         lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
         self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
@@ -160,9 +163,9 @@ class Connection(HttpToolsProtocol):
         error = Unavailable("too many connections", code="too_many_connections", retry_after=1.0)
         assert error.code is not None
         self._all.metrics.rejected.labels(error.code).inc()
-        await error_response(error, headers={**_CLOSE, "X-Request-ID": uuid.uuid4().hex})(
-            scope, receive, send
-        )
+        call = Call(uuid.uuid4().hex, 0.0, dialect_of(scope["path"]))
+        headers = {**_CLOSE, "X-Request-ID": call.request_id}
+        await error_response(error, call, headers)(scope, receive, send)
 
 
 def allowed_connections(most: int) -> int:
