@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from app.engine.sequence import AGING_SECONDS, Sequence
 
+KEPT = 8
+"""The part of the places in a batch that is kept for those who have nothing else of their sender's before them."""
 _REGAINED = 64
 """The part of a lane's token budget that each step gives back to one that was cut."""
 
@@ -45,6 +47,21 @@ class Lane:
     def is_full(self) -> bool:
         """A quarantine in which somebody runs."""
         return self.is_quarantine and bool(self.running)
+
+    def first_in_line(self, max_num_seqs: int) -> Sequence | None:
+        """Who waits and comes next, where there is a place for it.
+
+        Those who have others of their sender before them get all places but a part. Where that is taken, they let the
+        others pass, so that long texts of one sender do not make all others wait for their ends.
+        """
+        first: Sequence | None = self.waiting[0]
+        assert first is not None
+        if first.request.behind:
+            taken = sum(1 for sequence in self.running if sequence.request.behind)
+            if taken and taken + first.width > max_num_seqs - max_num_seqs // KEPT:
+                first = next((sequence for sequence in self.waiting if not sequence.request.behind), None)
+        has_room = first is not None and self.num_reserved + first.width <= max_num_seqs
+        return first if has_room else None
 
     def charge(self, seconds: float) -> None:
         """A step of it has run, and took so long."""

@@ -5,7 +5,7 @@ from app.engine.journal import Journal
 from app.engine.protocol import EncodeRequest, Request
 from app.engine.sequence import Sequence
 from app.engine.turns import Turns
-from tests.engine.test_scheduler import make, planned, sequence_of
+from tests.engine.test_scheduler import commit, make, planned, sequence_of
 
 
 def test_each_of_a_senders_sequences_stands_behind_those_it_has_in_flight() -> None:
@@ -40,7 +40,7 @@ def test_one_who_has_left_is_forgotten() -> None:
 
 
 def test_a_single_text_does_not_wait_for_thousands_that_came_before() -> None:
-    journal, (scheduler, _) = Journal(4096, 10**6), make(budget=10, most=10)
+    journal, (scheduler, _) = Journal(4096, 10**6), make(budget=10, most=12)
     crowd = journal.admit([encode()] * 2048, print, Caller())
     for request in crowd:
         scheduler.add(sequence(request, arrival=0.0))
@@ -62,6 +62,30 @@ def test_a_sender_of_thousands_of_requests_does_not_make_another_wait_for_them()
     assert single.id in [number for number, _ in planned(scheduler)]
 
 
+def test_long_texts_of_one_sender_leave_places_in_the_batch_to_others() -> None:
+    journal, (scheduler, _) = Journal(4096, 10**6), make(blocks=1000, budget=100, most=16)
+    crowd = journal.admit([encode()] * 50, print, Caller("crowd"))
+    for request in crowd:
+        scheduler.add(sequence(request, arrival=0.0, outputs=100))
+    for second in range(20):  # long after its turn has come, the next one of the crowd waits for a place
+        step = scheduler.schedule()
+        assert step is not None
+        commit(scheduler, step)
+        assert [s.id for s in step.sequences] == [request.id for request in crowd[:15]], second
+    for arrival in (90.0, 91.0, 92.0):
+        [single] = journal.admit([encode()], print, Caller(str(arrival)))
+        scheduler.add(sequence(single, arrival, outputs=3))
+        for _ in range(3):
+            step = scheduler.schedule()
+            assert step is not None
+            assert single.id in [s.id for s in step.sequences]
+            commit(scheduler, step)
+    while scheduler.has_work:
+        step = scheduler.schedule()
+        assert step is not None
+        commit(scheduler, step)
+
+
 def test_many_who_come_later_do_not_keep_the_last_of_a_large_request_waiting_for_ever() -> None:
     """Each second one text is computed and another one comes: those of the large request get their turns."""
     journal, (scheduler, _) = Journal(4096, 10**6), make(budget=1)
@@ -81,7 +105,9 @@ def encode() -> EncodeRequest:
     return EncodeRequest(model="a", ids=[1], output="class")
 
 
-def sequence(request: Request, arrival: float) -> Sequence:
-    one = sequence_of(request.id, [], [1], behind=request.behind)
+def sequence(request: Request, arrival: float, outputs: int = 0) -> Sequence:
+    """An encoder's, or with `outputs` a decoder's."""
+    token_ids = [request.id] if outputs else []
+    one = sequence_of(request.id, token_ids, [] if outputs else [1], outputs=outputs, behind=request.behind)
     one.arrival = arrival
     return one

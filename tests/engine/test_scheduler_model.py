@@ -29,7 +29,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     """`pages` are what the arena would hold: whose page it is, and by offset what was computed there."""
 
     @initialize(
-        blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, 6), is_on=st.booleans()
+        blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, 9), is_on=st.booleans()
     )
     def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
         self.shape = (blocks, budget, most, is_on)
@@ -152,7 +152,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             prompt, said = old.token_ids[: old.num_prompt_tokens], old.token_ids[old.num_prompt_tokens :]
             request = old.request
             new = sequence_of(
-                number, prompt, old.source_ids, old.model, old.max_tokens, request.priority, old.adapter
+                *(number, prompt, old.source_ids, old.model, old.max_tokens),
+                *(request.priority, old.adapter, request.behind),
             )
             if old.group is not None:
                 new.group = BeamGroup(BeamSearch(old.group.search.settings), [new])
@@ -162,6 +163,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 new.alone_until = len(old.token_ids)
             self.everyone[number] = new
             self.scheduler.add(new)
+            self.orders[number] = new.order
 
     def _begin(self) -> Scheduler:
         blocks, budget, most, is_on = self.shape
@@ -196,10 +198,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     def the_order_of_two_never_changes_and_whoever_comes_that_much_later_is_behind(self) -> None:
         """... whatever else has come and gone meanwhile."""
         assert [sequence.order for sequence in self.everyone] == self.orders
-        limits = [s.arrival + AGING_SECONDS * (s.request.behind - s.request.priority) for s in self.everyone]
-        if self.everyone:
-            for before, limit in zip(self.orders[:-1], limits[:-1], strict=True):
-                assert before < self.orders[-1] or limit > limits[-1]
+        live = sorted({sequence.id for sequence in self._live()})
+        limits = {
+            s.id: s.arrival + AGING_SECONDS * (s.request.behind - s.request.priority) for s in self.everyone
+        }
+        for number in live[:-1]:
+            assert self.orders[number] < self.orders[live[-1]] or limits[number] > limits[live[-1]]
 
     def teardown(self) -> None:
         """Nobody is kept waiting for ever."""
