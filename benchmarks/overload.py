@@ -59,7 +59,11 @@ def run(options: Options) -> Report:
         peak = asyncio.run(closed_loop(service.port, seconds / 3))
         rate = len(peak.done()) / peak.seconds
         load = asyncio.run(open_loop(service.port, TIMES * rate, seconds))
-        after = asyncio.run(closed_loop(service.port, 3.0))
+        start = time.perf_counter()
+        while service.metric("quartet_requests_running") + service.metric("quartet_requests_waiting"):
+            time.sleep(0.05)
+        emptied = time.perf_counter() - start
+        after = asyncio.run(closed_loop(service.port, seconds / 6))
     refusals = [one.answered for one in load.outcomes if one.status == 429]
     firsts = [one.first for one in load.outcomes if one.first is not None]
     claims = [
@@ -80,6 +84,7 @@ def run(options: Options) -> Report:
         "seconds": seconds,
         "sent_a_second": TIMES * rate,
         "statuses": load.statuses(),
+        "empty_after_s": round(emptied, 2),
         "refused_within_s": {str(n): percentile(refusals, n) for n in (50, 90, 99)},
         "first_token_s": {str(n): percentile(firsts, n) for n in (50, 90, 99)},
         "ended_without_answer": sum(one.end is None for one in load.outcomes if one.status == 200),

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from app.caller import caller
+from app.caller import Caller, caller
 from app.engine.arrivals import Arrivals, Good, arrived
 from app.engine.control import Control
 from app.engine.flight import Flight
@@ -102,6 +102,10 @@ class EngineClient:
     def num_tokens(self) -> int:
         """Tokens that the requests in flight may take, prompts and completions."""
         return self._journal.num_tokens
+
+    def check_room(self, caller: Caller) -> None:
+        """Raises Overloaded where the queue takes nothing more of this caller's sender."""
+        self._journal.check_room(1, 1, caller)
 
     async def start(self) -> Ready:
         """Starts the engine process and waits until all models are loaded.

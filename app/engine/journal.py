@@ -87,7 +87,7 @@ class Journal:
         self._check_refused(requests)
         costs = [cost(request) for request in requests]
         caller = caller or Caller()
-        self._check_room(len(requests), sum(costs), caller)
+        self.check_room(len(requests), sum(costs), caller)
         admitted = []
         for place, (asked, tokens) in enumerate(zip(requests, costs, strict=True)):
             behind = self._turns.join(caller, asked.priority, tokens)
@@ -98,7 +98,7 @@ class Journal:
         self._throughput.resume(time.monotonic())
         return admitted
 
-    def _check_room(self, requests: int, tokens: int, caller: Caller) -> None:
+    def check_room(self, requests: int, tokens: int, caller: Caller) -> None:
         """Raises InvalidRequest where there can never be room for so much, Overloaded where there is none now."""
         most = (self._max_requests, self._max_tokens)
         news = (requests, tokens)

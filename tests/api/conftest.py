@@ -48,9 +48,11 @@ class Service:
         served: list[Served],
         limits: Limits,
         connections: ConnectionLimits | None = None,
+        send_bytes: int | None = None,
         **options: Any,
     ) -> None:
         self._limits, self._connections = limits, connections or ConnectionLimits()
+        self._send_bytes = send_bytes  # what the system holds of an answer that is not read
         self._options = options
         self._served = served
         self._started: Future[None] = Future()
@@ -67,6 +69,8 @@ class Service:
             self.registry.detector = LanguageDetector(pool, TOLD_APART)
             self.port = listener.getsockname()[1]
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._send_bytes is not None:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_bytes)
             app = create_app(self.registry, self._limits, **self._options)
             connections = Connections(self._connections, self.registry.metrics)
             config = uvicorn.Config(

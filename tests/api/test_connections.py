@@ -19,7 +19,7 @@ SHORT_TEXT: dict[str, object] = {"prompt": "Hi", "max_tokens": 1}
 
 @pytest.fixture(scope="module")
 def bounded(served: list[Served]) -> Iterator[Service]:
-    running = Service(served, LIMITS, SHORT)
+    running = Service(served, LIMITS, SHORT, send_bytes=4096)
     yield running
     running.close()
 
@@ -81,30 +81,31 @@ def test_a_head_that_takes_its_time_within_the_limit_is_served(bounded: Service)
 
 
 def test_who_never_reads_its_stream_is_cut_off_and_its_sequences_end(bounded: Service) -> None:
-    ends = num_ended(bounded)
-    body = {"prompt": ["Hi"] * 10, "max_tokens": 450, "logprobs": 1, "temperature": 0, "stream": True}
+    aborted = num_ended(bounded, "aborted")
+    body = {"prompt": ["Hi"] * 2, "max_tokens": 450, "logprobs": 1, "temperature": 0, "stream": True}
     with ExitStack() as stack:
-        for _ in range(3):
+        for _ in range(5):
             connection = stack.enter_context(opened(bounded, receive_bytes=4096))
             connection.sendall(asking("/v1/completions", body))
         assert bounded.client.get("/health").status_code == 200
-        bounded.wait_until(lambda: num_ended(bounded) == ends + 3)
+        bounded.wait_until(lambda: num_ended(bounded, "aborted") == aborted + 5)
         bounded.wait_until(lambda: num_open(bounded) <= 1)
     assert (bounded.engine.num_running, bounded.registry._working) == (0, set())
 
 
 def test_who_never_reads_a_large_answer_is_cut_off(bounded: Service) -> None:
+    """It is whole, so nobody is at work on it any more."""
     with opened(bounded, receive_bytes=4096) as connection:
-        ends = num_ended(bounded)
-        connection.sendall(asking("/v1/tokenize", {"model": "writer", "text": "x" * 900_000}))
-        bounded.wait_until(lambda: num_ended(bounded) > ends)
+        done = num_ended(bounded, "ok")
+        connection.sendall(asking("/v1/tokenize", {"model": "writer", "text": "x" * 100_000}))
+        bounded.wait_until(lambda: num_ended(bounded, "ok") > done)
         bounded.wait_until(lambda: num_open(bounded) <= 1)
 
 
 def test_who_reads_slowly_gets_everything(bounded: Service) -> None:
     """Pauses shorter than the limit, many of them: in all it takes longer than that."""
     with opened(bounded, receive_bytes=4096) as connection:
-        connection.sendall(asking("/v1/generate", {"prompt": ["Hi"] * 60, "max_tokens": 450}))
+        connection.sendall(asking("/v1/generate", {"prompt": ["Hi"] * 200, "max_tokens": 450}))
         answer, pauses = b"", iter([True] * 12)
         while not answer.endswith(b'"cached_tokens":0}}'):
             if next(pauses, False):
@@ -142,9 +143,10 @@ def num_open(service: Service) -> int:
     return len(service._server.server_state.connections)
 
 
-def num_ended(service: Service) -> float:
+def num_ended(service: Service, outcome: str) -> float:
     metric = service.registry.metrics.requests.collect()
-    return sum(sample.value for one in metric for sample in one.samples)
+    samples = [sample for one in metric for sample in one.samples]
+    return sum(sample.value for sample in samples if sample.labels["outcome"] == outcome)
 
 
 def passed(service: Service, seconds: float) -> Callable[[], bool]:
