@@ -168,7 +168,7 @@ class Registry:
 
     def check_room(self, caller: Caller) -> None:
         """Raises Overloaded where the queue takes nothing more of this caller's sender."""
-        if self._engine is not None:
+        if self._engine is not None and not self.is_draining:
             self._engine.check_room(caller)
 
     def not_ready_reasons(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Clients that are slow to ask or to read, and more of them than there is room for."""
 
 import json
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from app.api.connections import ConnectionLimits
+from app.api.connections import ConnectionLimits, allowed_connections
 from app.tasks.served import Served
 from tests.api.conftest import LIMITS, Service
 
@@ -137,6 +138,20 @@ def test_where_all_are_at_work_a_new_one_is_told_so(served: list[Served]) -> Non
     service.wait_until(lambda: num_open(service) == 0)
     assert 'rejected_total{reason="too_many_connections"} 1.0' in service.client.get("/metrics").text
     service.close()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "allowed", "raised"),
+    [(1024, 4096, 2000, 2256), (1024, 1200, 944, 1200), (5000, 5000, 2000, None), (1024, -1, 2000, 2256)],
+)
+def test_the_limit_on_open_files_is_raised_as_far_as_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, allowed: int, raised: int | None
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: limits.append(pair))
+    assert allowed_connections(2000) == allowed
+    assert limits == ([] if raised is None else [(raised, hard)])
 
 
 def num_open(service: Service) -> int:
