@@ -23,8 +23,10 @@ from benchmarks.workloads import sentences
 
 NUM_CLIENTS = 16
 KILL_SECONDS = 60.0
-WARM_PART = 0.25
-"""Of the time, in which caches fill; growth is measured behind it."""
+KILLING_PART, CALM_PART = 0.4, 0.3
+"""Of the time: first the engine process is killed again and again, at last it is seen whether memory grows."""
+CACHE_BYTES = 2**26
+"""So small that it is full by then."""
 MOST_GROWTH = 50.0
 """MiB an hour, of either process."""
 GROWS = "the memory of the {} process grows by"
@@ -72,8 +74,9 @@ class Soak:
             return "cut"
 
     async def _kill(self) -> None:
-        while True:
-            await asyncio.sleep(min(KILL_SECONDS, self._seconds / 4))
+        interval = min(KILL_SECONDS, KILLING_PART * self._seconds / 4)
+        while time.monotonic() + interval < self._end - (1.0 - KILLING_PART) * self._seconds:
+            await asyncio.sleep(interval)
             await asyncio.to_thread(self._service.kill_engine)
             self.kills += 1
 
@@ -87,25 +90,10 @@ class Soak:
             self.num_files.append(self._service.num_files())
 
     def growth(self, name: str) -> float:
-        """MiB an hour once it is warm. An engine process that takes another's place begins anew, so its slope is the
-        one of the lives that are left whole, each by itself."""
-        lives = [[sample for sample in self.samples[name] if sample[0] > WARM_PART * self._seconds]]
-        if name == "engine":
-            lives = _lives(self.samples[name])
-        slopes = [
-            3600 * linear_regression(*zip(*life, strict=True)).slope for life in lives if len(life) > 10
-        ]
-        return min(slopes) if name == "engine" and slopes else max(slopes, default=0.0)
-
-
-def _lives(samples: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Parted where the memory drops by a half, the first half of each left out."""
-    lives: list[list[tuple[float, float]]] = [[]]
-    for sample in samples:
-        if lives[-1] and sample[1] < lives[-1][-1][1] / 2:
-            lives.append([])
-        lives[-1].append(sample)
-    return [life[len(life) // 2 :] for life in lives]
+        """MiB an hour, in the time that is left whole."""
+        calm = [sample for sample in self.samples[name] if sample[0] > (1.0 - CALM_PART) * self._seconds]
+        times, sizes = zip(*calm, strict=True)
+        return 3600.0 * linear_regression(times, sizes).slope
 
 
 def drawn(chance: random.Random) -> Request:
@@ -141,7 +129,7 @@ def drawn(chance: random.Random) -> Request:
 
 def run(minutes: float, serve: Sequence[str] = ()) -> Report:
     """As the module says."""
-    with Service(serve) as service:
+    with Service(("--kv-cache-memory", str(CACHE_BYTES), *serve)) as service:
         soak = Soak(service, 60.0 * minutes)
         asyncio.run(soak.run())
         service.wait_ready()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from app.engine.sequence import AGING_SECONDS, Sequence
 
 KEPT = 8
-"""The part of the places in a batch that is kept for those who have nothing else of their sender's before them."""
+"""The part of the places in a batch that is kept for those who have little of their sender's before them."""
 _REGAINED = 64
 """The part of a lane's token budget that each step gives back to one that was cut."""
 
@@ -51,15 +51,16 @@ class Lane:
     def first_in_line(self, max_num_seqs: int) -> Sequence | None:
         """Who waits and comes next, where there is a place for it.
 
-        Those who have others of their sender before them get all places but a part. Where that is taken, they let the
-        others pass, so that long texts of one sender do not make all others wait for their ends.
+        Those who have more than a few of their sender before them get all places but a part. Where that is taken, they
+        let the others pass, so that long texts of one sender do not make all others wait for their ends.
         """
         first: Sequence | None = self.waiting[0]
         assert first is not None
-        if first.request.behind:
-            taken = sum(1 for sequence in self.running if sequence.request.behind)
+        few = max(1, max_num_seqs // (4 * KEPT))
+        if first.request.behind >= few:
+            taken = sum(1 for sequence in self.running if sequence.request.behind >= few)
             if taken and taken + first.width > max_num_seqs - max_num_seqs // KEPT:
-                first = next((sequence for sequence in self.waiting if not sequence.request.behind), None)
+                first = next((sequence for sequence in self.waiting if sequence.request.behind < few), None)
         has_room = first is not None and self.num_reserved + first.width <= max_num_seqs
         return first if has_room else None
 

@@ -1,5 +1,7 @@
 """Who goes first when many ask: requests of thousands of sequences beside single ones, one sender beside others."""
 
+import pytest
+
 from app.caller import Caller
 from app.engine.journal import Journal
 from app.engine.protocol import EncodeRequest, Request
@@ -62,24 +64,26 @@ def test_a_sender_of_thousands_of_requests_does_not_make_another_wait_for_them()
     assert single.id in [number for number, _ in planned(scheduler)]
 
 
-def test_long_texts_of_one_sender_leave_places_in_the_batch_to_others() -> None:
-    journal, (scheduler, _) = Journal(4096, 10**6), make(blocks=1000, budget=100, most=16)
-    crowd = journal.admit([encode()] * 50, print, Caller("crowd"))
+@pytest.mark.parametrize("sender", ["crowd", "another"])
+def test_long_texts_of_one_request_leave_places_in_the_batch_to_others(sender: str) -> None:
+    journal, (scheduler, _) = Journal(4096, 10**6), make(blocks=2000, budget=100, most=64)
+    crowd = journal.admit([encode()] * 100, print, Caller("crowd"))
     for request in crowd:
         scheduler.add(sequence(request, arrival=0.0, outputs=100))
     for second in range(20):  # long after its turn has come, the next one of the crowd waits for a place
         step = scheduler.schedule()
         assert step is not None
         commit(scheduler, step)
-        assert [s.id for s in step.sequences] == [request.id for request in crowd[:15]], second
+        assert [s.id for s in step.sequences] == [request.id for request in crowd[:58]], second
     for arrival in (90.0, 91.0, 92.0):
-        [single] = journal.admit([encode()], print, Caller(str(arrival)))
+        [single] = journal.admit([encode()], print, Caller(sender))
         scheduler.add(sequence(single, arrival, outputs=3))
         for _ in range(3):
             step = scheduler.schedule()
             assert step is not None
             assert single.id in [s.id for s in step.sequences]
             commit(scheduler, step)
+        journal.release(single.id)
     while scheduler.has_work:
         step = scheduler.schedule()
         assert step is not None
