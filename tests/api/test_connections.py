@@ -1,114 +1,170 @@
-"""What is wrong below a request's fields: heads, lengths, chunks, and clients that stop halfway."""
+"""Clients that are slow to ask or to read, and more of them than there is room for."""
 
 import json
+import resource
 import socket
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
+import httpx
 import pytest
 
-from app.api.connection import MAX_HEAD_BYTES, Connection
-from tests.api.bad_inputs import GENERATE
-from tests.api.conftest import Service
-from tests.api.test_bad_inputs import GOOD, Client
-from tests.api.test_dialects import check_shape
+from app.api.connections import ConnectionLimits, allowed_connections
+from app.tasks.served import Served
+from tests.api.conftest import LIMITS, Service
 
-HEAD = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-BODY = json.dumps(GENERATE).encode()
-LENGTH = b"Content-Length: %d\r\n" % len(BODY)
-CHUNKED = b"Transfer-Encoding: chunked\r\n"
+SHORT = ConnectionLimits(head_timeout=0.3, write_timeout=0.3, max_connections=20, max_head_bytes=4096)
+HEAD = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+SHORT_TEXT: dict[str, object] = {"prompt": "Hi", "max_tokens": 1}
 
 
-@pytest.fixture
-def client(shared: Service) -> Iterator[Client]:
-    with closing(Client(shared.port)) as connection:
+@pytest.fixture(scope="module")
+def bounded(served: list[Served]) -> Iterator[Service]:
+    running = Service(served, LIMITS, SHORT, send_bytes=4096)
+    yield running
+    running.close()
+
+
+@contextmanager
+def opened(service: Service, receive_bytes: int | None = None) -> Iterator[socket.socket]:
+    with socket.socket() as connection:
+        if receive_bytes is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", service.port))
         yield connection
 
 
+def read(connection: socket.socket) -> bytes:
+    """All until the other end closes."""
+    with connection.makefile("rb") as stream:
+        return stream.read()
+
+
+def asking(path: str, body: dict[str, object]) -> bytes:
+    content = json.dumps(body).encode()
+    head = HEAD.replace(b"/v1/generate", path.encode())
+    return head + b"Content-Length: %d\r\n\r\n" % len(content) + content
+
+
 @pytest.mark.parametrize(
-    ("raw", "status", "code"),
+    ("sent", "status", "code"),
     [
-        pytest.param(HEAD + b"Content-Length: -5\r\n\r\n" + BODY, 400, "invalid_http", id="negative length"),
-        pytest.param(HEAD + b"Content-Length: many\r\n\r\n" + BODY, 400, "invalid_http", id="length in words"),
-        pytest.param(HEAD + LENGTH + b"Content-Length: 5\r\n\r\n" + BODY, 400, "invalid_http", id="two lengths"),
-        pytest.param(HEAD + b"Content-Length: 500\r\n\r\n" + BODY, 408, "body_timeout", id="length too long"),
-        pytest.param(HEAD + CHUNKED + LENGTH + b"\r\n" + BODY, 400, "invalid_http", id="chunks with a length"),
-        pytest.param(HEAD + CHUNKED + b"\r\nzz\r\n" + BODY, 400, "invalid_http", id="a chunk without a size"),
-        pytest.param(HEAD + CHUNKED + b"\r\n9\r\n" + BODY[:9], 408, "body_timeout", id="no last chunk"),
-        pytest.param(b"How are you?\r\n\r\n", 400, "invalid_http", id="no HTTP"),
-        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "invalid_http", id="TLS"),
-        pytest.param(b"GET /info HTTP/9.9\r\n\r\n", 400, "invalid_http", id="another version"),
-        pytest.param(b"GET /info HTTP/1.1\r\nHost : x\r\n\r\n", 400, "invalid_http", id="a blank in a name"),
-        pytest.param(b"GET /info HTTP/1.1\r\nHost: x\0\r\n\r\n", 400, "invalid_http", id="a zero byte"),
-        pytest.param(b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n", 431, "head_too_large", id="a long path"),
-        pytest.param(
-            HEAD + b"X-A: " + b"a" * MAX_HEAD_BYTES + b"\r\n" + LENGTH + b"\r\n" + BODY,
-            431,
-            "head_too_large",
-            id="a long header",
-        ),
-        pytest.param(
-            HEAD + b"".join(b"X-%d: a\r\n" % i for i in range(20_000)) + b"\r\n",
-            431,
-            "head_too_large",
-            id="many headers",
-        ),
-        pytest.param(HEAD + b"X-A: " + b"a" * (4 * MAX_HEAD_BYTES), 431, "head_too_large", id="a head without an end"),
+        (b"", b"", b""),
+        (b"POST /v1/gen", b"408 Request Timeout", b'"code":"head_timeout"'),
+        (HEAD, b"408 Request Timeout", b'"code":"head_timeout"'),
+        (b"\r\n\r\n", b"408 Request Timeout", b'"code":"head_timeout"'),
+        (HEAD + b"X: " + b"x" * 5000, b"431 Request Header Fields Too Large", b'"code":"head_too_large"'),
+        (b"GARBAGE\r\n\r\n", b"400 Bad Request", b'"code":"invalid_http"'),
     ],
-)  # fmt: skip
-def test_it_is_refused_in_our_words_and_the_connection_closed(
-    client: Client, raw: bytes, status: int, code: str
+)
+def test_what_never_becomes_a_request_is_ended(
+    bounded: Service, sent: bytes, status: bytes, code: bytes
 ) -> None:
-    response = client.ask(raw, raw[:4].decode("latin-1").strip())
-    check_shape(client.fault(), "openai")
-    assert (response.status, client.fault()["error"]["code"]) == (status, code)
-    assert response.headers["x-request-id"]
-    assert client.num_opened == 2
-    assert client.ask(GOOD.raw()).status == 200
+    for is_second in (False, True):
+        with opened(bounded) as connection:
+            if is_second:
+                connection.sendall(asking("/v1/generate", SHORT_TEXT))
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            if is_second and not sent:
+                continue  # that is a connection kept for later
+            connection.sendall(sent)
+            answer = read(connection)
+            assert (b"HTTP/1.1 " + status in answer, code in answer) == (True, True) if status else not answer
+            assert not status or b"x-request-id: " in answer
 
 
-def test_the_family_is_known_from_the_request_s_line(client: Client) -> None:
-    client.ask(b"POST /translate HTTP/1.1\r\nContent-Length: many\r\n\r\n")
-    check_shape(client.fault(), "libretranslate")
-    client.ask(b"POST /pipeline/fill-mask?a=b HTTP/1.1\r\nContent-Length: many\r\n\r\n")
-    check_shape(client.fault(), "huggingface")
+def test_a_head_that_takes_its_time_within_the_limit_is_served(bounded: Service) -> None:
+    with opened(bounded) as connection:
+        for byte in asking("/v1/generate", SHORT_TEXT):
+            connection.sendall(bytes([byte]))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
-def test_a_head_near_the_limit_is_read_however_it_comes(client: Client) -> None:
-    raw = HEAD + b"X-A: " + b"a" * (MAX_HEAD_BYTES - 1000) + b"\r\n" + LENGTH + b"\r\n" + BODY
-    assert client.ask(raw).status == 200
-    for start in range(0, len(raw), 10_000):
-        client.socket.sendall(raw[start : start + 10_000])
-    assert client.ask(b"", "POST").status == 200
-    assert client.num_opened == 1
+def test_who_never_reads_its_stream_is_cut_off_and_its_sequences_end(bounded: Service) -> None:
+    aborted = num_ended(bounded, "aborted")
+    body = {"prompt": ["Hi"] * 2, "max_tokens": 450, "logprobs": 1, "temperature": 0, "stream": True}
+    with ExitStack() as stack:
+        for _ in range(5):
+            connection = stack.enter_context(opened(bounded, receive_bytes=4096))
+            connection.sendall(asking("/v1/completions", body))
+        assert bounded.client.get("/health").status_code == 200
+        bounded.wait_until(lambda: num_ended(bounded, "aborted") == aborted + 5)
+        bounded.wait_until(lambda: num_open(bounded) <= 1)
+    assert (bounded.engine.num_running, bounded.registry._working) == (0, set())
 
 
-def test_a_length_too_short_leaves_the_rest_as_a_broken_request(client: Client) -> None:
-    client.ask(HEAD + b"Content-Length: 5\r\n\r\n" + BODY)
-    assert client.fault()["error"]["code"] in ("invalid_json", "invalid_http")
-    assert client.ask(GOOD.raw()).status == 200
+def test_who_never_reads_a_large_answer_is_cut_off(bounded: Service) -> None:
+    """It is whole, so nobody is at work on it any more."""
+    with opened(bounded, receive_bytes=4096) as connection:
+        done = num_ended(bounded, "ok")
+        connection.sendall(asking("/v1/tokenize", {"model": "writer", "text": "x" * 100_000}))
+        bounded.wait_until(lambda: num_ended(bounded, "ok") > done)
+        bounded.wait_until(lambda: num_open(bounded) <= 1)
+
+
+def test_who_reads_slowly_gets_everything(bounded: Service) -> None:
+    """Pauses shorter than the limit, many of them: in all it takes longer than that."""
+    with opened(bounded, receive_bytes=4096) as connection:
+        connection.sendall(asking("/v1/generate", {"prompt": ["Hi"] * 200, "max_tokens": 450}))
+        answer, pauses = b"", iter([True] * 12)
+        while not answer.endswith(b'"cached_tokens":0}}'):
+            if next(pauses, False):
+                bounded.wait_until(passed(bounded, 0.1))
+            answer += connection.recv(1 << 15)
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_where_there_is_no_room_the_longest_idle_makes_it(bounded: Service) -> None:
+    with ExitStack() as stack:
+        idle = [stack.enter_context(opened(bounded)) for _ in range(40)]
+        for _ in range(3):
+            answer = httpx.post(f"{bounded.client.base_url}/v1/generate", json=SHORT_TEXT)
+            assert answer.status_code == 200
+        bounded.wait_until(lambda: num_open(bounded) <= SHORT.max_connections)
+        assert all(not read(connection) for connection in idle)
+
+
+def test_where_all_are_at_work_a_new_one_is_told_so(served: list[Served]) -> None:
+    service = Service(served, LIMITS, ConnectionLimits(max_connections=5))
+    service.on_loop(service.engine.gate.clear)
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(opened(service)).sendall(asking("/v1/generate", {"prompt": "Hi"}))
+        service.wait_until(lambda: service.engine.num_running == 5)
+        answer = httpx.post(f"{service.client.base_url}/v1/generate", json={"prompt": "Hi"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["code"] == "too_many_connections"
+    service.wait_until(lambda: num_open(service) == 0)
+    assert 'rejected_total{reason="too_many_connections"} 1.0' in service.client.get("/metrics").text
+    service.close()
 
 
 @pytest.mark.parametrize(
-    "raw", [HEAD + LENGTH + b"\r\n" + BODY[:9], HEAD, b""], ids=["body", "head", "nothing"]
+    ("soft", "hard", "allowed", "raised"),
+    [(1024, 4096, 2000, 2256), (1024, 1200, 944, 1200), (5000, 5000, 2000, None), (1024, -1, 2000, 2256)],
 )
-def test_who_closes_its_side_halfway_is_hung_up_on(client: Client, shared: Service, raw: bytes) -> None:
-    client.socket.sendall(raw)
-    client.socket.shutdown(socket.SHUT_WR)
-    assert client.socket.recv(1) == b""
-    with closing(Client(shared.port)) as other:
-        assert other.ask(GOOD.raw()).status == 200
-
-
-def test_a_head_that_does_not_come_is_not_awaited_for_ever(
-    shared: Service, monkeypatch: pytest.MonkeyPatch
+def test_the_limit_on_open_files_is_raised_as_far_as_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, allowed: int, raised: int | None
 ) -> None:
-    monkeypatch.setattr(Connection, "head_seconds", 0.1)
-    with closing(Client(shared.port)) as client:
-        assert client.socket.recv(1) == b""
-    with closing(Client(shared.port)) as client:
-        assert client.ask(HEAD).status == 408
-        assert client.fault()["error"]["code"] == "head_timeout"
-    with closing(Client(shared.port)) as client:
-        assert client.ask(GOOD.raw()).status == 200
-        assert client.ask(HEAD).status == 408
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: limits.append(pair))
+    assert allowed_connections(2000) == allowed
+    assert limits == ([] if raised is None else [(raised, hard)])
+
+
+def num_open(service: Service) -> int:
+    return len(service._server.server_state.connections)
+
+
+def num_ended(service: Service, outcome: str) -> float:
+    metric = service.registry.metrics.requests.collect()
+    samples = [sample for one in metric for sample in one.samples]
+    return sum(sample.value for sample in samples if sample.labels["outcome"] == outcome)
+
+
+def passed(service: Service, seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed on the server's loop."""
+    end = service.on_loop(lambda: service._loop.time()) + seconds
+    return lambda: service._loop.time() >= end
