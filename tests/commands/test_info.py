@@ -58,7 +58,7 @@ def test_a_decoder_is_told_in_numbers(folders: dict[str, Path]) -> None:
         "llama",
         "decoder",
         "lm",
-        ["generate"],
+        ["generate", "zero-shot"],
     )
     assert facts["architectures"] == ["LlamaForCausalLM"]
     assert facts["parameters"] == model.num_parameters

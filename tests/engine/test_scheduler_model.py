@@ -1,8 +1,8 @@
 """Scheduler and block manager against a model of the cache that remembers what every position holds.
 
 Decoders, searches with beams, encoder-decoders and encoders arrive and are aborted in any order, share beginnings and
-sources, with drafts that hold or not, in a cache so small that they preempt each other; some steps fail. In the end
-everybody has ended once.
+sources, with drafts that hold or not, in a cache so small that they preempt each other; some steps fail, and some are
+the end of the engine. Everybody has ended once when all is done.
 """
 
 from collections import Counter
@@ -32,8 +32,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, 6), is_on=st.booleans()
     )
     def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
-        self.manager = BlockManager(blocks)
-        self.scheduler = Scheduler(SIZES, self.manager, budget, most, prefix_cache=is_on)
+        self.shape = (blocks, budget, most, is_on)
+        self.scheduler = self._begin()
         self.pages: list[tuple[str, dict[int, object]]] = [("", {}) for _ in range(blocks)]
         self.everyone: list[Sequence] = []
         self.ends: Counter[int] = Counter()
@@ -138,6 +138,36 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.ease(step)
         else:
             self.scheduler.isolate(step)
+
+    @rule(suspects=st.sets(st.integers(0, 5)))
+    def crash(self, suspects: set[int]) -> None:
+        """Another engine, which is told what everybody has said; searches start anew, and some are watched."""
+        self.scheduler = self._begin()
+        self.pages = [("", {}) for _ in self.pages]
+        for number, old in enumerate(self.everyone):
+            if self.ends[number]:
+                continue
+            prompt, said = old.token_ids[: old.num_prompt_tokens], old.token_ids[old.num_prompt_tokens :]
+            request = old.request
+            new = sequence_of(
+                number, prompt, old.source_ids, old.model, old.max_tokens, request.priority, old.adapter
+            )
+            if old.group is not None:
+                new.group = BeamGroup(BeamSearch(old.group.search.settings), [new])
+            else:
+                new.token_ids += said
+            if number in suspects:
+                new.alone_until = len(old.token_ids)
+            self.everyone[number] = new
+            self.scheduler.add(new)
+
+    def _begin(self) -> Scheduler:
+        blocks, budget, most, is_on = self.shape
+        return Scheduler(SIZES, BlockManager(blocks), budget, most, prefix_cache=is_on)
+
+    @property
+    def manager(self) -> BlockManager:
+        return self.scheduler.blocks
 
     def _spoil(self, step: ScheduledStep) -> None:
         """Nothing of it counts, whatever it has written."""
