@@ -1,12 +1,12 @@
 # docker build -t quartet .
 # With TORCH_INDEX_URL set to torch's index of CPU wheels (its install page names it) the image is a fraction
 # of the size; without, pip takes the package index's build, which carries CUDA and serves on a CPU too.
-# EXTRAS are the package's own, comma between; langid (96 MB) is what `source: auto` needs.
+# EXTRAS are the package's own, comma between; langid (96 MB) is what `source: auto` needs, hub what downloads need.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX_URL=
-ARG EXTRAS=langid
+ARG EXTRAS=hub,langid
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # for the kernels; the last stage has no compiler
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
@@ -29,7 +29,10 @@ LABEL org.opencontainers.image.title="quartet" \
       org.opencontainers.image.description="One engine that serves every Transformer task" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/quartet /opt/quartet
+# where a volume for downloaded models belongs; it takes over the owner
+RUN install -d -o 10001 -g 10001 /models/hub
 ENV PATH=/opt/quartet/bin:$PATH \
+    HF_HOME=/models/hub \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp

@@ -57,7 +57,7 @@ image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .
 
 clean:
-	rm -rf .venv .venv-record build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-record .venv-chart build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }

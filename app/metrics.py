@@ -133,7 +133,8 @@ class Metrics:
             for result in ("accepted", "rejected"):
                 self.speculative_tokens.labels(name, result)
             for task in tasks:
-                self.requests.labels(name, task, "ok")
+                for outcome in OUTCOMES:
+                    self.requests.labels(name, task, outcome)
             self.set_idle([name])
 
     def set_idle(self, models: Iterable[str]) -> None:
