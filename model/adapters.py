@@ -7,6 +7,7 @@ An adapter is low-rank updates on linear layers, layers that it brings whole, an
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,33 @@ def save_adapter(
     (folder / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConfig:
-    """Puts the adapter in `folder` on `model` under `name`; returns its config.
+@dataclass(frozen=True)
+class AdapterWeights:
+    """An adapter that was read for one model and is not on it yet: updates of its layers, and a head of its own."""
+
+    config: TransformerConfig
+    updates: list[tuple[Linear, nn.Module]]
+    head: nn.Module | None
+
+    def attach(self, model: Transformer, name: str) -> None:
+        """Puts it on the model that it was read for; rows that name it go through it from now on."""
+        for module, update in self.updates:
+            module.adapters[name] = update
+        if self.head is not None:
+            model.heads[name] = self.head
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All weights of its own."""
+        parts = [*(update for _, update in self.updates), *([] if self.head is None else [self.head])]
+        return [parameter for part in parts for parameter in part.parameters()]
+
+
+def read_adapter(model: Transformer, name: str, folder: Path) -> AdapterWeights:
+    """The adapter in `folder`, on the model's device and in its dtype; the model is only looked at.
 
     Raises CheckpointError for a kind of adapter that is not served, and for weights that are
-    missing, left over, or do not fit; the model is as before then.
+    missing, left over, or do not fit.
     """
     _check_name(name)
     settings = read_json(folder / CONFIG)
@@ -128,11 +151,25 @@ def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConf
         updates, head = _read_updates(model, config, name, folder, settings)
     except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as fault:
         raise CheckpointError(f"{folder / CONFIG}: {fault}") from None
-    for module, update in updates:
-        module.adapters[name] = update.eval().requires_grad_(False)
-    if head is not None:
-        model.heads[name] = head
-    return config
+    for _, update in updates:
+        update.eval().requires_grad_(False)
+    return AdapterWeights(config, updates, head)
+
+
+def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConfig:
+    """Puts the adapter in `folder` on `model` under `name`; returns its config. Raises as `read_adapter`."""
+    weights = read_adapter(model, name, folder)
+    weights.attach(model, name)
+    return weights.config
+
+
+def remove_adapter(model: Transformer, name: str) -> None:
+    """Takes an adapter off; its weights are freed."""
+    for module in model.modules():
+        if isinstance(module, Linear) and name in module.adapters:
+            del module.adapters[name]
+    if name in model.heads:
+        del model.heads[name]
 
 
 def _read_updates(

@@ -85,6 +85,24 @@ class TranslateAnswer(Answer):
     translations: list[Translation]
 
 
+class SummaryText(Shape):
+    """One summary."""
+
+    text: str
+
+
+class Summary(SummaryText):
+    """The best of them."""
+
+    alternatives: list[SummaryText] | None = None
+
+
+class SummarizeAnswer(Answer):
+    """Of /v1/summarize."""
+
+    summaries: list[Summary]
+
+
 class LabelScore(Shape):
     """A label and its probability."""
 
@@ -104,8 +122,8 @@ class FoundAnswer(Shape):
 
     answer: str
     score: float
-    start: int
-    end: int
+    start: int | None
+    end: int | None
 
 
 class QAAnswer(Answer):

@@ -6,6 +6,7 @@ from fastapi import Depends, Request, Response
 
 from app.api.call import Call
 from app.api.errors import JSON, encode_json
+from app.api.guard import Guard
 from app.errors import Unavailable
 from app.registry import Registry
 from app.tasks.base import Task
@@ -65,6 +66,13 @@ class Desk:
         return Response(encode_json(body), media_type=JSON)
 
 
+async def needs_keys(request: Request) -> bool:
+    """Whether clients must send a key."""
+    guard: Guard = request.app.state.guard
+    return guard.needs_keys
+
+
+NeedsKeysDep = Annotated[bool, Depends(needs_keys)]
 RegistryDep = Annotated[Registry, Depends(get_registry)]
 
 

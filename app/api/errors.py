@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.api.call import Call
 from app.errors import (
+    AuthenticationError,
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
@@ -67,12 +68,14 @@ def _hugging_face_type(error: QuartetError, *, is_cut_off: bool) -> str:
 
 
 def error_headers(error: QuartetError) -> dict[str, str]:
-    """When to come back, whether to come back at all."""
+    """When to come back, whether to come back at all, and with what."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.retryable is False:
         headers["x-should-retry"] = "false"
+    if isinstance(error, AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
     return headers
 
 
@@ -98,17 +101,18 @@ async def _handle_quartet(request: Request, error: Exception) -> Response:
 
 async def _handle_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    if not is_json(request.headers.get("content-type")):
+    fault = error.errors()[0]
+    if fault["loc"][0] == "body" and not is_json(request.headers.get("content-type")):
         return _answer(
             request, UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
         )
-    return _answer(request, _invalid(error.errors()[0]))
+    return _answer(request, _invalid(fault))
 
 
 async def _handle_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return _answer(request, RouteNotFound(f"there is no {request.url.path}; /docs lists the routes"))
+        return _answer(request, route_not_found(request.url.path))
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         fault = MethodNotAllowed(f"{request.url.path} takes {allow}, not {request.method}")
@@ -126,6 +130,11 @@ def _answer(request: Request, error: QuartetError, headers: Mapping[str, str] | 
     return error_response(error, call, headers)
 
 
+def route_not_found(path: str) -> RouteNotFound:
+    """The same words whether the router finds no route or one that is not to be seen."""
+    return RouteNotFound(f"there is no {path[:200]}; /docs lists the routes")
+
+
 def is_json(content_type: str | None) -> bool:
     """Whether a Content-Type header names JSON."""
     media = (content_type or "").partition(";")[0].strip().lower()
@@ -134,7 +143,9 @@ def is_json(content_type: str | None) -> bool:
 
 def _invalid(fault: Mapping[str, Any]) -> InvalidRequest:
     """The first thing that is wrong, by the name of its field; the value itself is not told back."""
-    kind, where = fault["type"], [str(part) for part in fault["loc"] if part != "body"]
+    # The first part says body or query; one in brackets, which of several shapes was looked for.
+    where = [str(part) for part in fault["loc"][1:] if not str(part).startswith("(")]
+    kind = fault["type"]
     if kind == "json_invalid":
         return InvalidRequest("the body is not valid JSON", code="invalid_json")
     if not where:

@@ -47,10 +47,12 @@ _ERROR_NAMES: dict[Dialect, str] = {
 }
 _STATUSES = {
     "400": "The request cannot be served as it is",
+    "401": "A key is needed, or this one is not known",
+    "403": "The key lacks the scope",
     "404": "Unknown model",
     "413": "The body is over the limit",
     "415": "The body is not JSON",
-    "429": "The queue is full; Retry-After says when to come back",
+    "429": "The queue is full, or the key's minute is used up; Retry-After says when to come back",
     "500": "Our fault",
     "503": "Loading, draining, or the engine is being started again",
     "504": "The request's deadline passed",

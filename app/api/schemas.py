@@ -206,6 +206,23 @@ class TranslateBody(GenerationParameters):
     split_sentences: bool | None = None
 
 
+class SummarizeBody(GenerationParameters):
+    """POST /v1/summarize."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "The house by the river is old. It was built in 1843, and nobody has lived there since.",
+                    "max_tokens": 30,
+                }
+            ]
+        }
+    )
+    text: Texts
+    truncate: bool | None = None
+
+
 def _check_label(value: str) -> str:
     if not value.strip():
         raise PydanticCustomError("label", "must have text in it")

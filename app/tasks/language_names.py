@@ -74,6 +74,14 @@ def english_name(code: str) -> str:
     return f"{name} ({_REST.get((language, rest.lower()), rest)})" if rest else name
 
 
+def prompted_name(code: str) -> str | None:
+    """What a generative model is told: `de`, `deu` and `German` are German. None for what is no code and no name."""
+    language, rest = _parts(code)
+    if language in _NAMES:
+        return english_name(f"{language}-{rest}" if rest and rest != "XX" else language)
+    return next((name for name in _NAMES.values() if name.lower() == code.lower()), None)
+
+
 def language_of(code: str) -> str:
     """The language alone, in two letters where it has such: zt → zh, pt-BR → pt, deu_Latn → de."""
     return _parts(readings(code)[-1])[0]

@@ -82,9 +82,19 @@ def split_sentences(text: str) -> list[str]:
             continue
         if end["marker"] is None and _goes_on(text, max(start, at - _LOOK_BACK), at):
             continue
-        pieces += _trim(text[start:at])
+        pieces += trim(text[start:at])
         start = at
-    return pieces + _trim(text[start:])
+    return pieces + trim(text[start:])
+
+
+def trim(text: str) -> list[str]:
+    """Leading white space, what it stands around, trailing white space; empty ones left out."""
+    body = text.strip()
+    if not body:
+        return [text] if text else []
+    start = text.index(body)
+    parts = (text[:start], body, text[start + len(body) :])
+    return [part for part in parts if part]
 
 
 def halve(sentence: str) -> list[str]:
@@ -97,7 +107,7 @@ def halve(sentence: str) -> list[str]:
         if places := [place for place in places if 0 < place < len(sentence)]:
             at = min(places, key=lambda place: abs(place - middle))
             break
-    return _trim(sentence[:at]) + _trim(sentence[at:])
+    return trim(sentence[:at]) + trim(sentence[at:])
 
 
 def has_letters(text: str) -> bool:
@@ -132,13 +142,3 @@ def _is_abbreviation(word: str, following: str) -> bool:
         return following.lower() in _AFTER_ORDINAL
     # "J. R. R.", "U.S.", "z. B.": single letters
     return last in _BEFORE_WORD or _INITIALS.fullmatch(last) is not None
-
-
-def _trim(piece: str) -> list[str]:
-    """Leading white space, sentence, trailing white space; empty ones left out."""
-    body = piece.strip()
-    if not body:
-        return [piece] if piece else []
-    start = piece.index(body)
-    parts = (piece[:start], body, piece[start + len(body) :])
-    return [part for part in parts if part]

@@ -42,8 +42,9 @@ class _Server(uvicorn.Server):
 class Service:
     """The server runs in a thread with a loop of its own; `on_loop` runs a function there."""
 
-    def __init__(self, served: list[Served], limits: Limits) -> None:
+    def __init__(self, served: list[Served], limits: Limits, **options: Any) -> None:
         self._limits = limits
+        self._options = options
         self._served = served
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -59,7 +60,7 @@ class Service:
             self.registry.detector = LanguageDetector(pool, TOLD_APART)
             self.port = listener.getsockname()[1]
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            app = create_app(self.registry, self._limits)
+            app = create_app(self.registry, self._limits, **self._options)
             config = uvicorn.Config(
                 app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
             )
@@ -88,6 +89,8 @@ class Service:
         return self.client.post(path, json=body, **options)
 
     def close(self) -> None:
+        if not self._thread.is_alive():
+            return
         self.client.close()
         self.on_loop(self.engine.gate.set)
         self._server.should_exit = True
@@ -106,6 +109,20 @@ def shared(served: list[Served]) -> Iterator[Service]:
     running = Service(served, LIMITS)
     yield running
     running.close()
+
+
+@pytest.fixture
+def start(served: list[Served]) -> Iterator[Callable[..., Service]]:
+    """Starts services with options of `create_app`."""
+    started: list[Service] = []
+
+    def start_one(**options: Any) -> Service:
+        started.append(Service(served, LIMITS, **options))
+        return started[-1]
+
+    yield start_one
+    for running in started:
+        running.close()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 
 from app.engine.sampler import SampleRow, Samples, sample
 from app.engine.sampling_params import SamplingParams
+from app.engine.token_counts import make_counts
 
 EOS = 0
 
@@ -23,12 +24,14 @@ def row(
     output: Sequence[int] = (),
     **params: Any,
 ) -> SampleRow:
+    settings = SamplingParams(seed=seed, **params)
     return SampleRow(
-        params=SamplingParams(seed=seed, **params),
+        params=settings,
         index=index,
         token_ids=[*prompt, *output],
         num_prompt_tokens=len(prompt),
         eos_token_ids=(EOS,),
+        counts=make_counts(settings, len(prompt)),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import DeskDep, RegistryDep
+from app.api.deps import DeskDep, NeedsKeysDep, RegistryDep
 from app.api.errors import JSON, encode_json
 from app.api.forms import FORM, FormRoute
 from app.api.libretranslate_schemas import DetectBody, TranslateTextBody
@@ -68,7 +68,7 @@ async def languages(desk: DeskDep) -> Response:
 
 
 @router.get("/frontend/settings")
-async def frontend_settings(desk: DeskDep) -> Response:
+async def frontend_settings(desk: DeskDep, needs_keys: NeedsKeysDep) -> Response:
     """What a client's page begins with."""
     pairs = desk.translators(None).languages()
     source = next(iter(pairs), "en")
@@ -76,11 +76,11 @@ async def frontend_settings(desk: DeskDep) -> Response:
     start = {"code": AUTO, "name": "Auto Detect"} if is_installed() else _named(source)
     return _json(
         {
-            "apiKeys": False,
+            "apiKeys": needs_keys,
             "charLimit": -1,
             "filesTranslation": False,
             "frontendTimeout": 500,
-            "keyRequired": False,
+            "keyRequired": needs_keys,
             "language": {"source": start, "target": _named(target)},
             "suggestions": False,
             "supportedFilesFormat": [],

@@ -12,11 +12,20 @@ from app.api.answers import (
     FillMaskAnswer,
     GenerateAnswer,
     QAAnswer,
+    SummarizeAnswer,
     TranslateAnswer,
     told,
 )
 from app.api.deps import Desk, DeskDep
-from app.api.schemas import ClassifyBody, FillMaskBody, GenerateBody, QABody, TranslateBody, as_list
+from app.api.schemas import (
+    ClassifyBody,
+    FillMaskBody,
+    GenerateBody,
+    QABody,
+    SummarizeBody,
+    TranslateBody,
+    as_list,
+)
 from app.api.streaming import EventStream
 from app.errors import InvalidRequest
 from app.tasks.base import Usage
@@ -25,6 +34,7 @@ from app.tasks.completion import Completion, Piece
 from app.tasks.fill_mask import FillMask
 from app.tasks.generate import Generate
 from app.tasks.qa import QA, QAOptions, Question
+from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate, TranslateOptions
 from app.tasks.translators import AUTO, Direction, Translators
 from app.tasks.zero_shot import ZeroShot
@@ -78,6 +88,24 @@ async def translate(body: TranslateBody, desk: DeskDep) -> Response:
     return desk.answer(translations=[_translation(alternatives) for alternatives in translations])
 
 
+@router.post("/summarize", responses=told(SummarizeAnswer, streams=True))
+async def summarize(body: SummarizeBody, desk: DeskDep) -> Response:
+    """Says in short what a text says."""
+    task = desk.task(Summarize, body.model, body.timeout)
+    options = task.options(body.values(), temperature=0.0)
+    for field in ("logprobs", "prompt_logprobs"):
+        if getattr(body, field) is not None:
+            raise InvalidRequest("this route tells no log-probabilities", field, "unsupported_parameter")
+    usage, truncate = desk.call.usage, body.truncate is True
+    if body.stream:
+        if isinstance(body.text, list) or options.n > 1:
+            raise InvalidRequest("a stream takes one text and n = 1", "stream")
+        pieces = task.stream_summary(body.text, options, usage, truncate=truncate)
+        return await EventStream.begin(_events(task, pieces, "summaries", usage), desk.call)
+    summaries = await task.summarize(as_list(body.text), options, usage, truncate=truncate)
+    return desk.answer(summaries=[_summary(alternatives) for alternatives in summaries])
+
+
 @router.post("/classify", responses=told(ClassifyAnswer))
 async def classify(body: ClassifyBody, desk: DeskDep) -> Response:
     """The labels of a text with their probabilities, best first; the model's own, or those of the request."""
@@ -115,7 +143,9 @@ async def answer_question(body: QABody, desk: DeskDep) -> Response:
 async def fill_mask(body: FillMaskBody, desk: DeskDep) -> Response:
     """The likeliest tokens in the place of the mask token."""
     task = desk.task(FillMask, body.model, body.timeout)
-    return desk.answer(results=await task.run(as_list(body.text), desk.call.usage, top_k=body.top_k))
+    fillings = await task.run(as_list(body.text), desk.call.usage, top_k=body.top_k)
+    results = [[{"token": f.token, "score": f.score, "text": f.text} for f in one] for one in fillings]
+    return desk.answer(results=results)
 
 
 async def _translate_detected(
@@ -171,6 +201,11 @@ def _translation(alternatives: list[Any]) -> dict[str, Any]:
     best, *others = alternatives
     result = {"text": best.text, "score": best.score}
     return result | {"alternatives": others} if others else result
+
+
+def _summary(alternatives: list[str]) -> dict[str, Any]:
+    best, *others = ({"text": text} for text in alternatives)
+    return best | {"alternatives": others} if others else best
 
 
 def _questions(body: QABody) -> list[Question]:
