@@ -19,6 +19,7 @@ from app.api.routes import (
     libretranslate,
     openai,
     operations,
+    playground,
     tasks,
 )
 from app.api.shelf import Adapter, Shelf
@@ -57,6 +58,7 @@ def create_app(
         admin.router,
     ):
         app.include_router(router)
+    app.include_router(playground.make_router())
     app.add_api_route("/docs", docs_page, include_in_schema=False)
     app.openapi = describe(app)  # type: ignore[method-assign]
     install_handlers(app)

@@ -82,16 +82,18 @@ export const marked = (text, spans) => {
   return make("p", { class: "text" }, ...parts);
 };
 
+const twoDigits = (value) => (Math.round(100 * value) / 100 || 0).toFixed(2).replace("-", "−");
+
 // A table of cosines; a text is named by its number in the columns.
 export const matrix = (texts, value) => {
   const cell = (i, j) => {
-    const node = make("td", {}, value(i, j).toFixed(2));
+    const node = make("td", {}, twoDigits(value(i, j)));
     node.style.setProperty("--part", Math.max(0, value(i, j)));
     return node;
   };
   const head = make("tr", {}, make("td"), ...texts.map((_, j) => make("th", { scope: "col" }, String(j + 1))));
   const rows = texts.map((text, i) =>
     make("tr", {}, make("th", { scope: "row" }, `${i + 1}. ${text}`), ...texts.map((_, j) => cell(i, j))));
-  return make("table", { class: "matrix" }, make("caption", {}, "Cosine of each two"), make("thead", {}, head),
+  return make("table", { class: "matrix" }, make("caption", {}, "Cosine similarity"), make("thead", {}, head),
     make("tbody", {}, ...rows));
 };

@@ -50,14 +50,14 @@ export class EngineView {
     this.most = make("span", {}, "0");
     const chart = document.createElementNS(SVG, "svg");
     for (const [name, value] of Object.entries({
-      viewBox: `0 0 ${KEPT - 1} 40`, preserveAspectRatio: "none", role: "img", "aria-label": "Tokens a second in the last two minutes",
+      viewBox: `0 0 ${KEPT - 1} 40`, preserveAspectRatio: "none", role: "img", "aria-label": "Tokens computed per second over the last two minutes",
     })) chart.setAttribute(name, value);
     chart.append(this.line);
     this.message = make("p", { class: "status muted", role: "status" });
     const heads = ["Model", "Running", "Waiting", "Cache", "Tokens/s", "Requests"];
     this.node = make("section", { id: "panel-engine", role: "tabpanel", "aria-labelledby": "tab-engine", hidden: true },
-      make("p", { class: "lead" }, "What the engine does now. Adapters compute in their base's steps and count there; requests are their own."),
-      make("figure", { class: "chart" }, make("figcaption", {}, "Tokens computed a second, last two minutes; highest ", this.most), chart),
+      make("p", { class: "lead" }, "What the engine is doing now. An adapter computes within its base's steps, so its tokens count there; its requests are its own."),
+      make("figure", { class: "chart" }, make("figcaption", {}, "Tokens computed per second over the last two minutes, at most ", this.most), chart),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "By model" },
         make("table", { class: "models" }, make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
           this.body)),

@@ -1,4 +1,4 @@
-// The panels whose answer comes as a stream: going on with a text, chats, summaries.
+// The panels whose answer comes as a stream: continued texts, chats, summaries.
 
 import { make, numberField, row, textField } from "./dom.js";
 import { Inspector, TokenText } from "./tokens.js";
@@ -6,7 +6,7 @@ import { Inspector, TokenText } from "./tokens.js";
 const TOP = 4;
 
 const parameters = (max, temperature) => [
-  row(numberField("max_tokens", "Tokens at most", max, { min: 1 }),
+  row(numberField("max_tokens", "Max tokens", max, { min: 1 }),
     numberField("temperature", "Temperature", temperature, { min: 0, max: 2, step: 0.1 })),
   row(numberField("top_p", "Top p", "", { min: 0, max: 1, step: 0.05 }), numberField("seed", "Seed", "", { step: 1 })),
 ];
@@ -36,14 +36,14 @@ const makeGenerate = () => {
   return {
     id: "generate",
     title: "Generate",
-    lead: "Goes on with a text.",
+    lead: "Continues a text, token by token.",
     action: "Generate",
     tasks: ["generate"],
     wanted: "a decoder such as GPT-2 or Llama, or an encoder-decoder",
     rows: [
       textField("prompt", "Text", "Once upon a time there was a little", 5),
       ...parameters(60, 0.7),
-      numberField("no_repeat_ngram_size", "No run of tokens twice, of this length", 3, { min: 0, max: 64 }),
+      numberField("no_repeat_ngram_size", "No-repeat n-gram size", 3, { min: 0, max: 64 }),
     ],
     request: ({ prompt, ...rest }) => ({ path: "v1/generate", body: { prompt, ...rest, logprobs: TOP, stream: true } }),
     begin: (output, { prompt }) => {
@@ -111,7 +111,7 @@ const makeChat = () => {
         panel.refresh();
       };
       return [...tokens.extras(panel), make("div", { class: "actions" },
-        make("button", { type: "button", class: "plain", click: clear }, "Begin anew"))];
+        make("button", { type: "button", class: "plain", click: clear }, "New chat"))];
     },
   };
 };
@@ -121,7 +121,7 @@ const named = ({ token, logprob, top_logprobs }) => ({ token, logprob, top: top_
 const makeSummarize = () => ({
   id: "summarize",
   title: "Summarize",
-  lead: "Says in short what a text says.",
+  lead: "The gist of a longer text.",
   action: "Summarize",
   tasks: ["summarize"],
   wanted: "a BART, Pegasus or T5 that was trained for summaries, or a chat model that is told to",
@@ -129,7 +129,7 @@ const makeSummarize = () => ({
     textField("text", "Text", "The house by the river is old. It was built in 1843 for a miller and his family, and stood empty "
       + "for forty years. Last spring the town bought it, mended the roof and opened a library in its rooms. On most days "
       + "children from the school across the bridge now read there in the afternoon.", 9),
-    numberField("max_tokens", "Tokens at most", "", { min: 1 }),
+    numberField("max_tokens", "Max tokens", "", { min: 1 }),
   ],
   request: ({ text, max_tokens }) => ({ path: "v1/summarize", body: { text, max_tokens, stream: true } }),
   begin: (output) => {

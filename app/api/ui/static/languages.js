@@ -2,6 +2,7 @@
 
 const NAMES = new Intl.DisplayNames(["en"], { type: "language", fallback: "none" });
 const COMMON = ["ar", "de", "en", "es", "fr", "it", "ja", "pl", "pt", "ru", "tr", "uk", "zh"];
+const FEW = 8;
 export const AUTO = "auto";
 
 // Codes are the checkpoint's: de, zho_Hans, en_XX.
@@ -13,8 +14,11 @@ export const languageName = (code) => {
   }
 };
 
-const options = (codes) =>
-  [...new Set(codes)].map((code) => [code, languageName(code)]).sort((one, other) => one[1].localeCompare(other[1]));
+// A few stay in the checkpoint's order, many are sorted by name.
+const options = (codes) => {
+  const all = [...new Set(codes)].map((code) => [code, languageName(code)]);
+  return all.length > FEW ? all.sort((one, other) => one[1].localeCompare(other[1])) : all;
+};
 
 const englishFirst = (some) =>
   [...some].sort((one, other) => other[1].startsWith("English") - one[1].startsWith("English"));

@@ -196,7 +196,7 @@ export class Panel {
   #notice() {
     const { wanted } = this.definition;
     this.notice = make("div", { class: "notice", hidden: true },
-      make("p", {}, `No served model does this. It takes ${wanted}.`),
+      make("p", {}, `No served model can do this. It takes ${wanted}.`),
       make("p", { class: "muted" }, "Start the service with one: ", make("code", {}, "quartet serve --model NAME=PATH"), ", or ",
         make("code", {}, "--model NAME=ORG/REPO"), " from the hub."));
     return this.notice;

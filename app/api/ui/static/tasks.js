@@ -10,14 +10,14 @@ const MOST_BARS = 12;
 export const translate = {
   id: "translate",
   title: "Translate",
-  lead: "From one language into another, sentence by sentence.",
+  lead: "From one language to another, sentence by sentence.",
   action: "Translate",
   tasks: ["translate"],
   wanted: "an mBART, M2M100, NLLB or Marian, or a T5 that names its language pairs in config.json",
   rows: [
     row(selectField("source", "From"), selectField("target", "To")),
     textField("text", "Text", "Good morning. I would like a cup of tea, please.\nThe weather is nice today.", 6),
-    numberField("n", "Versions", 1, { min: 1, max: 8 }),
+    numberField("n", "Number of translations", 1, { min: 1, max: 8 }),
   ],
   adapt: (controls, model) => {
     if (!model) return;
@@ -32,7 +32,7 @@ export const translate = {
     const parts = [make("p", { class: "text" }, text)];
     if (detected) parts.push(make("p", { class: "muted" }, `From ${detected.language}, ${percent(detected.confidence, 0)} sure`));
     if (alternatives.length) {
-      parts.push(make("h3", {}, "Other versions"),
+      parts.push(make("h3", {}, "Alternatives"),
         make("ol", { class: "others" }, ...alternatives.map((one) => make("li", { class: "text" }, one.text))));
     }
     return make("div", {}, ...parts);
@@ -42,15 +42,15 @@ export const translate = {
 export const classify = {
   id: "classify",
   title: "Classify",
-  lead: "Which label fits a text: one of the model's, or one of your own without any training.",
+  lead: "Finds the label that fits a text: one of the model's, or one of your own without any training.",
   action: "Classify",
   tasks: ["classify", "zero-shot"],
   wanted: "an encoder with a sequence classification head; for labels of your own one that knows entailment, or an embedding model",
   rows: [
     textField("text", "Text", "My card was declined at the shop, what now?", 3),
     selectField("mode", "Labels", [["model", "The model's"], ["own", "My own"]]),
-    textField("labels", "My labels, one a line", "banking\ntravel\ncooking\nsports", 4),
-    row(numberField("top_k", "Shown at most", 5, { min: 1 }), checkField("multi_label", "Several may fit")),
+    textField("labels", "My labels, one per line", "banking\ntravel\ncooking\nsports", 4),
+    row(numberField("top_k", "Show top", 5, { min: 1 }), checkField("multi_label", "Several labels may fit")),
   ],
   task: ({ mode }) => (mode === "own" ? "zero-shot" : "classify"),
   adapt: (controls, _model, served) => {
@@ -70,7 +70,7 @@ export const classify = {
 export const answer = {
   id: "questions",
   title: "Questions",
-  lead: "The words of a text that answer a question.",
+  lead: "Finds the words of a text that answer a question.",
   action: "Find the answer",
   tasks: ["qa"],
   wanted: "an encoder with a span head, as for SQuAD",
@@ -78,7 +78,7 @@ export const answer = {
     lineField("question", "Question", "Who wrote the first program?"),
     textField("context", "Text", "The Analytical Engine was designed by Charles Babbage in 1837, and never built. "
       + "Ada Lovelace wrote the first program for it in 1843: a way to compute Bernoulli numbers with a machine of brass.", 7),
-    row(numberField("top_k", "Answers", 3, { min: 1, max: 100 }), checkField("allow_no_answer", "May have none")),
+    row(numberField("top_k", "Show top", 3, { min: 1, max: 100 }), checkField("allow_no_answer", "May have no answer")),
   ],
   request: ({ question, context, top_k, allow_no_answer }) => ({
     path: "v1/qa",
@@ -92,13 +92,13 @@ export const answer = {
 export const entities = {
   id: "entities",
   title: "Entities",
-  lead: "Names in a text, and what they name.",
+  lead: "Finds the names in a text, and what kind each is.",
   action: "Find names",
   tasks: ["ner"],
   wanted: "an encoder with a token classification head, as for CoNLL-2003",
   rows: [
     textField("text", "Text", "Ada Lovelace met Charles Babbage in London in 1833.", 5),
-    selectField("aggregation", "Put together", ["simple", "first", "average", "max", "none"].map((one) => [one, one])),
+    selectField("aggregation", "Aggregation", ["simple", "first", "average", "max", "none"].map((one) => [one, one])),
   ],
   request: ({ text, aggregation }) => ({ path: "v1/ner", body: { text, aggregation } }),
   show: ({ entities: [found] }, { text }) => make("div", {},
@@ -108,14 +108,14 @@ export const entities = {
 
 export const fillMask = {
   id: "fill-mask",
-  title: "Fill in",
-  lead: "The likeliest words in the place of the mask token.",
-  action: "Fill in",
+  title: "Fill mask",
+  lead: "The likeliest words in place of the mask token.",
+  action: "Fill the mask",
   tasks: ["fill-mask"],
   wanted: "an encoder with a masked-LM head",
   rows: [
     textField("text", "Text, with the model's mask token once", "She opened the window to let in some fresh [MASK].", 3),
-    numberField("top_k", "Shown at most", 5, { min: 1, max: 1000 }),
+    numberField("top_k", "Show top", 5, { min: 1, max: 1000 }),
   ],
   request: ({ text, top_k }) => ({ path: "v1/fill-mask", body: { text, top_k } }),
   show: ({ results: [words] }) => bars(words.map(({ token, score }) => [token, score])),
@@ -124,12 +124,12 @@ export const fillMask = {
 export const embed = {
   id: "embeddings",
   title: "Embeddings",
-  lead: "How near sentences are in meaning: the cosine of their vectors.",
+  lead: "How close sentences are in meaning.",
   action: "Compare",
   tasks: ["embed"],
   wanted: "an encoder without a head, such as a sentence-transformers model",
   rows: [
-    textField("input", "Sentences, one a line", "The cat sleeps on the sofa.\nA kitten is napping on the couch.\n"
+    textField("input", "Sentences, one per line", "The cat sleeps on the sofa.\nA kitten is napping on the couch.\n"
       + "The stock market fell sharply today.\nShares lost value on Monday.\nI had soup for lunch.", 8),
   ],
   request: ({ input }) => ({ path: "v1/embeddings", body: { input: lines(input) } }),
@@ -145,13 +145,13 @@ export const embed = {
 export const rerank = {
   id: "rerank",
   title: "Rerank",
-  lead: "Documents by how well they answer a query.",
+  lead: "Sorts documents by how well they answer a query.",
   action: "Rank",
   tasks: ["rerank"],
   wanted: "a cross-encoder (a sequence classification head of one label), or an embedding model",
   rows: [
     lineField("query", "Query", "How do I change my password?"),
-    textField("documents", "Documents, one a line", "Our offices are closed on Sundays.\nPasswords are changed under Settings, Security.\n"
+    textField("documents", "Documents, one per line", "Our offices are closed on Sundays.\nPasswords are changed under Settings, Security.\n"
       + "Forgot your login? Ask for a reset link by mail.\nInvoices are sent at the end of the month.", 7),
   ],
   request: ({ query, documents }) => ({ path: "v1/rerank", body: { query, documents: lines(documents) } }),

@@ -2,6 +2,7 @@
 
 import { bars, make } from "./dom.js";
 
+const FULL_SHADE = 8; // nats of surprise: one chance in three thousand
 const HINT = "Shaded words were less likely. Point at one, or go through them with the arrow keys, to see what else "
   + "could have stood there.";
 
@@ -57,7 +58,7 @@ export class TokenText {
 
   #append(text, tokens) {
     const span = make("span", { class: "token", tabindex: "-1" }, text);
-    span.style.setProperty("--part", 1 - Math.exp(tokens[0].logprob));
+    span.style.setProperty("--part", Math.min(1, -tokens[0].logprob / FULL_SHADE));
     this.told.set(span, tokens);
     this.node.append(span);
   }
