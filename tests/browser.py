@@ -48,7 +48,7 @@ class Visit:
     def open(self, tab: str = "generate") -> Any:
         """The tab's panel, once it is known what is served."""
         self.page.goto(f"/#{tab}")
-        self.page.get_by_text("models on").wait_for()
+        self.page.locator("#served", has_text=" on ").wait_for()
         return self.panel(tab)
 
     def choose(self, tab: str) -> Any:

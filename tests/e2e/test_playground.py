@@ -100,7 +100,10 @@ def test_sentences_alike_are_near(visit: Callable[..., Visit]) -> None:
     one = visit()
     panel = one.open("embeddings")
     one.ask(panel)
-    first = [float(cell.replace("−", "-")) for cell in panel.locator(".matrix tbody tr").first.locator("td").all_inner_texts()]
+    first = [
+        float(cell.replace("−", "-"))
+        for cell in panel.locator(".matrix tbody tr").first.locator("td").all_inner_texts()
+    ]
     assert first[0] == 1
     assert first[1] > max(first[2:]) + 0.2
 
@@ -124,10 +127,7 @@ def test_the_engine_is_seen_at_work(visit: Callable[..., Visit]) -> None:
     before = int(writer.inner_text().replace(",", ""))
     one.ask(one.choose("generate"))
     one.choose("engine")
-    one.page.wait_for_function(
-        "([cell, before]) => Number(cell.textContent.replace(',', '')) === before + 1",
-        arg=[writer.element_handle(), before],
-    )
+    writer.filter(has_text=f"{before + 1:,}").wait_for()
     one.page.locator("#strip-cache", has_text="%").wait_for()
 
 

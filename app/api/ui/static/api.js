@@ -22,7 +22,9 @@ export const inWords = (error) => {
     return error instanceof TypeError ? "The server cannot be reached. Is it still running?" : error.message;
   }
   const about = error.param && !error.message.includes(error.param) ? ` (${error.param})` : "";
-  const message = error.message.charAt(0).toUpperCase() + error.message.slice(1) + about;
+  const isName = error.param && error.message.startsWith(error.param);
+  const first = error.message.charAt(0);
+  const message = (isName ? first : first.toUpperCase()) + error.message.slice(1) + about;
   const later = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
   return `${message}${/[.!?]$/.test(message) ? "" : "."}${later}`;
 };

@@ -13,13 +13,14 @@ export const make = (tag, attributes = {}, ...children) => {
 
 export const percent = (part, digits = 1) => `${(100 * part).toFixed(digits)} %`;
 
+let numFields = 0;
+
 // A field has a name, a node for the form, a control, and read() for its value; undefined is left out of the request.
-const field = (name, label, control, read) => ({
-  name,
-  control,
-  read: () => read(control),
-  node: make("label", { class: "field" }, make("span", {}, label), control),
-});
+const field = (name, label, control, read) => {
+  control.id = `field-${numFields++}`;
+  const node = make("div", { class: "field" }, make("label", { for: control.id }, label), control);
+  return { name, control, node, read: () => read(control) };
+};
 
 export const textField = (name, label, value, rows = 4) =>
   field(name, label, make("textarea", { rows, spellcheck: "false" }, value), (control) => control.value);
@@ -93,7 +94,7 @@ export const matrix = (texts, value) => {
   };
   const head = make("tr", {}, make("td"), ...texts.map((_, j) => make("th", { scope: "col" }, String(j + 1))));
   const rows = texts.map((text, i) =>
-    make("tr", {}, make("th", { scope: "row" }, `${i + 1}. ${text}`), ...texts.map((_, j) => cell(i, j))));
+    make("tr", {}, make("th", { scope: "row", title: text }, `${i + 1}. ${text}`), ...texts.map((_, j) => cell(i, j))));
   return make("table", { class: "matrix" }, make("caption", {}, "Cosine similarity"), make("thead", {}, head),
     make("tbody", {}, ...rows));
 };

@@ -56,7 +56,7 @@ export class EngineView {
     this.message = make("p", { class: "status muted", role: "status" });
     const heads = ["Model", "Running", "Waiting", "Cache", "Tokens/s", "Requests"];
     this.node = make("section", { id: "panel-engine", role: "tabpanel", "aria-labelledby": "tab-engine", hidden: true },
-      make("p", { class: "lead" }, "What the engine is doing now. An adapter computes within its base's steps, so its tokens count there; its requests are its own."),
+      make("p", { class: "lead" }, "What the engine is doing now. An adapter's tokens count with its base, in whose steps they are computed."),
       make("figure", { class: "chart" }, make("figcaption", {}, "Tokens computed per second over the last two minutes, at most ", this.most), chart),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "By model" },
         make("table", { class: "models" }, make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),

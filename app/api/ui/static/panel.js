@@ -14,7 +14,7 @@
 
 import { inWords, key, post, stream } from "./api.js";
 import { LANGUAGES } from "./code.js";
-import { fill, make } from "./dom.js";
+import { fill, make, selectField } from "./dom.js";
 
 export const shared = { models: [], defaults: {}, needsKey: () => {}, language: "curl", panels: [] };
 
@@ -117,7 +117,9 @@ export class Panel {
 
   #request() {
     const request = this.definition.request(this.#values());
-    return request && { path: request.path, body: { model: this.#model()?.id, ...request.body } };
+    if (!request) return null;
+    const body = { model: this.#model()?.id, ...request.body };
+    return { path: request.path, body: JSON.parse(JSON.stringify(body)) }; // what is undefined is left out
   }
 
   #values() {
@@ -141,7 +143,8 @@ export class Panel {
 
   #form() {
     const { definition } = this;
-    this.model = make("select");
+    const model = selectField("model", "Model");
+    this.model = model.control;
     this.button = make("button", { type: "submit" }, definition.action);
     this.output = make("div", {
       class: "output", tabindex: "0", role: "region", "aria-label": "Answer", "aria-live": "polite", "aria-busy": "false",
@@ -160,8 +163,7 @@ export class Panel {
         if (event.key === "Escape") this.stop();
       },
     },
-    make("div", { class: "side" }, ...definition.rows.map((one) => one.node),
-      make("label", { class: "field" }, make("span", {}, "Model"), this.model),
+    make("div", { class: "side" }, ...definition.rows.map((one) => one.node), model.node,
       make("div", { class: "actions" }, this.button,
         make("span", { class: "muted" }, make("kbd", {}, "Ctrl"), " ", make("kbd", {}, "Enter")))),
     make("div", { class: "side" }, make("h2", {}, "Answer"), this.output, this.status, ...(definition.extras?.(this) ?? [])));
