@@ -26,7 +26,7 @@ class Part(BaseModel):
     def _leave_nulls_out(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {name: value for name, value in data.items() if value is not None}
+        return {name: v for name, v in data.items() if v is not None or name not in cls.model_fields}
 
 
 class Drawing(Part):

@@ -98,8 +98,6 @@ class Translate(Generate):
         way = self.languages.way(options.source, options.target)
         cut, ids = await self.pieces(texts, options, way)
         rows = [ids[piece] for pieces in cut for piece in pieces if piece in ids]
-        if options.truncate:
-            rows = [cut_ids(row, self.model.special_ids, self.model.max_length) for row in rows]
         requests = self.plan(rows, _asked(options, way))
         plans, slot = [], 0
         for pieces in cut:
@@ -115,7 +113,11 @@ class Translate(Generate):
     ) -> tuple[list[list[str]], dict[str, list[int]]]:
         """The pieces of each text, and what the model reads of those that have something to translate."""
         is_split = options.split_sentences
-        return await self.offload(sum(map(len, texts)), lambda: self._cut(texts, way, is_split=is_split))
+        cut, ids = await self.offload(sum(map(len, texts)), lambda: self._cut(texts, way, is_split=is_split))
+        if options.truncate:
+            special, most = self.model.special_ids, self.model.max_length
+            ids = {piece: cut_ids(row, special, most) for piece, row in ids.items()}
+        return cut, ids
 
     def only_target(self, source: str | None) -> str:
         """The language that texts go into where a request names none: the only one there is. Raises InvalidRequest."""

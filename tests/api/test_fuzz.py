@@ -28,8 +28,13 @@ FILLED: dict[str, dict[str, Any]] = {
     "/v1/fill-mask": {"text": "a[MASK]b"},
     "/v1/translate": {"target": "de", "source": None},
     "/translate": {"target": "de", "source": "en"},
+    "/pipeline/fill-mask": {"inputs": "a[MASK]b", "parameters": {"targets": ["a"]}},
+    "/pipeline/translation": {"parameters": {"tgt_lang": "de"}},
+    "/pipeline/text-generation": {"inputs": "Hi", "parameters": {"max_new_tokens": 3}},
 }
 """What a right request needs by the model that is served, which the description does not know."""
+FOUND_BY_NAME = {"model": "mood", "task": "text-classification"}
+"""Of routes whose task, which decides on the fields, is in the path or behind the model's name."""
 
 
 def operations() -> list[APIOperation[Any, Any, Any, Any]]:
@@ -62,6 +67,10 @@ def completed(case: Case[Any], service: Service) -> None:
     if not isinstance(case.body, dict):
         return
     body: dict[str, Any] = case.body
+    if "{model}" in case.operation.path or case.operation.path == "/":
+        case.path_parameters.update({name: FOUND_BY_NAME[name] for name in case.path_parameters})
+        body.clear()
+        body["inputs"] = "a"
     body.pop("timeout", None)
     if body.get("model") not in service.registry.served:
         body.pop("model", None)

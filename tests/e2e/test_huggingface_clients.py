@@ -15,7 +15,7 @@ from model.config import Head
 from model.loading import save_model
 from tests.api.folders import byte_tokenizer
 from tests.e2e.conftest import Process
-from tests.tiny import BERT, random_model
+from tests.tiny import BERT, T5, random_model
 
 ZOO = Path(__file__).parents[2] / "model" / "zoo"
 CONTEXT = "The Analytical Engine was designed by Charles Babbage in 1837."
@@ -30,6 +30,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folders["judge"] = write_encoder(
         root / "judge", "sequence-class", ("contradiction", "neutral", "entailment")
     )
+    folders["summarizer"] = write_summarizer(root / "summarizer")
     models = [part for name, folder in folders.items() for part in ("--model", f"{name}={folder}")]
     adapters = [
         part
@@ -47,6 +48,15 @@ def write_encoder(folder: Path, head: Head, labels: tuple[str, ...]) -> Path:
     save_model(random_model(BERT, vocab_size=size, max_positions=256, head=head, labels=labels), folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"cls_token": "[CLS]"}')
+    return folder
+
+
+def write_summarizer(folder: Path) -> Path:
+    tokenizer = byte_tokenizer(pair_template=False)
+    size, says = tokenizer.get_vocab_size(), {"summarization": {"prefix": "summarize: ", "max_length": 40}}
+    save_model(random_model(T5, vocab_size=size, extra={"task_specific_params": says}), folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     return folder
 
 
@@ -159,6 +169,23 @@ def test_translation(at: At, path: str) -> None:
         "The house is small.", tgt_lang="de", src_lang="en", generate_parameters={"num_beams": 2}
     )
     assert "Haus" in beams.translation_text
+
+
+@pytest.mark.parametrize("path", ["/models/summarizer", "/pipeline/summarization"])
+def test_summarization(at: At, path: str) -> None:
+    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "num_beams": 2}
+    text = (
+        at(path)
+        .summarization(
+            "A house.",
+            generate_parameters=settings,
+            truncation="do_not_truncate",
+            clean_up_tokenization_spaces=False,
+        )
+        .summary_text
+    )
+    assert 0 < len(text) <= 8
+    assert at(path).summarization("A house.").summary_text is not None
 
 
 @pytest.mark.parametrize("path", ["", "/models/writer", "/pipeline/text-generation"])

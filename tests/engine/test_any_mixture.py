@@ -32,6 +32,7 @@ from app.engine.rules import make_rules
 from app.engine.sampler import SampleRow, sample
 from app.engine.sampling_params import SamplingParams
 from app.engine.speculation import StepCost
+from app.engine.token_counts import make_counts
 from model.adapters import add_adapter, load_adapter, save_adapter
 from model.beam_decoding import generate_beams
 from model.beam_search import BeamSettings
@@ -200,7 +201,8 @@ class World:
             context.adapter_spans = [(adapter, 0, ids.numel())] if adapter else []
             hidden = model.decode(ids.flatten(), context)[-1:]
             logits = model.logits(hidden, [(adapter, 0, 1)] if adapter else []).float()
-            row = SampleRow(params, 0, said, num_given, model.config.eos_token_ids, rules)
+            counts = make_counts(params, num_given)
+            row = SampleRow(params, 0, said, num_given, model.config.eos_token_ids, rules, counts=counts)
             said += sample(logits, [row]).token_ids
             if said[-1] in ends:
                 return said[num_given:-1], True

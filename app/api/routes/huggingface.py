@@ -15,6 +15,13 @@ from app.errors import InvalidRequest, RouteNotFound
 
 router = APIRouter(tags=["hugging face"])
 
+_STREAMS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream`, events of its tokens",
+        "content": {"text/event-stream": {}},
+    }
+}
+
 _THEIR_NAMES = {
     **dict.fromkeys(("text", "prompt", "input"), "inputs"),
     **dict.fromkeys(("json_schema", "regex", "response_format"), "grammar"),
@@ -49,10 +56,11 @@ for _pipeline in PIPELINES.values():
         summary=_pipeline.name.capitalize(),
         description=_pipeline.answer.__doc__,
         name=_pipeline.name,
+        responses=_STREAMS if _pipeline.request is TextGeneration else None,
     )
 
 
-@router.post("/models/{model:path}/pipeline/{task}")
+@router.post("/models/{model:path}/pipeline/{task}", responses=_STREAMS)
 async def answer_task_of_model(model: str, task: str, body: AnyRequest, desk: DeskDep) -> Response:
     """A task by the named model."""
     pipeline = PIPELINES.get(task)
@@ -61,7 +69,7 @@ async def answer_task_of_model(model: str, task: str, body: AnyRequest, desk: De
     return await _answer(pipeline, _read(pipeline, body.fields()), model, desk)
 
 
-@router.post("/models/{model:path}")
+@router.post("/models/{model:path}", responses=_STREAMS)
 async def answer_for_model(model: str, body: AnyRequest, desk: DeskDep) -> Response:
     """What the request's fields name, else what the named model is made for."""
     fields = body.fields()
@@ -69,7 +77,7 @@ async def answer_for_model(model: str, body: AnyRequest, desk: DeskDep) -> Respo
     return await _answer(pipeline, _read(pipeline, fields), model, desk)
 
 
-@router.post("/")
+@router.post("/", responses=_STREAMS)
 async def answer_for_all(body: AnyRequest, desk: DeskDep) -> Response:
     """What the request's fields name, by the task's default model; else what the first served model is made for."""
     fields, model = body.fields(), None
@@ -84,7 +92,8 @@ def _read(pipeline: Pipeline, fields: dict[str, Any]) -> Request:
     try:
         return pipeline.request.model_validate(fields)
     except ValidationError as fault:
-        raise RequestValidationError(fault.errors()) from None
+        of_body = [{**one, "loc": ("body", *one["loc"])} for one in fault.errors()]
+        raise RequestValidationError(of_body) from None
 
 
 async def _answer(pipeline: Pipeline, body: Request, model: str | None, desk: Desk) -> Response:
