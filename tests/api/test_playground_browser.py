@@ -59,7 +59,11 @@ def test_characters_of_several_tokens_stay_whole(service: Service, visit: Callab
     panel.locator(".status", has_text="24 generated").wait_for()
     assert "Grüße, 世界! Stop" in panel.locator(".output").inner_text()
     panel.locator(".token", has_text="世").hover()
-    assert "60.7 %" in panel.locator(".inspector").inner_text()
+    assert panel.locator(".inspector li").all_inner_texts() == [
+        "世\n22.3 %"
+    ]  # three tokens of exp(-0.5) each
+    panel.locator(".token", has_text="!").hover()
+    assert panel.locator(".inspector li").all_inner_texts() == ["!\n60.7 %"]
 
 
 def test_a_refusal_is_told_in_the_server_s_words(service: Service, visit: Callable[..., Visit]) -> None:

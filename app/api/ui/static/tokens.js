@@ -16,16 +16,17 @@ export class Inspector {
     this.node.replaceChildren(make("p", { class: "muted" }, text));
   }
 
-  tell(tokens) {
-    const [token] = tokens;
-    const others = token.top.filter((one) => one.token !== token.token);
-    const rows = [token, ...others].slice(0, 5).map((one) => [visible(one.token), Math.exp(one.logprob)]);
+  // What was written, and where that is one token, its rivals.
+  tell(text, tokens) {
+    const others = tokens.length > 1 ? [] : tokens[0].top.filter((one) => one.token !== tokens[0].token);
+    const written = { token: text, logprob: total(tokens) };
+    const rows = [written, ...others].slice(0, 5).map((one) => [visible(one.token), Math.exp(one.logprob)]);
     this.node.replaceChildren(bars(rows));
   }
 }
 
-// Tokens are {token, logprob, top: [{token, logprob}]}. A text of several tokens, such as a character that takes two,
-// is told by the first of them.
+// Tokens are {token, logprob, top: [{token, logprob}]}. A character of several tokens is one piece, as likely as all of
+// them together.
 export class TokenText {
   constructor(inspector) {
     this.inspector = inspector;
@@ -37,17 +38,23 @@ export class TokenText {
       focusin: (event) => this.#choose(event.target.closest(".token")),
     });
     this.told = new Map();
-    this.pending = [];
   }
 
+  // A piece of text as it came, with its tokens. What has no text, such as the token that ends it, is not shown.
   add(text, tokens = []) {
     this.text += text;
-    const known = [...this.pending, ...tokens];
-    this.pending = text ? [] : known;
-    if (!text) return;
-    if (!known.length) this.node.append(text);
-    else if (known.map((one) => one.token).join("") === text) for (const one of known) this.#append(one.token, [one]);
-    else this.#append(text, known);
+    let rest = text;
+    const joint = [];
+    for (const one of tokens) {
+      if (joint.length || !one.token || !rest.startsWith(one.token)) {
+        joint.push(one);
+        continue;
+      }
+      this.#append(one.token, [one]);
+      rest = rest.slice(one.token.length);
+    }
+    if (rest && joint.length) this.#append(rest, joint);
+    else this.node.append(rest);
   }
 
   move(step) {
@@ -58,7 +65,7 @@ export class TokenText {
 
   #append(text, tokens) {
     const span = make("span", { class: "token", tabindex: "-1" }, text);
-    span.style.setProperty("--part", Math.min(1, -tokens[0].logprob / FULL_SHADE));
+    span.style.setProperty("--part", Math.min(1, -total(tokens) / FULL_SHADE));
     this.told.set(span, tokens);
     this.node.append(span);
   }
@@ -67,8 +74,9 @@ export class TokenText {
     if (!span) return;
     this.node.querySelector(".chosen")?.classList.remove("chosen");
     span.classList.add("chosen");
-    this.inspector.tell(this.told.get(span));
+    this.inspector.tell(span.textContent, this.told.get(span));
   }
 }
 
+const total = (tokens) => tokens.reduce((sum, one) => sum + one.logprob, 0);
 const visible = (token) => (token.trim() === "" ? JSON.stringify(token) : token.trim());
