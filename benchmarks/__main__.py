@@ -8,8 +8,11 @@ from pathlib import Path
 from benchmarks import (
     against_transformers,
     concurrency,
+    crowds,
+    fairness,
     interference,
     loading,
+    overload,
     recovery,
     speculation,
     startup,
@@ -24,6 +27,9 @@ BENCHMARKS = {
     "interference": interference.run,
     "speculation": speculation.run,
     "recovery": recovery.run,
+    "fairness": fairness.run,
+    "overload": overload.run,
+    "crowds": crowds.run,
 }
 
 
