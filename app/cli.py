@@ -93,7 +93,9 @@ async def serve(settings: Settings) -> int:
             if keys is None and not _is_loopback(settings.host):
                 _say("warning: listening beyond this machine without keys; whoever reaches it can use it")
             url = _url(listener, settings.host)
-            _say(f"ready on {url} after {time.perf_counter() - started:.1f} s (try {url}/docs)")
+            _say(
+                f"ready on {url} after {time.perf_counter() - started:.1f} s (try it in a browser, or {url}/docs)"
+            )
             gc.freeze()  # what lives as long as the process need not be looked at again
             lost = asyncio.create_task(engine.wait_lost())
             await _first_of(first, serving, lost)

@@ -20,6 +20,7 @@ from app.api.routes import (
     libretranslate,
     openai,
     operations,
+    playground,
     tasks,
 )
 from app.api.shelf import Adapter, Shelf
@@ -69,6 +70,7 @@ def create_app(
         admin.router,
     ):
         app.include_router(router)
+    app.include_router(playground.make_router())
     app.add_api_route("/docs", docs_page, include_in_schema=False)
     app.openapi = describe(app)  # type: ignore[method-assign]
     install_handlers(app)

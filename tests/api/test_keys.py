@@ -29,7 +29,7 @@ from tests.api.conftest import LIMITS, Service
 from tests.api.test_errors import GENERATE, fault
 
 SECRETS = {"app": "infer", "prometheus": "metrics", "root": "admin", "all": "infer,metrics,admin"}
-OPEN = {("GET", "/health"), ("GET", "/ready"), ("GET", "/"), ("GET", "/frontend/settings")}
+OPEN = {("GET", path) for path in ("/health", "/ready", "/", "/static/mood", "/frontend/settings")}
 
 
 def line(name: str, scopes: str, secret: str | None = None) -> str:
