@@ -132,6 +132,8 @@ def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConf
         module.adapters[name] = update.eval().requires_grad_(False)
     if head is not None:
         model.heads[name] = head
+    if model.packed:
+        model.pack_adapter(name)
     return config
 
 

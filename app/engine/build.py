@@ -11,6 +11,7 @@ import torch
 from app.engine.admission import Served
 from app.engine.block_manager import BlockManager
 from app.engine.compiler import Compiler
+from app.engine.determinism import check_deterministic
 from app.engine.engine import Engine
 from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
@@ -71,7 +72,10 @@ def build_engine(
         seconds = time.perf_counter() - started
         added = parameter_bytes(base.model) - before
         infos.append(_adapter_info(adapter.name, adapter.base, infos, added, seconds, base.model))
-    runners, arena = _runners(loaded, device, config.kv_cache_memory)
+    if config.deterministic:
+        for name, one in loaded.items():
+            check_deterministic(name, one.model)
+    runners, arena = _runners(loaded, device, config.kv_cache_memory, config.deterministic)
     infos = [_with_blocks(info, runners, arena) for info in infos]
     sizes = {name: runner.block_size for name, runner in runners.items()}
     blocks = BlockManager(arena.num_pages)
@@ -113,7 +117,7 @@ def _served(name: str, adapter: str | None, model: Transformer, max_model_len: i
 
 
 def _runners(
-    loaded: dict[str, _Loaded], device: torch.device, cache_bytes: int | None
+    loaded: dict[str, _Loaded], device: torch.device, cache_bytes: int | None, is_deterministic: bool
 ) -> tuple[dict[str, Runner], Arena]:
     shapes = {
         name: CacheShape.of(one.model.config, one.model.embeddings.words.weight.dtype)
@@ -126,7 +130,7 @@ def _runners(
         has_cache = shapes[name].num_layers > 0
         cache = arena.view(shapes[name]) if has_cache else None
         size = arena.block_size(shapes[name]) if has_cache else 1
-        runners[name] = Runner(one.model, cache, size, read_pooling(one.folder))
+        runners[name] = Runner(one.model, cache, size, read_pooling(one.folder), is_deterministic)
     return runners, arena
 
 

@@ -11,10 +11,11 @@ from app.engine.admission import Served
 from app.engine.batch import Batch, LogitRows
 from app.engine.beam import advance, continuations
 from app.engine.drafting import Drafting
+from app.engine.logprobs import logprobs_of
 from app.engine.masks import Masks
 from app.engine.protocol import Answer, Encoded, Failed, GenerateRequest, Hypotheses, TokenLogprobs, Tokens
 from app.engine.runner import EncoderOutput
-from app.engine.sampler import NO_TOKEN, SampleRow, logprobs_of, sample
+from app.engine.sampler import NO_TOKEN, SampleRow, sample
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import Sequence
 
@@ -107,7 +108,7 @@ class Committer:
             if rows.num_told and asked is not None:
                 first = 1 + len(sequence.prompt_logprobs)
                 token_ids = sequence.token_ids[first : first + rows.num_told]
-                sequence.prompt_logprobs += logprobs_of(told, token_ids, asked)
+                sequence.prompt_logprobs += logprobs_of(told, token_ids, [asked] * len(token_ids))
         return torch.cat(left)
 
     def _search(self, beams: list[Sequence], logits: Tensor) -> list[Answer]:

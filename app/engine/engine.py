@@ -155,7 +155,7 @@ class Engine:
             self._arena.clear(step.stale_blocks)
         if step.copies:
             self._arena.copy(step.copies)
-        batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
+        batch = build_batch(step, runner.block_size, runner.device, runner.grouping)
         return batch, *runner.run(batch)
 
     def _give_up(self, step: ScheduledStep, fault: Exception) -> list[Answer]:

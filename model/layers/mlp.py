@@ -10,6 +10,7 @@ from torch.nn import functional
 from model import kernels
 from model.config import CheckpointError, TransformerConfig
 from model.layers.linear import AdapterSpans, Linear, Together
+from model.layers.packed import PackedWeight
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -49,16 +50,21 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self._inputs = Together(self.up) if self.gate is None else Together(self.up, self.gate)
 
-    def pack(self) -> None:
-        """See `Transformer.pack`."""
-        self._inputs.pack()
-        self.down.pack()
+    def pack(self) -> list[PackedWeight]:
+        """See `Linear.pack`."""
+        return self._inputs.pack() + self.down.pack()
 
     def forward(self, x: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         wide, *gate = self._inputs(x, adapter_spans)
-        wide = self._gated(gate[0], wide) if gate else self.activation(wide)
+        wide = self._gated(gate[0], wide) if gate else self._activated(wide)
         return self.down(self.dropout(wide) if self.training else wide, adapter_spans)
+
+    def _activated(self, wide: Tensor) -> Tensor:
+        if self._gate_kernel is not None and kernels.can_run(wide):
+            # torch's own rounds the last few numbers of a tensor as no others: a row's bits would depend on others.
+            return self._gate_kernel(wide, wide.new_ones(1, wide.shape[1]).expand_as(wide))
+        return self.activation(wide)
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
         if self._gate_kernel is not None and kernels.can_run(gate, up):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from model.config import TransformerConfig
-from model.layers.linear import Linear, LowRank, Together, can_pack
+from model.layers.linear import Linear, LowRank, Together
+from model.layers.packed import can_pack
 from model.loading import load_model, save_model
 from model.transformer import Transformer
 from tests.tiny import BERT, LLAMA, T5, random_model
