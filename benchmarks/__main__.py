@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import (
     against_transformers,
     concurrency,
+    determinism,
     interference,
     loading,
     recovery,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "interference": interference.run,
     "speculation": speculation.run,
     "recovery": recovery.run,
+    "determinism": determinism.run,
 }
 
 

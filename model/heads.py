@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Head, TransformerConfig
+from model.layers.activations import find_activation
 from model.layers.linear import Linear
-from model.layers.mlp import find_activation
 from model.layers.norms import build_norm
 from model.layers.packed import PackedWeight, can_pack, without_numbers
 

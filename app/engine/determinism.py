@@ -1,9 +1,27 @@
 """Whether a model can be served so that a sequence's bits are the same in any batch."""
 
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
 from model.config import CheckpointError
 from model.kernels import can_decode
 from model.layers.packed import can_pack
 from model.transformer import Transformer
+
+FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "log1p": torch.log1p,
+    "cos": torch.cos,
+    "sin": torch.sin,
+    "log": torch.log,
+}
+"""What torch computes of each number by itself, in positions and in the sampler: by vectors, and at the ends of a
+thread's share maybe otherwise. Activations are `model.layers.activations`' to see to."""
+
+_NUMBERS = 70_001  # so many that threads share them
+_PIECES = (1, 3, 17, 37, 333)
 
 
 def check_deterministic(name: str, model: Transformer) -> None:
@@ -19,8 +37,23 @@ def check_deterministic(name: str, model: Transformer) -> None:
         reason = "scores against relative positions, as DeBERTa has them, are not computed so"
     else:
         first = {(one.shape, one.dtype): one for one in model.packed}.values()
-        varying = next((one for one in first if one.varies()), None)
-        if varying is not None:
-            reason = f"on this processor the bits of a product of {tuple(varying.shape)} depend on the batch"
+        varying = [f"a product of {tuple(one.shape)}" for one in first if one.varies()]
+        varying += [f"its {function}" for function in _varying_functions(words.dtype)]
+        if varying:
+            reason = f"on this processor the bits of {varying[0]} depend on the batch"
     if reason is not None:
         raise CheckpointError(f"--deterministic, model {name}: {reason}")
+
+
+@torch.inference_mode()
+def _varying_functions(dtype: torch.dtype) -> list[str]:
+    """Those that give a number other bits in another place."""
+    x = torch.randn(_NUMBERS, generator=torch.Generator().manual_seed(0)).abs()
+    found = []
+    for name, function in FUNCTIONS.items():
+        for numbers in (x, x.to(dtype)):
+            whole = function(numbers)
+            places = [(start, start + count) for count in _PIECES for start in range(0, _NUMBERS, 9999)]
+            if any(not torch.equal(function(numbers[i:j]), whole[i:j]) for i, j in places):
+                found.append(name)
+    return found

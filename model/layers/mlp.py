@@ -1,25 +1,14 @@
 """The position-wise feed-forward network, plain and gated."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model import kernels
-from model.config import CheckpointError, TransformerConfig
+from model.config import TransformerConfig
+from model.layers.activations import find_activation
 from model.layers.linear import AdapterSpans, Linear, Together
 from model.layers.packed import PackedWeight
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": partial(functional.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "tanh": torch.tanh,
-}
 
 GATE_KERNELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu_new": kernels.gelu_tanh_gate,
@@ -27,13 +16,6 @@ GATE_KERNELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "silu": kernels.silu_gate,
 }
 """`act(gate) * up` in one call, by the activation's name."""
-
-
-def find_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """By its published name; CheckpointError for one that we do not have."""
-    if name not in ACTIVATIONS:
-        raise CheckpointError(f"unknown activation {name!r}; known: {', '.join(sorted(ACTIVATIONS))}")
-    return ACTIVATIONS[name]
 
 
 class FeedForward(nn.Module):
@@ -57,14 +39,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         wide, *gate = self._inputs(x, adapter_spans)
-        wide = self._gated(gate[0], wide) if gate else self._activated(wide)
+        wide = self._gated(gate[0], wide) if gate else self.activation(wide)
         return self.down(self.dropout(wide) if self.training else wide, adapter_spans)
-
-    def _activated(self, wide: Tensor) -> Tensor:
-        if self._gate_kernel is not None and kernels.can_run(wide):
-            # torch's own rounds the last few numbers of a tensor as no others: a row's bits would depend on others.
-            return self._gate_kernel(wide, wide.new_ones(1, wide.shape[1]).expand_as(wide))
-        return self.activation(wide)
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
         if self._gate_kernel is not None and kernels.can_run(gate, up):
