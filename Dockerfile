@@ -1,10 +1,12 @@
 # docker build -t quartet .
 # With TORCH_INDEX_URL set to torch's index of CPU wheels (its install page names it) the image is a fraction
 # of the size; without, pip takes the package index's build, which carries CUDA and serves on a CPU too.
+# EXTRAS are the package's own, comma between; langid (96 MB) is what `source: auto` needs.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX_URL=
+ARG EXTRAS=langid
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # for the kernels; the last stage has no compiler
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
@@ -14,7 +16,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir app model && touch app/__init__.py model/__init__.py \
     && /opt/quartet/bin/pip install -c constraints.txt \
-       ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} . \
+       ${TORCH_INDEX_URL:+--extra-index-url $TORCH_INDEX_URL} ".${EXTRAS:+[$EXTRAS]}" \
     && /opt/quartet/bin/pip uninstall -y quartet
 COPY app app
 COPY model model

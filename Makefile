@@ -51,6 +51,7 @@ bench: $(TOOLS)
 parity-record: $(RECORDER)
 	OMP_NUM_THREADS=1 .venv-record/bin/python -m tests.parity.record
 	OMP_NUM_THREADS=1 .venv-record/bin/python -m tests.parity.record_encoders
+	OMP_NUM_THREADS=1 .venv-record/bin/python -m tests.parity.record_summaries
 
 image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
 
@@ -28,6 +28,16 @@ Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def _split(value: Any) -> Any:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+Origins = Annotated[tuple[Origin, ...], BeforeValidator(_split)]
+"""A list, as the one before, or a text with blanks or commas between its parts."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,6 +50,8 @@ class _Source(_Frozen):
     hub: Annotated[str, Field(pattern=HUB_PATTERN)] | None = None
     tasks: tuple[str, ...] | None = None
     """What it is narrowed to; None: all that it can do."""
+    prompts: Mapping[str, str] = Field(default_factory=dict)
+    """Of its own, by name; each makes it do the task by that prompt."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -76,6 +88,8 @@ class Settings(_Frozen):
     adapters: tuple[AdapterSettings, ...] = ()
     default_models: Mapping[str, Name] = Field(default_factory=dict)
     """Task → the model that answers when a request names none."""
+    prompts: Mapping[str, str] = Field(default_factory=dict)
+    """By name, in place of the built-in ones."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -107,8 +121,22 @@ class Settings(_Frozen):
     """How long requests wait for an engine that is being started again; then 503."""
     log_format: Literal["text", "json"] = "text"
 
+    api_key_file: Path | None = None
+    rate_limit_requests: Positive | None = None
+    """A minute for each key, as the next; without keys for all clients together."""
+    rate_limit_tokens: Positive | None = None
+    allowed_hosts: Hosts | None = None
+    """None: the names of this machine while it listens there alone, else any."""
+    cors_origins: Origins = ()
+    log_prompts: bool = False
+    model_root: Path | None = None
+    """Adapters below may be loaded while the service runs."""
 
-_SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models"}
+
+_SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models", "prompts"}
+
+
+_TABLES = ("server", "defaults", "prompts", "models", "adapters")
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -206,16 +234,18 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    unknown = set(content) - {"server", "defaults", "models", "adapters"}
+    unknown = set(content) - set(_TABLES)
     if unknown:
-        raise ConfigError(
-            f"{path}: unknown table {sorted(unknown)[0]!r}; known: server, defaults, models, adapters"
-        )
+        raise ConfigError(f"{path}: unknown table {sorted(unknown)[0]!r}; known: {', '.join(_TABLES)}")
     values = dict(_table(content, "server", path))
     for name in values:
         if name not in _SERVER_FIELDS:
             raise ConfigError(f"{path}: [server] has no setting {name!r}")
+    for name in ("api_key_file", "model_root"):
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / values[name]
     values["default_models"] = _table(content, "defaults", path)
+    values["prompts"] = _table(content, "prompts", path)
     for kind in ("models", "adapters"):
         entries = _table(content, kind, path)
         values[kind] = [_entry(kind, name, entry, path) for name, entry in entries.items()]

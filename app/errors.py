@@ -55,6 +55,22 @@ class UnsupportedTask(RequestError):
     code = "unsupported_task"
 
 
+class AuthenticationError(RequestError):
+    """No key was given, or one that is not known."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class PermissionDenied(RequestError):
+    """The key is known and may not do this."""
+
+    status = 403
+    type = "permission_error"
+    code = "missing_scope"
+
+
 class ModelNotFound(RequestError):
     """No served model has this name; the message lists those that are served."""
 
@@ -113,6 +129,12 @@ class Overloaded(QuartetError):
     status = 429
     type = "overloaded_error"
     code = "queue_full"
+
+
+class RateLimited(Overloaded):
+    """This key has asked for all that it may in a minute; `retry_after` says when there is more."""
+
+    code = "rate_limited"
 
 
 class Unavailable(QuartetError):

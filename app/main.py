@@ -1,28 +1,74 @@
-"""create_app(): routes, the gate, the error handlers, the OpenAPI description. No logic."""
+"""create_app(): routes, what surrounds them, the error handlers, the OpenAPI description. No logic."""
+
+from collections.abc import Sequence
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
+from app.api.envelope import Envelope
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
+from app.api.guard import Guard, loopback_hosts
 from app.api.openapi import describe, docs_page
-from app.api.routes import chat, encoders, openai, operations, tasks
+from app.api.rates import Rates
+from app.api.routes import (
+    admin,
+    chat,
+    encoders,
+    huggingface,
+    libretranslate,
+    openai,
+    operations,
+    tasks,
+)
+from app.api.shelf import Adapter, Shelf
 from app.registry import Registry
 
-__all__ = ["Limits", "create_app"]
+__all__ = ["Adapter", "Guard", "Limits", "Rates", "Shelf", "create_app", "loopback_hosts"]
 
 DESCRIPTION = "Every Transformer task from one engine. Interface: docs/api.md."
 
 
-def create_app(registry: Registry, limits: Limits) -> FastAPI:
-    """The ASGI application over a registry, which whoever runs it starts and stops."""
+def create_app(
+    registry: Registry,
+    limits: Limits,
+    guard: Guard | None = None,
+    *,
+    shelf: Shelf | None = None,
+    cors_origins: Sequence[str] = (),
+    logs_prompts: bool = False,
+) -> FastAPI:
+    """The ASGI application over a registry, which whoever runs it starts and stops. Without `guard` all is open."""
     app = FastAPI(
         title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
     )
+    guard = guard or Guard()
     app.state.registry = registry
-    for router in (tasks.router, encoders.router, openai.router, chat.router, operations.router):
+    app.state.guard = guard
+    app.state.shelf = shelf or Shelf()
+    for router in (
+        tasks.router,
+        encoders.router,
+        openai.router,
+        chat.router,
+        huggingface.router,
+        libretranslate.router,
+        operations.router,
+        admin.router,
+    ):
         app.include_router(router)
     app.add_api_route("/docs", docs_page, include_in_schema=False)
     app.openapi = describe(app)  # type: ignore[method-assign]
     install_handlers(app)
-    app.add_middleware(Gate, registry=registry, limits=limits)
+    # The last one added is the outermost: what the gate refuses has an id and the headers that a browser asks for.
+    app.add_middleware(Gate, registry=registry, limits=limits, guard=guard, logs_prompts=logs_prompts)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout)
     return app

@@ -142,6 +142,14 @@ class Metrics:
             for gauge in (self.requests_running, self.requests_waiting, self.kv_usage):
                 gauge.labels(name).set(0)
 
+    def forget(self, model: str) -> None:
+        """It is served no more: its gauges go, its counters stay as they are."""
+        for gauge in (
+            *(self.requests_running, self.requests_waiting, self.kv_usage),
+            *(self.kv_blocks, self.load_seconds),
+        ):
+            gauge.remove(model)
+
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
         return generate_latest(self.registry)

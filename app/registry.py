@@ -9,17 +9,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from msgspec.structs import replace
+
+from app.adapters import AdapterEngine, Adapters
+from app.chrome_trace import chrome_trace
 from app.config import Settings
-from app.engine.client import EngineClient, Patience
-from app.engine.protocol import AdapterSpec, ModelSpec, Ready, Report, WorkerConfig
-from app.errors import ModelNotFound, QuartetError, Unavailable, UnsupportedTask
+from app.engine.protocol import ModelInfo, Ready
+from app.engine.questions import MAX_TRACED_STEPS, TracedStep
+from app.errors import InvalidRequest, ModelNotFound, QuartetError, Unavailable, UnsupportedTask
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
-from app.tasks.served import CHAT_TASKS, TASKS, WANTED_CHECKPOINT, Served, read_served
+from app.tasks.language_id import COMMON, LanguageDetector
+from app.tasks.prompts import make_prompts
+from app.tasks.served import EVERY_TASK, WANTED_CHECKPOINT, Served, best_first, read_served
 from app.tasks.token_ids import TokenIds
+from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
 _log = logging.getLogger("quartet.registry")
@@ -27,7 +34,7 @@ _log = logging.getLogger("quartet.registry")
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
-class EngineProcess(Engine, Protocol):
+class EngineProcess(Engine, AdapterEngine, Protocol):
     """What the registry needs of the engine's client beside what tasks use."""
 
     @property
@@ -39,6 +46,8 @@ class EngineProcess(Engine, Protocol):
     async def start(self) -> Ready: ...
 
     async def stop(self, drain_timeout: float) -> None: ...
+
+    async def trace(self, steps: int) -> list[TracedStep]: ...
 
 
 class Registry:
@@ -61,6 +70,9 @@ class Registry:
         self._engine: EngineProcess | None = None
         self._tasks: dict[tuple[str, str], Task] = {}
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="tasks")
+        self.detector = LanguageDetector(
+            self._pool, COMMON.union(*(spoken(one.languages()) for one in served))
+        )
         self._idle = asyncio.Event()
         self._idle.set()
         self._working: set[asyncio.Task[Any]] = set()
@@ -71,16 +83,34 @@ class Registry:
         """Loads the models; returns once requests can be served."""
         self._engine = engine
         ready = await engine.start()
+        self._adapters = Adapters(self, engine, self._defaults.values())
+        self.ready = replace(ready, models=[])
         infos = {info.name: info for info in ready.models}
         for one in self.served.values():
-            model = one.task_model(infos[one.name])
-            for task in one.tasks:
-                self._tasks[task.name, one.name] = task(model, engine, self._pool)
-        for info in ready.models:
-            self.metrics.load_seconds.labels(info.name).set(info.load_seconds)
-            self.metrics.kv_blocks.labels(info.name).set(info.num_blocks)
-        self.ready = ready
+            self.add(one, infos[one.name])
         return ready
+
+    def add(self, one: Served, info: ModelInfo) -> None:
+        """Answers requests for a model that the engine has."""
+        ready, engine = self.ready, self._engine
+        assert ready is not None
+        assert engine is not None
+        self.served[one.name] = one
+        model = one.task_model(info)
+        for task in one.tasks:
+            self._tasks[task.name, one.name] = task(model, engine, self._pool)
+        self.ready = replace(ready, models=[*ready.models, info])
+        self.metrics.load_seconds.labels(info.name).set(info.load_seconds)
+        self.metrics.kv_blocks.labels(info.name).set(info.num_blocks)
+
+    def remove(self, name: str) -> ModelInfo:
+        """Takes no more requests for a model; returns what was known of it."""
+        assert self.ready is not None
+        for task in self.served.pop(name).tasks:
+            del self._tasks[task.name, name]
+        info = next(info for info in self.ready.models if info.name == name)
+        self.ready = replace(self.ready, models=[one for one in self.ready.models if one is not info])
+        return info
 
     async def stop(self) -> None:
         """Ends the engine process at once; `drain` comes before."""
@@ -108,25 +138,21 @@ class Registry:
 
     def token_ids(self, model: str | None) -> TokenIds:
         """Of the named model, or of the first one; there is always one, and no engine is needed."""
-        return TokenIds(self._find_model(next(iter(self.served)) if model is None else model), self._pool)
+        return TokenIds(self.model(model), self._pool)
 
     def default_model(self, task: str) -> str | None:
-        """As configured; else the first model made for the task; else the first of those that can do it best."""
+        """As configured; else the best that can do it."""
         if task in self._defaults:
             return self._defaults[task]
-        made_for_it = [one for one in self.able(task) if one.tasks[0].name == task]
-        best_first = [
-            one
-            for kind in (*TASKS, *CHAT_TASKS)
-            if kind.name == task
-            for one in self.served.values()
-            if kind in one.tasks
-        ]
-        return next((one.name for one in (*made_for_it, *best_first)), None)
+        return next((one.name for one in self.able(task)), None)
+
+    def model(self, name: str | None) -> Served:
+        """The named model, or the first one that is served. Raises ModelNotFound."""
+        return self._find_model(next(iter(self.served)) if name is None else name)
 
     def able(self, task: str) -> list[Served]:
-        """The models that can do it."""
-        return [one for one in self.served.values() if task in (kind.name for kind in one.tasks)]
+        """The models that can do it, the best first."""
+        return best_first(self.served.values(), task)
 
     def refusals(self) -> list[str]:
         """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
@@ -188,6 +214,33 @@ class Registry:
             self.metrics.set_idle(self.served)  # the engine reports with its steps, and an abort is none
         return self.metrics.exposition()
 
+    async def trace(self, steps: int) -> dict[str, Any]:
+        """The engine's last steps as Chrome trace JSON. Raises InvalidRequest, Unavailable."""
+        if not 1 <= steps <= MAX_TRACED_STEPS:
+            raise InvalidRequest(f"steps must be 1 to {MAX_TRACED_STEPS}", param="steps")
+        return chrome_trace(await self._running().trace(steps))
+
+    async def load_adapter(self, name: str, base: str, folder: Path) -> ModelInfo:
+        """Serves one more adapter while everything goes on; once begun it is brought to an end.
+
+        Raises InvalidRequest (`param`: name or path), ModelNotFound (base), EngineFailed, Unavailable.
+        """
+        self._running()
+        return await self._adapters.load(name, self._find_model(base, "base"), folder)
+
+    async def unload(self, name: str) -> None:
+        """Takes no more requests for an adapter; returns when those that it has are done and its weights are freed.
+
+        Raises InvalidRequest for what is no adapter or somebody's default, ModelNotFound, Unavailable.
+        """
+        self._running()
+        await self._adapters.unload(self._find_model(name))
+
+    def _running(self) -> EngineProcess:
+        if self._engine is None or self.ready is None:
+            raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
+        return self._engine
+
     def model_card(self, name: str) -> dict[str, Any]:
         """OpenAI's model object and, beside it, what we know."""
         one = self._find_model(name)
@@ -216,7 +269,7 @@ class Registry:
 
     def info(self) -> dict[str, Any]:
         """What runs here: version, device, models, default models of the tasks."""
-        names = [task.name for task in (*TASKS, *CHAT_TASKS)]
+        names = [task.name for task in EVERY_TASK]
         return {
             "name": "quartet",
             "version": self.version,
@@ -242,70 +295,24 @@ class Registry:
             "block_size": info.block_size,
         }
 
-    def _find_model(self, name: str) -> Served:
+    def _find_model(self, name: str, param: str = "model") -> Served:
         one = self.served.get(name)
         if one is None:
             known = ", ".join(self.served)
-            raise ModelNotFound(f"there is no model {name[:100]!r}; served are {known}", param="model")
+            raise ModelNotFound(f"there is no model {name[:100]!r}; served are {known}", param=param)
         return one
 
 
 def build_registry(settings: Settings, metrics: Metrics, version: str) -> Registry:
     """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
     served: dict[str, Served] = {}
+    prompts = {
+        one.name: make_prompts(settings.prompts, one.prompts, one.name)
+        for one in (*settings.models, *settings.adapters)
+    }
     for model in settings.models:
-        served[model.name] = read_served(model.name, model.folder, None, model.tasks)
+        served[model.name] = read_served(model.name, model.folder, None, model.tasks, prompts[model.name])
     for adapter in settings.adapters:
-        served[adapter.name] = read_served(adapter.name, adapter.folder, served[adapter.base], adapter.tasks)
+        base, own = served[adapter.base], prompts[adapter.name]
+        served[adapter.name] = read_served(adapter.name, adapter.folder, base, adapter.tasks, own)
     return Registry(version, list(served.values()), metrics, settings.default_models)
-
-
-def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
-    """The client of an engine process that is not started yet; what it reports goes into the metrics."""
-    config = WorkerConfig(
-        models=[ModelSpec(model.name, str(model.folder), model.weight) for model in settings.models],
-        adapters=[AdapterSpec(one.name, one.base, str(one.folder)) for one in settings.adapters],
-        device=settings.device,
-        dtype=settings.dtype,
-        kv_cache_memory=settings.kv_cache_memory,
-        token_budget=settings.token_budget,
-        max_num_seqs=settings.max_sequences,
-        max_model_len=settings.max_model_len,
-        prefix_cache=settings.prefix_cache,
-        target_step_ms=settings.target_step_ms,
-        speculation=settings.speculation,
-        deterministic=settings.deterministic,
-        threads=settings.threads,
-        log_format=settings.log_format,
-    )
-    return EngineClient(
-        config,
-        max_queue_requests=settings.max_queue_requests,
-        max_queue_tokens=settings.max_queue_tokens,
-        on_report=partial(record, metrics),
-        on_restart=metrics.engine_restarts.inc,
-        patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),
-    )
-
-
-def record(metrics: Metrics, report: Report) -> None:
-    """One engine step into the metrics."""
-    model = report.model
-    metrics.step_duration.labels(model, report.phase).observe(report.duration_s)
-    metrics.batch_size.labels(model).observe(report.batch_size)
-    metrics.batch_tokens.labels(model).observe(report.batch_tokens)
-    if report.padding_tokens:
-        metrics.tokens.labels(model, "padding").inc(report.padding_tokens)
-    if report.drafted_tokens:
-        rejected = report.drafted_tokens - report.accepted_tokens
-        metrics.speculative_tokens.labels(model, "accepted").inc(report.accepted_tokens)
-        metrics.speculative_tokens.labels(model, "rejected").inc(rejected)
-    if report.preemptions:
-        metrics.preemptions.labels(model).inc(report.preemptions)
-    for gauge, values in (
-        (metrics.requests_running, report.running),
-        (metrics.requests_waiting, report.waiting),
-        (metrics.kv_usage, report.kv_usage),
-    ):
-        for name, value in values.items():
-            gauge.labels(name).set(value)

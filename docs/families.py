@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.tasks.served import TASKS
+from app.tasks.served import find_tasks
 from model.config import Head, Kind, TransformerConfig
 from model.families import FAMILIES, NOT_SERVED
 from model.families.family import Family
 
 PAGE = Path(__file__).parent / "models.md"
 BEGIN, END = "<!-- families: written by python -m docs.families -->\n", "<!-- end -->\n"
+_PUBLISHED = {"task_specific_params": {"translation_en_to_de": {"prefix": ""}, "summarization": {}}}
 _LABELS = (("entailment", "contradiction"), ("LABEL_0",))
-_LANGUAGES = {"task_specific_params": {"translation_en_to_de": {"prefix": ""}}}
 
 
 def table() -> str:
@@ -44,15 +44,20 @@ def _kind(family: Family) -> Kind:
 
 
 def _tasks(family: Family, head: Head) -> Iterator[str]:
-    plain, with_languages = _stand_in(family, head), _stand_in(family, head, extra=_LANGUAGES)
-    by_labels = [_stand_in(family, head, labels=labels) for labels in _LABELS if head == "sequence-class"]
-    for task in TASKS:
-        if task.fits(plain):
-            yield task.name
-        elif task.fits(with_languages):
-            yield f"{task.name} \\*"
-        elif any(map(task.fits, by_labels)):
-            yield f"{task.name} †"
+    configs = [_stand_in(family, head), _stand_in(family, head, extra=_PUBLISHED)]
+    if head == "sequence-class":
+        configs += [_stand_in(family, head, labels=labels) for labels in _LABELS]
+    marks = dict.fromkeys(_names(configs[0]), "")
+    marks |= {name: " \\*" for name in _names(configs[1]) if name not in marks}
+    marks |= {name: " †" for config in configs[2:] for name in _names(config) if name not in marks}
+    if _kind(family) == "decoder":
+        marks |= {name: " ‡" for name in _names(configs[0], has_chat_template=True) if name not in marks}
+    for name, mark in marks.items():
+        yield name + mark
+
+
+def _names(config: TransformerConfig, has_chat_template: bool = False) -> list[str]:
+    return [task.name for task in find_tasks(config, has_chat_template)]
 
 
 def _stand_in(

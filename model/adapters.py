@@ -7,6 +7,7 @@ An adapter is low-rank updates on linear layers, layers that it brings whole, an
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
 from model.families import published_name, read_adapter_config, read_json, to_hf_config
-from model.heads import HEADS
-from model.layers.linear import Linear, LowRank
+from model.heads import HEADS, pack_head, scores_words
+from model.layers.linear import Linear, LowRank, Update
+from model.layers.packed import PackedWeight
 from model.loading import check_weight
 from model.lora import read_updates
 from model.lora_settings import check_settings
@@ -114,11 +116,39 @@ def save_adapter(
     (folder / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConfig:
-    """Puts the adapter in `folder` on `model` under `name`; returns its config.
+@dataclass(frozen=True)
+class AdapterWeights:
+    """An adapter that was read for one model and is not on it yet: updates of its layers, and a head of its own."""
+
+    config: TransformerConfig
+    updates: list[tuple[Linear, Update]]
+    head: nn.Module | None
+    packed: list[PackedWeight] = field(default_factory=list)
+    """What it shares with nobody, where the model is packed."""
+    words: PackedWeight | None = None
+    """The model's table, where it was not packed before this head wanted it."""
+
+    def attach(self, model: Transformer, name: str) -> None:
+        """Puts it on the model that it was read for; rows that name it go through it from now on."""
+        for module, update in self.updates:
+            module.adapters[name] = update
+        if self.head is not None:
+            model.heads[name] = self.head
+        if self.words is not None:
+            model.packed_words = self.words
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All weights of its own."""
+        parts = [*(update for _, update in self.updates), *([] if self.head is None else [self.head])]
+        return [parameter for part in parts for parameter in part.parameters()]
+
+
+def read_adapter(model: Transformer, name: str, folder: Path) -> AdapterWeights:
+    """The adapter in `folder`, on the model's device and in its dtype; the model is only looked at.
 
     Raises CheckpointError for a kind of adapter that is not served, and for weights that are
-    missing, left over, or do not fit; the model is as before then.
+    missing, left over, or do not fit.
     """
     _check_name(name)
     settings = read_json(folder / CONFIG)
@@ -128,18 +158,38 @@ def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConf
         updates, head = _read_updates(model, config, name, folder, settings)
     except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as fault:
         raise CheckpointError(f"{folder / CONFIG}: {fault}") from None
-    for module, update in updates:
-        module.adapters[name] = update.eval().requires_grad_(False)
+    for _, update in updates:
+        update.eval().requires_grad_(False)
+    if not model.packed:
+        return AdapterWeights(config, updates, head)
+    packed = [one for _, update in updates for one in update.pack()]
+    words = None
     if head is not None:
-        model.heads[name] = head
-    if model.packed:
-        model.pack_adapter(name)
-    return config
+        if model.packed_words is None and scores_words(head):
+            words = PackedWeight(model.embeddings.words.weight)
+        packed += pack_head(head)
+    return AdapterWeights(config, updates, head, packed, words)
+
+
+def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConfig:
+    """Puts the adapter in `folder` on `model` under `name`; returns its config. Raises as `read_adapter`."""
+    weights = read_adapter(model, name, folder)
+    weights.attach(model, name)
+    return weights.config
+
+
+def remove_adapter(model: Transformer, name: str) -> None:
+    """Takes an adapter off; its weights are freed."""
+    for module in model.modules():
+        if isinstance(module, Linear) and name in module.adapters:
+            del module.adapters[name]
+    if name in model.heads:
+        del model.heads[name]
 
 
 def _read_updates(
     model: Transformer, config: TransformerConfig, name: str, folder: Path, settings: Mapping[str, Any]
-) -> tuple[list[tuple[Linear, nn.Module]], nn.Module | None]:
+) -> tuple[list[tuple[Linear, Update]], nn.Module | None]:
     """The updates by layer, and the head of the adapter's own; the model is only looked at."""
     file = folder / WEIGHTS
     try:

@@ -5,7 +5,7 @@ tokens.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,9 @@ class GenerationConfig:
     forced_bos_token_id: int | None = None
     forced_eos_token_ids: tuple[int, ...] = ()
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+
+    task_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By task (`summarization`): fields of this class that it has other values for."""
 
     @property
     def suppressed_token_ids(self) -> tuple[int, ...]:
@@ -92,6 +95,23 @@ def parse_generation_config(raw: Mapping[str, Any], file: Path, vocab_size: int)
         forced_eos_token_ids=read.token_ids("forced_eos_token_id", vocab_size - 1),
         bad_words_ids=read.words("bad_words_ids", vocab_size),
     )
+
+
+def parse_task_params(raw: Mapping[str, Any], file: Path, vocab_size: int) -> dict[str, dict[str, Any]]:
+    """What the `task_specific_params` of `config.json` say about generation. Raises CheckpointError as above."""
+    parsed = {}
+    for task, params in raw.items():
+        if isinstance(params, Mapping):
+            config = parse_generation_config(params, file, vocab_size)
+            given = {
+                f"{key}s" if key.endswith("eos_token_id") else key
+                for key, v in params.items()
+                if v is not None
+            }
+            parsed[task] = {
+                one.name: getattr(config, one.name) for one in fields(config) if one.name in given
+            }
+    return parsed
 
 
 @dataclass(frozen=True)

@@ -147,3 +147,14 @@ HEADS: Mapping[Head, Callable[[TransformerConfig], nn.Module]] = {
     "span": SpanHead,
 }
 """The heads of encoders. A decoder's LM head is a projection that `Transformer` holds itself."""
+
+
+def scores_words(head: nn.Module) -> bool:
+    """Whether it scores words by the model's table."""
+    return any(isinstance(part, MaskedLMHead) and part.projection is None for part in head.modules())
+
+
+def pack_head(head: nn.Module) -> list[PackedWeight]:
+    """See `Linear.pack`."""
+    parts = [part for part in head.modules() if isinstance(part, Linear | MaskedLMHead)]
+    return [packed for part in parts for packed in part.pack()]

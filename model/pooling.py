@@ -1,4 +1,5 @@
-"""How a checkpoint makes one vector of hidden states, as sentence-transformers publishes it. Torch-free."""
+"""How a checkpoint makes one vector of hidden states, and what it puts before texts, as sentence-transformers publishes
+it. Torch-free."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,3 +35,12 @@ def read_pooling(folder: Path) -> Pooling:
         raise CheckpointError(f"{file}: exactly one of {', '.join(modes)} can be served")
     modules = folder / "modules.json"
     return Pooling(chosen[0], modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8"))
+
+
+def read_prompts(folder: Path) -> dict[str, str]:
+    """The words that go before texts, by name, from `config_sentence_transformers.json`; {} where there are none."""
+    file = folder / "config_sentence_transformers.json"
+    published = read_json(file).get("prompts") if file.is_file() else None
+    if not isinstance(published, dict):
+        return {}
+    return {str(name): text for name, text in published.items() if isinstance(text, str)}

@@ -14,11 +14,13 @@ from model.heads import (
     SequenceClassHead,
     SpanHead,
     TokenClassHead,
+    pack_head,
+    scores_words,
 )
 from model.layers.attention import CrossAttention, SelfAttention
 from model.layers.context import AttentionContext, PaddedContext
 from model.layers.embeddings import Embeddings
-from model.layers.linear import AdapterSpans, Linear, LowRank, WholeLayer
+from model.layers.linear import AdapterSpans, Linear
 from model.layers.mlp import FeedForward
 from model.layers.packed import PackedWeight, can_pack
 
@@ -42,9 +44,10 @@ class Transformer(nn.Module):
         self.lm_head: Linear | None = None
         if self.decoder is not None and not config.tie_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._packed_words: PackedWeight | None = None
+        self.packed_words: PackedWeight | None = None
+        """The input table once more, for scoring words."""
         self.packed: list[PackedWeight] = []
-        """All that `pack` and `pack_adapter` gave to oneDNN."""
+        """All that `pack` gave to oneDNN."""
         self.logit_bias: nn.Parameter | None = None
         if config.logit_bias:
             self.logit_bias = nn.Parameter(torch.zeros(1, config.vocab_size))
@@ -156,7 +159,7 @@ class Transformer(nn.Module):
         """Gives all weights of products to oneDNN, for serving on a CPU; there is no way back.
 
         The input table is still looked up as it was, so a tied one is held twice. Changes nothing on other
-        devices, or for dtypes that oneDNN does not pack. Adapters that come later are packed by `pack_adapter`.
+        devices, or for dtypes that oneDNN does not pack. Adapters that come later are packed as they are read.
         """
         for module in self.modules():
             if isinstance(module, SelfAttention | CrossAttention | FeedForward):
@@ -165,18 +168,10 @@ class Transformer(nn.Module):
             self.packed += self.lm_head.pack()
         elif self.decoder is not None:
             self._pack_words()
-        for head in self.heads:
-            self._pack_head(head)
-
-    def pack_adapter(self, name: str) -> None:
-        """The same for what the adapter `name` has brought."""
-        for module in self.modules():
-            if isinstance(module, Linear) and name in module.adapters:
-                update = module.adapters[name]
-                assert isinstance(update, LowRank | WholeLayer)
-                self.packed += update.pack()
-        if name in self.heads:
-            self._pack_head(name)
+        for head in self.heads.values():
+            if scores_words(head):
+                self._pack_words()
+            self.packed += pack_head(head)
 
     def echo_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[b, t] ids, padded on the right, to [b, hidden_size]: what an encoder-decoder classifies by.
@@ -196,22 +191,15 @@ class Transformer(nn.Module):
         """Parameters, each counted once however often it is tied."""
         return sum(p.numel() for p in self.parameters())
 
-    def _pack_head(self, name: str) -> None:
-        for module in self.heads[name].modules():
-            if isinstance(module, Linear | MaskedLMHead):
-                self.packed += module.pack()
-            if isinstance(module, MaskedLMHead) and module.projection is None:
-                self._pack_words()
-
     def _pack_words(self) -> None:
-        if self._packed_words is None and can_pack(self.embeddings.words.weight):
-            self._packed_words = PackedWeight(self.embeddings.words.weight)
-            self.packed.append(self._packed_words)
+        if self.packed_words is None and can_pack(self.embeddings.words.weight):
+            self.packed_words = PackedWeight(self.embeddings.words.weight)
+            self.packed.append(self.packed_words)
 
     def _score_words(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         """[..., hidden_size] against the input table: [..., vocab_size]."""
-        if self._packed_words is not None:
-            return self._packed_words(hidden, bias)
+        if self.packed_words is not None:
+            return self.packed_words(hidden, bias)
         return functional.linear(hidden, self.embeddings.words.weight, bias)
 
     def _initialise(self) -> None:

@@ -29,7 +29,10 @@ MODEL_FACTS = (
     "model.pooling",
     "model.stored",
 )
-BORDER = ("app.engine.sampling_params", "app.engine.protocol")
+BORDER = (
+    *("app.engine.sampling_params", "app.engine.protocol"),
+    *("app.engine.questions", "app.engine.framing"),
+)
 
 # Who may import whom. The longest name that fits a module decides; what is not listed is refused.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -38,24 +41,39 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
     "app.config": LEAVES,
-    "app.cli": ("app.commands", "app.main", "app.registry", "app.config", *LEAVES, *MODEL_FACTS),
+    "app.arguments": (),
+    "app.cli": (
+        *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
+        *(*LEAVES, *MODEL_FACTS),
+    ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
     "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
     "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
     "app.api": ("app.api", "app.registry", "app.tasks", *LEAVES),
-    "app.registry": ("app.config", "app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
+    "app.registry": (
+        *("app.adapters", "app.chrome_trace", "app.config", "app.tasks", "app.engine.client"),
+        *(*BORDER, *LEAVES, *MODEL_FACTS),
+    ),
+    "app.adapters": ("app.tasks", *BORDER, *LEAVES, *MODEL_FACTS),
+    "app.chrome_trace": BORDER,
+    "app.engine_setup": ("app.config", "app.engine.client", *BORDER, *LEAVES),
     "app.tasks": ("app.tasks", "app.engine.client", *BORDER, *LEAVES, *MODEL_FACTS),
     "app.engine.sampling_params": ("app.errors", "model.beam_search"),
     "app.engine.protocol": ("app.engine.sampling_params",),
+    "app.engine.questions": ("app.engine.protocol",),
+    "app.engine.framing": ("app.engine.protocol", "app.engine.questions"),
     "app.engine.flight": (),
     "app.engine.journal": (*BORDER, "app.errors"),
     "app.engine.process": ("app.engine.flight", *BORDER),
+    "app.engine.arrivals": ("app.engine.journal", *BORDER, "app.errors"),
+    "app.engine.control": (*BORDER, "app.errors"),
     "app.engine.client": (
-        *("app.engine.flight", "app.engine.journal", "app.engine.process", "app.engine.supervision"),
-        *(*BORDER, *LEAVES),
+        *("app.engine.arrivals", "app.engine.control", "app.engine.flight", "app.engine.journal"),
+        *("app.engine.process", "app.engine.supervision", *BORDER, *LEAVES),
     ),
     "app.engine.supervision": ("app.engine.flight", "app.engine.process", *BORDER),
     "app.engine.rules": BORDER,
+    "app.engine.token_counts": BORDER,
     "app.engine.grammar": BORDER,
     "app.engine.trial": ("app.engine.grammar",),
     "app.engine.constraint": ("app.engine.grammar", "model.config", "model.tokenization", *BORDER),
@@ -68,6 +86,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.drafting": ("app.engine.sequence", "app.engine.speculation"),
     "app.engine.sequence": (
         *("app.engine.constraint", "app.engine.rules", "app.engine.speculation"),
+        *("app.engine.token_counts",),
         *("model.beam_search", *BORDER),
     ),
     "app.engine.block_manager": ("app.engine.sequence", *BORDER),
@@ -96,14 +115,20 @@ TRAINING = "model.training"
 TORCH_FREE = (
     *(
         "app.main",
+        "app.arguments",
         "app.cli",
         "app.commands",
         "app.config",
         "app.registry",
+        "app.adapters",
+        "app.chrome_trace",
+        "app.engine_setup",
         *LEAVES,
         "app.api",
         "app.tasks",
         "app.engine.client",
+        "app.engine.arrivals",
+        "app.engine.control",
         "app.engine.flight",
         "app.engine.journal",
         "app.engine.process",
@@ -116,7 +141,7 @@ TORCH_FREE = (
         "app.engine.masks",
         "app.engine.compiler",
     ),
-    *("app.engine.rules", "app.engine.sequence", "app.engine.block_manager"),
+    *("app.engine.rules", "app.engine.token_counts", "app.engine.sequence", "app.engine.block_manager"),
     *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.lanes", "app.engine.scheduler"),
     *(*BORDER, *MODEL_FACTS),
 )
@@ -127,7 +152,10 @@ FORBIDDEN_PACKAGES = (
     (("app.tasks",), ("fastapi", "starlette")),
     (("model",), ("asyncio",)),
 )
-ASYNCIO_IN_ENGINE = ("app.engine.client", "app.engine.process", "app.engine.supervision")
+ASYNCIO_IN_ENGINE = (
+    *("app.engine.client", "app.engine.process", "app.engine.supervision"),
+    *("app.engine.arrivals", "app.engine.control"),
+)
 
 
 @dataclass(frozen=True)
@@ -278,7 +306,7 @@ def environment_reads(tree: Tree) -> list[str]:
 
 
 def config_importers(tree: Tree) -> list[str]:
-    allowed = ("app.cli", "app.main", "app.registry", "app.config")
+    allowed = ("app.cli", "app.main", "app.registry", "app.engine_setup", "app.config")
     return [
         module for module in tree.sources if "app.config" in tree.imports[module] and module not in allowed
     ]

@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from app.api.dialects import Dialect
 from app.errors import DeadlineExceeded, QuartetError
 from app.metrics import NONE, Metrics
 from app.tasks.base import Usage
@@ -11,16 +12,24 @@ from app.tasks.base import Usage
 
 @dataclass
 class Call:
-    """Made by the gate, filled by the route. `model` and `task` hold served names only, or `none`."""
+    """Made by the envelope, filled by the gate and the route. `model` and `task` hold served names only, or `none`."""
 
     request_id: str
     max_timeout: float
+    dialect: Dialect = "openai"
+    """Whose shape its errors have."""
     started: float = field(default_factory=time.monotonic)
     model: str = NONE
     task: str = NONE
     usage: Usage = field(default_factory=Usage)
     failure: QuartetError | None = None
     """What ended a stream whose status had been sent already."""
+    client: str | None = None
+    """The address that it came from."""
+    key: str | None = None
+    """The name of the key that it came with."""
+    texts: str | None = None
+    """What the log is to show of its body."""
     deadline: asyncio.Timeout | None = None
     timeout: float = 0.0
 
@@ -42,11 +51,13 @@ class Call:
         return time.monotonic() - self.started
 
     def told(self) -> dict[str, object]:
-        """What a log line says of it; a request that reached no task has nothing to say."""
-        if self.task == NONE:
-            return {}
-        counts = {name: count for name, count in self.usage.as_dict().items() if count}
-        return {"model": self.model, "task": self.task, **counts}
+        """What a log line says of it, beside the outcome: who asked, and what for where it reached a task."""
+        who = {"client": self.client, "key": self.key, "body": self.texts}
+        told: dict[str, object] = {name: value for name, value in who.items() if value is not None}
+        if self.task != NONE:
+            counts = {name: count for name, count in self.usage.as_dict().items() if count}
+            told |= {"model": self.model, "task": self.task, **counts}
+        return told
 
     def observe(self, metrics: Metrics, status: int, seconds: float) -> None:
         """Puts the ended request into the metrics."""

@@ -6,10 +6,13 @@ from fastapi import Depends, Request, Response
 
 from app.api.call import Call
 from app.api.errors import JSON, encode_json
+from app.api.guard import Guard
 from app.errors import Unavailable
 from app.registry import Registry
 from app.tasks.base import Task
 from app.tasks.token_ids import TokenIds
+from app.tasks.translate import Translate
+from app.tasks.translators import Translators
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -42,6 +45,13 @@ class Desk:
             raise Unavailable("; ".join(reasons), retry_after=1.0)
         return task
 
+    def translators(self, model: str | None, timeout: float | None = None) -> Translators:
+        """The named model, or all that translate, behind the default one, under whose name the request counts."""
+        first = self.task(Translate, model, timeout)
+        able = self.registry.able(Translate.name) if model is None else []
+        others = [self.registry.find(Translate, one.name) for one in able if one.name != first.model.name]
+        return Translators([first, *others], self.registry.detector)
+
     def token_ids(self, model: str | None, timeout: float | None = None) -> TokenIds:
         """The named model's tokenizer at work, or the first model's. Raises ModelNotFound."""
         token_ids = self.registry.token_ids(model)
@@ -56,6 +66,13 @@ class Desk:
         return Response(encode_json(body), media_type=JSON)
 
 
+async def needs_keys(request: Request) -> bool:
+    """Whether clients must send a key."""
+    guard: Guard = request.app.state.guard
+    return guard.needs_keys
+
+
+NeedsKeysDep = Annotated[bool, Depends(needs_keys)]
 RegistryDep = Annotated[Registry, Depends(get_registry)]
 
 

@@ -1,6 +1,7 @@
 """The one place that turns errors into statuses, headers and bodies; the framework's own shapes never get out."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +12,16 @@ from starlette.exceptions import HTTPException
 
 from app.api.call import Call
 from app.errors import (
+    AuthenticationError,
+    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
+    Overloaded,
     QuartetError,
     RequestError,
     RouteNotFound,
+    Unavailable,
     UnsupportedMediaType,
 )
 
@@ -31,41 +36,62 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _handle_http)
 
 
-def error_body(error: QuartetError, request_id: str | None = None) -> dict[str, Any]:
-    """`{"error": {message, type, param, code}}`; our own bugs carry the request id to look for in the log."""
+def error_body(error: QuartetError, call: Call, *, is_cut_off: bool = False) -> dict[str, Any]:
+    """What the call's clients expect: OpenAI's `{"error": {message, type, param, code}}`, or for Hugging Face's
+    `{"error": message, "error_type": type}`, for LibreTranslate's `{"error": message}`.
+
+    Our own bugs carry the request id to look for in the log. `is_cut_off`: part of the answer went out before.
+    """
     message = error.message
-    if isinstance(error, InternalError) and request_id is not None:
-        message = f"{message} (request {request_id})"
+    if isinstance(error, InternalError):
+        message = f"{message} (request {call.request_id})"
+    if call.dialect != "openai":
+        if error.param is not None and not re.search(rf"\b{re.escape(error.param)}\b", message):
+            message = f"{error.param}: {message}"
+        if call.dialect == "libretranslate":
+            return {"error": message}
+        return {"error": message, "error_type": _hugging_face_type(error, is_cut_off=is_cut_off)}
     return {
         "error": {"message": message, "type": error.type, "param": error.param, "code": error.code},
     }
 
 
+def _hugging_face_type(error: QuartetError, *, is_cut_off: bool) -> str:
+    """The word by which the client finds its exception class."""
+    if isinstance(error, RequestError):
+        return "validation"
+    if isinstance(error, DeadlineExceeded):
+        return "incomplete_generation"
+    if isinstance(error, Overloaded | Unavailable):
+        return "incomplete_generation" if is_cut_off else "overloaded"
+    return "generation"
+
+
 def error_headers(error: QuartetError) -> dict[str, str]:
-    """When to come back, whether to come back at all."""
+    """When to come back, whether to come back at all, and with what."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.retryable is False:
         headers["x-should-retry"] = "false"
+    if isinstance(error, AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
     return headers
 
 
-def error_response(
-    error: QuartetError, request_id: str | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
+def error_response(error: QuartetError, call: Call, headers: Mapping[str, str] | None = None) -> Response:
     """The whole answer."""
     return Response(
-        encode_json(error_body(error, request_id)),
+        encode_json(error_body(error, call)),
         status_code=error.status,
         headers={**error_headers(error), **(headers or {})},
         media_type=JSON,
     )
 
 
-def error_event(error: QuartetError, request_id: str | None = None) -> bytes:
+def error_event(error: QuartetError, call: Call) -> bytes:
     """The same as the last event of a stream."""
-    return b"data: " + encode_json(error_body(error, request_id)) + b"\n\n"
+    return b"data: " + encode_json(error_body(error, call, is_cut_off=True)) + b"\n\n"
 
 
 async def _handle_quartet(request: Request, error: Exception) -> Response:
@@ -75,17 +101,18 @@ async def _handle_quartet(request: Request, error: Exception) -> Response:
 
 async def _handle_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    if not is_json(request.headers.get("content-type")):
+    fault = error.errors()[0]
+    if fault["loc"][0] == "body" and not is_json(request.headers.get("content-type")):
         return _answer(
             request, UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
         )
-    return _answer(request, _invalid(error.errors()[0]))
+    return _answer(request, _invalid(fault))
 
 
 async def _handle_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return _answer(request, RouteNotFound(f"there is no {request.url.path}; /docs lists the routes"))
+        return _answer(request, route_not_found(request.url.path))
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         fault = MethodNotAllowed(f"{request.url.path} takes {allow}, not {request.method}")
@@ -100,7 +127,12 @@ async def _handle_http(request: Request, error: Exception) -> Response:
 def _answer(request: Request, error: QuartetError, headers: Mapping[str, str] | None = None) -> Response:
     call: Call = request.state.call
     call.failure = error
-    return error_response(error, call.request_id, headers)
+    return error_response(error, call, headers)
+
+
+def route_not_found(path: str) -> RouteNotFound:
+    """The same words whether the router finds no route or one that is not to be seen."""
+    return RouteNotFound(f"there is no {path[:200]}; /docs lists the routes")
 
 
 def is_json(content_type: str | None) -> bool:
@@ -111,7 +143,9 @@ def is_json(content_type: str | None) -> bool:
 
 def _invalid(fault: Mapping[str, Any]) -> InvalidRequest:
     """The first thing that is wrong, by the name of its field; the value itself is not told back."""
-    kind, where = fault["type"], [str(part) for part in fault["loc"] if part != "body"]
+    # The first part says body or query; one in brackets, which of several shapes was looked for.
+    where = [str(part) for part in fault["loc"][1:] if not str(part).startswith("(")]
+    kind = fault["type"]
     if kind == "json_invalid":
         return InvalidRequest("the body is not valid JSON", code="invalid_json")
     if not where:

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from app.tasks.qa import DEFAULT_DOC_STRIDE, DEFAULT_MAX_ANSWER_TOKENS
@@ -76,25 +84,30 @@ def _a_list(value: Any) -> list[Any]:
     return value
 
 
-def _check_choice(value: str) -> str:
-    if not value:
+def _check_choice(value: Any) -> str:
+    if not check_text(value):
         raise PydanticCustomError("choice", "must not be empty")
-    return value
+    return str(value)
 
 
-_TEXT_OR_TEXTS = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
-}
+def _or_list(item: dict[str, Any], most: int) -> dict[str, Any]:
+    """The JSON Schema of one or of a list."""
+    return {"anyOf": [item, {"type": "array", "items": item, "minItems": 1, "maxItems": most}]}
+
+
+_TEXT_OR_TEXTS = _or_list({"type": "string"}, MAX_TEXTS)
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_STOP = _or_list({"type": "string", "minLength": 1, "maxLength": 256}, 16)
 
 Text = Annotated[str, PlainValidator(check_text), WithJsonSchema({"type": "string"})]
 Texts = Annotated[str | list[str], PlainValidator(_check_texts), WithJsonSchema(_TEXT_OR_TEXTS)]
 Prompts = Annotated[
     list[str] | list[list[int]],
     PlainValidator(check_prompts),
-    WithJsonSchema({"anyOf": [*_TEXT_OR_TEXTS["anyOf"], _IDS, {"type": "array", "items": _IDS}]}),
+    WithJsonSchema({"anyOf": [*_TEXT_OR_TEXTS["anyOf"], *_or_list(_IDS, MAX_TEXTS)["anyOf"]]}),
 ]
-Stop = Annotated[list[str], PlainValidator(_listed_stop), WithJsonSchema(_TEXT_OR_TEXTS)]
+Stop = Annotated[list[str], PlainValidator(_listed_stop), WithJsonSchema(_STOP)]
+Choice = Annotated[str, PlainValidator(_check_choice), WithJsonSchema({"type": "string", "minLength": 1})]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -111,6 +124,17 @@ class Body(BaseModel):
     model: Text | None = None
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_whole_numbers(cls, fields: Any) -> Any:
+        """5.0 is an integer in JSON, which knows only numbers."""
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            name: int(value) if type(value) is float and value.is_integer() else value
+            for name, value in fields.items()
+        }
+
 
 def nothing(what: str, *neutral: Any) -> Any:
     """A field that is known and not served yet: only null, and values that ask for nothing, pass."""
@@ -119,7 +143,8 @@ def nothing(what: str, *neutral: Any) -> Any:
         if value is not None and not any(value == one and type(value) is type(one) for one in neutral):
             raise PydanticCustomError("not_served_yet", "{what} is not served yet", {"what": what})
 
-    return Annotated[Any, AfterValidator(check), Field(default=None, description="Not served yet.")]
+    schema = {"enum": [None, *neutral], "description": "Not served yet."}
+    return Annotated[Any, AfterValidator(check), Field(default=None), WithJsonSchema(schema)]
 
 
 class GenerationParameters(Body):
@@ -152,7 +177,7 @@ class GenerationParameters(Body):
     stream: bool | None = None
     json_schema: dict[str, Any] | None = None
     regex: Text | None = None
-    choice: Annotated[list[Annotated[Text, AfterValidator(_check_choice)]], Field(min_length=1)] | None = None
+    choice: Annotated[list[Choice], Field(min_length=1)] | None = None
     grammar: Text | None = None
 
     def values(self) -> dict[str, Any]:
@@ -179,6 +204,23 @@ class TranslateBody(GenerationParameters):
     target: Text
     source: Text | None = None
     split_sentences: bool | None = None
+
+
+class SummarizeBody(GenerationParameters):
+    """POST /v1/summarize."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "The house by the river is old. It was built in 1843, and nobody has lived there since.",
+                    "max_tokens": 30,
+                }
+            ]
+        }
+    )
+    text: Texts
+    truncate: bool | None = None
 
 
 def _check_label(value: str) -> str:
@@ -230,7 +272,25 @@ class QABody(Body):
                     "question": "Who designed the engine?",
                     "context": "The Analytical Engine was designed by Charles Babbage in 1837.",
                 }
-            ]
+            ],
+            "anyOf": [
+                {
+                    "required": ["question", "context"],
+                    "properties": {
+                        "question": {"type": "string"},
+                        "context": {"type": "string"},
+                        "inputs": {"type": "null"},
+                    },
+                },
+                {
+                    "required": ["inputs"],
+                    "properties": {
+                        "inputs": {"type": "array"},
+                        "question": {"type": "null"},
+                        "context": {"type": "null"},
+                    },
+                },
+            ],
         }
     )
     question: Text | None = None

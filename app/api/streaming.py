@@ -84,7 +84,7 @@ class EventStream(Response):
         except Exception:
             _log.exception("internal error in a stream")
             self._call.failure = InternalError("internal error")
-        return error_event(self._call.failure, self._call.request_id)
+        return error_event(self._call.failure, self._call)
 
     async def _ping(self, send: Send) -> None:
         while True:

@@ -8,6 +8,7 @@ from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.engine.rules import make_rules
 from app.engine.sampling_params import ParameterError
 from app.engine.sequence import BeamGroup, Sequence
+from app.engine.token_counts import make_counts
 from model.beam_search import BeamSearch, BeamSettings
 from model.config import TransformerConfig
 
@@ -60,6 +61,8 @@ def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits, ar
         raise RequestError(f"model {request.model!r} has no output {request.output!r}")
     if not 0 < len(request.ids) <= served.max_model_len:
         raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
+    if any(not 0 <= token_id < served.config.vocab_size for token_id in request.candidates):
+        raise RequestError(f"candidates must be token ids below {served.config.vocab_size}")
     echo: list[int] = []
     if served.config.kind == "encoder-decoder":
         echo = _echo(request.ids, served.config)
@@ -93,6 +96,7 @@ def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, 
         source, tokens = tokens, [config.decoder_start_token_id or 0, *forced]
     elif forced:
         raise RequestError("forced_bos_token is for encoder-decoders; a decoder's prompt can end with it")
+    tokens += request.target_ids
     max_tokens = min(request.params.max_tokens, limit - len(tokens))
     if max_tokens < 1:
         raise RequestError(f"{len(tokens)} prompt tokens leave no room in a context of {limit}")
@@ -109,8 +113,10 @@ def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, 
         token_ids=[*tokens, *request.said],
         num_prompt_tokens=len(tokens),
         max_tokens=max_tokens,
+        eos_token_ids=config.eos_token_ids,
         alone_until=request.alone_until,
         rules=make_rules(request.params, max_tokens),
+        counts=make_counts(request.params, len(tokens)),
         group=group,
     )
     if group is not None:

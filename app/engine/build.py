@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from app.engine.adapters import Adapters
 from app.engine.admission import Served
 from app.engine.block_manager import BlockManager
 from app.engine.compiler import Compiler
@@ -20,7 +21,6 @@ from app.engine.pace import Pace
 from app.engine.protocol import ModelInfo, WorkerConfig
 from app.engine.runner import Runner
 from app.engine.scheduler import Scheduler
-from model.adapters import load_adapter
 from model.config import CheckpointError
 from model.loading import load_model, stored_dtype
 from model.pooling import read_pooling
@@ -60,23 +60,17 @@ def build_engine(
         model.pack()
         loaded[spec.name] = _Loaded(model, folder, time.perf_counter() - started)
     served = {name: _served(name, None, one.model, config.max_model_len) for name, one in loaded.items()}
-    infos = [_info(name, served[name], one, device) for name, one in loaded.items()]
-    for adapter in config.adapters:
-        if adapter.base not in loaded:
-            raise CheckpointError(f"adapter {adapter.name}: its base {adapter.base!r} is not served")
-        started, base = time.perf_counter(), loaded[adapter.base]
-        before = parameter_bytes(base.model)
-        adapted = load_adapter(base.model, adapter.name, Path(adapter.path))
-        limit = served[adapter.base].max_model_len
-        served[adapter.name] = Served(adapter.base, adapter.name, adapted, limit)
-        seconds = time.perf_counter() - started
-        added = parameter_bytes(base.model) - before
-        infos.append(_adapter_info(adapter.name, adapter.base, infos, added, seconds, base.model))
+    infos = {name: _info(name, served[name], one, device) for name, one in loaded.items()}
     if config.deterministic:
         for name, one in loaded.items():
             check_deterministic(name, one.model)
+    models = {name: one.model for name, one in loaded.items()}
+    adapters = Adapters(models, served, infos, config.deterministic)
+    for adapter in config.adapters:
+        adapters.add(adapter)
     runners, arena = _runners(loaded, device, config.kv_cache_memory, config.deterministic)
-    infos = [_with_blocks(info, runners, arena) for info in infos]
+    for name, info in infos.items():
+        infos[name] = _with_blocks(info, runners, arena)
     sizes = {name: runner.block_size for name, runner in runners.items()}
     blocks = BlockManager(arena.num_pages)
     scheduler = Scheduler(sizes, blocks, config.token_budget, config.max_num_seqs, config.prefix_cache)
@@ -85,7 +79,8 @@ def build_engine(
     pace = _pace(config.target_step_ms, device)
     compiler = Compiler({name: (one.folder, one.model.config.vocab_size) for name, one in loaded.items()})
     return Engine(
-        runners, served, infos, arena, scheduler, compiler, pace, config.speculation, clock, recorder
+        *(runners, served, infos, adapters, arena, scheduler, compiler, pace, config.speculation, clock),
+        recorder,
     )
 
 
@@ -160,17 +155,6 @@ def _info(name: str, served: Served, one: _Loaded, device: torch.device) -> Mode
         load_seconds=one.seconds,
         dtype=str(one.model.embeddings.words.weight.dtype).removeprefix("torch."),
         device=str(device),
-    )
-
-
-def _adapter_info(
-    name: str, base: str, infos: list[ModelInfo], added: int, seconds: float, model: Transformer
-) -> ModelInfo:
-    """An adapter counts its own weights only."""
-    like = next(info for info in infos if info.name == base)
-    itemsize = model.embeddings.words.weight.element_size()
-    return msgspec.structs.replace(
-        like, name=name, base=base, bytes=added, parameters=added // itemsize, load_seconds=seconds
     )
 
 

@@ -12,19 +12,23 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
+from msgspec.structs import replace
+
+from app.engine.arrivals import Arrivals, Good, arrived
+from app.engine.control import Control
 from app.engine.flight import Flight
+from app.engine.framing import ProtocolError, WorkerMessage, encode_frame
 from app.engine.journal import Journal, is_end, joined
 from app.engine.process import StartError
 from app.engine.protocol import (
     Abort,
-    Answer,
+    AdapterSpec,
     Encoded,
     EncodeRequest,
-    Failed,
     GenerateRequest,
     Hypotheses,
     Message,
-    ProtocolError,
+    ModelInfo,
     Ready,
     Report,
     Request,
@@ -32,11 +36,10 @@ from app.engine.protocol import (
     StepOutputs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
-    encode_frame,
 )
+from app.engine.questions import Reply, TracedStep
 from app.engine.supervision import Patience, Supervisor
-from app.errors import ConfigError, EngineFailed, InvalidRequest, QuartetError, Unavailable
+from app.errors import ConfigError, EngineFailed, InvalidRequest, Unavailable
 
 WORKER_COMMAND = (sys.executable, "-m", "app.engine.worker")
 
@@ -44,8 +47,6 @@ __all__ = ["EngineClient", "Patience"]
 
 _log = logging.getLogger("quartet.client")
 
-Arrivals = asyncio.Queue[tuple[int, Answer] | QuartetError]
-Good = Tokens | Hypotheses | Encoded
 Whole = TypeVar("Whole", Hypotheses, Encoded)
 
 
@@ -71,7 +72,9 @@ class EngineClient:
         self._journal = Journal(max_queue_requests, max_queue_tokens)
         self._on_report = on_report
         self._patience = patience or Patience()
-        self._supervisor = Supervisor(command, config, self, on_restart, self._patience)
+        self._control = Control(config.adapters, self._send)
+        self._config = config
+        self._supervisor = Supervisor(command, self._new_config, self, on_restart, self._patience)
         self._num_calls = 0
         self._no_calls = asyncio.Event()
         self._no_calls.set()
@@ -116,6 +119,7 @@ class EngineClient:
                 await self._no_calls.wait()
         except TimeoutError:
             self._journal.fail_all(self._unavailable())
+        self._control.fail_all(self._unavailable())
         await self._supervisor.stop(encode_frame(Shutdown()))
 
     async def wait_lost(self) -> None:
@@ -157,6 +161,21 @@ class EngineClient:
         """The answers in order. Admitted together or not at all; one that fails ends all."""
         return await self._whole(requests, Encoded)
 
+    async def trace(self, steps: int) -> list[TracedStep]:
+        """As `Control.trace`; raises Unavailable, here and below, where the engine is not back in time."""
+        self._check_open()
+        return await self._control.trace(steps)
+
+    async def load_adapter(self, adapter: AdapterSpec) -> ModelInfo:
+        """As `Control.load_adapter`."""
+        self._check_open()
+        return await self._control.load_adapter(adapter)
+
+    async def unload_adapter(self, name: str) -> None:
+        """As `Control.unload_adapter`."""
+        self._check_open()
+        await self._control.unload_adapter(name)
+
     async def _whole(self, requests: Sequence[Request], kind: type[Whole]) -> list[Whole]:
         """One answer to each request, in order."""
         found: dict[int, Whole] = {}
@@ -168,8 +187,7 @@ class EngineClient:
 
     async def _run(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Good], None]:
         """Answers as they come, each with its request's place; what is open when it is left is aborted."""
-        if self._is_stopping or self._supervisor.is_late or self._supervisor.lost.is_set():
-            raise self._unavailable()
+        self._check_open()
         answers: Arrivals = asyncio.Queue()
         admitted = self._journal.admit(requests, answers.put_nowait)
         self._count_call(1)
@@ -177,7 +195,7 @@ class EngineClient:
             self._send(*admitted)
             num_open = len(admitted)
             while num_open:
-                for place, answer in await _arrived(answers):
+                for place, answer in await arrived(answers):
                     num_open -= is_end(answer)
                     yield place, answer
         finally:
@@ -185,6 +203,14 @@ class EngineClient:
             if left:
                 self._send(Abort(left))
             self._count_call(-1)
+
+    def _check_open(self) -> None:
+        if self._is_stopping or self._supervisor.is_late or self._supervisor.lost.is_set():
+            raise self._unavailable()
+
+    def _new_config(self) -> WorkerConfig:
+        """What the next process starts with."""
+        return replace(self._config, adapters=self._control.adapters)
 
     def _count_call(self, change: int) -> None:
         self._num_calls += change
@@ -218,40 +244,21 @@ class EngineClient:
                     self._on_report(message.report)
                 except Exception:
                     _log.exception("a report could not be recorded")
+        elif isinstance(message, Reply):
+            self._control.deliver(message)
 
     def ended(self, flight: Flight) -> bool:
         """The supervisor's call: the engine is gone; whether one request is to blame."""
+        self._control.note_death(self._unavailable())
         return self._journal.note_death(flight.lengths)
 
     def is_back(self) -> None:
         """The supervisor's call: a new engine goes on with what is in flight."""
         for entry in list(self._journal.entries.values()):
             self._send(entry.again())
+        self._control.send_again()
 
     def is_late(self) -> None:
         """The supervisor's call: what is in flight has waited long enough."""
         self._journal.fail_all(self._unavailable())
-
-
-async def _arrived(answers: Arrivals) -> list[tuple[int, Good]]:
-    """What has come so far, one answer at least. Tokens of a sequence that came one after the other are one
-    answer, so that a reader who is slower than the engine has less to do the further behind it is."""
-    items = [await answers.get()]
-    while not answers.empty():
-        items.append(answers.get_nowait())
-    arrived: list[tuple[int, Good]] = []
-    for item in items:
-        if isinstance(item, QuartetError):
-            raise item
-        place, answer = item
-        if isinstance(answer, Failed):
-            if answer.kind == "invalid":
-                raise InvalidRequest(answer.message, answer.param)
-            raise EngineFailed(answer.message)
-        if isinstance(answer, Tokens) and arrived and arrived[-1][0] == place:
-            before = arrived[-1][1]
-            assert isinstance(before, Tokens)
-            arrived[-1] = place, joined(before, answer)
-        else:
-            arrived.append((place, answer))
-    return arrived
+        self._control.fail_all(self._unavailable())

@@ -4,7 +4,7 @@ A `Vocabulary` is made once for a model, a `Grammar` once for a constraint; each
 with it through preemption and follows its tokens one by one.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,15 +72,16 @@ class Grammar:
 
 
 class Matcher:
-    """Where one sequence is in its grammar, and which tokens may follow."""
+    """Where one sequence is in its grammar, and which tokens may follow: next, and behind what is drafted."""
 
     def __init__(self, grammar: Grammar, param: str) -> None:
         self.grammar, self.param = grammar, param
-        self.is_accepting = False
+        self.draft: Sequence[int] = ()
+        """What may come next."""
         self.fault: str | None = None
         """Why nothing may follow although the text is not whole; None where it is just so."""
         self._parser = grammar.start()
-        self._bits: Bits = np.zeros(grammar.vocab_size // 32 + 1, dtype=np.uint32)
+        self._bits = self._no_bits()
 
     @property
     def is_done(self) -> bool:
@@ -97,23 +98,24 @@ class Matcher:
         if self.grammar.fault is not None:
             self.give_up(self.grammar.fault)
             return
-        bits = self._bits  # must live until llguidance has written to it, even where `give_up` came first
-        self._parser.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        bits = self._bits = self._no_bits()
+        fault = _fill_row(self._parser, bits[0])
         if self.fault is not None:
             return
-        if self._parser.is_error():
-            fault = self._parser.get_error()
-            if not fault.startswith(DEAD_END):
-                self.grammar.has_met_limit = True
-                self.fault = fault_line(fault)
-            bits[:] = 0
-        size = self.grammar.vocab_size
-        self.is_accepting = bool(bits[size // 32] >> np.uint32(size % 32) & np.uint32(1))
+        if fault is not None and not fault.startswith(DEAD_END):
+            self.grammar.has_met_limit = True
+            self.fault = fault_line(fault)
+        if self.draft:
+            self._look_ahead(bits)
 
     def give_up(self, fault: str) -> None:
         """Nothing may follow any more."""
-        self.fault, self.is_accepting = fault, False
-        self._bits = np.zeros_like(self._bits)
+        self.fault, self._bits = fault, self._no_bits()
+
+    @property
+    def is_accepting(self) -> bool:
+        """The text is whole, by the last `fill`."""
+        return _has(self._bits[0], self.grammar.vocab_size)
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -128,14 +130,44 @@ class Matcher:
             id=sequence_id, token_ids=[], finish_reason=self.finish_reason, queue_duration=queue_duration
         )
 
-    def allowed(self, ends: Collection[int], eos_token_ids: Collection[int]) -> Bits:
-        """What may follow by the last `fill`: `ends` only behind a whole text, other end tokens never."""
-        bits = self._bits.copy()
+    def allowed(self, ends: Collection[int], eos_token_ids: Collection[int], num_drafted: int = 0) -> Bits:
+        """What may follow so many tokens of the draft by the last `fill`; nothing where they may not come.
+
+        `ends` only behind a whole text, other end tokens never.
+        """
+        bits = self._bits[num_drafted].copy()
+        is_accepting = _has(bits, self.grammar.vocab_size)
         for token_id in {*ends, *eos_token_ids, self.grammar.vocab_size}:
             bits[token_id // 32] &= ~(np.uint32(1) << np.uint32(token_id % 32))
-        for token_id in ends if self.is_accepting else ():
+        for token_id in ends if is_accepting else ():
             bits[token_id // 32] |= np.uint32(1) << np.uint32(token_id % 32)
         return bits
+
+    def _no_bits(self) -> Bits:
+        """[1 + length of the draft, words]: nothing may follow."""
+        return np.zeros((1 + len(self.draft), self.grammar.vocab_size // 32 + 1), dtype=np.uint32)
+
+    def _look_ahead(self, bits: Bits) -> None:
+        """With a parser of its own: what becomes of a draft that does not hold is no matter."""
+        parser = self._parser.deep_copy()
+        for token_id, row in zip(self.draft, bits[1:], strict=True):
+            if not parser.consume_token(token_id) or parser.is_stopped():
+                return
+            self.grammar.num_tokens += 1
+            _fill_row(parser, row)
+
+
+def _fill_row(parser: LLMatcher, row: Bits) -> str | None:
+    """Writes what may follow; returns the fault because of which that is nothing."""
+    parser.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+    if not parser.is_error():
+        return None
+    row[:] = 0
+    return parser.get_error()
+
+
+def _has(row: Bits, token_id: int) -> bool:
+    return bool(row[token_id // 32] >> np.uint32(token_id % 32) & np.uint32(1))
 
 
 def compile_constraint(constraint: Constraint, vocabulary: Vocabulary) -> Grammar:

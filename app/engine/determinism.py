@@ -1,13 +1,13 @@
 """Whether a model can be served so that a sequence's bits are the same in any batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from model.config import CheckpointError
 from model.kernels import can_decode
-from model.layers.packed import can_pack
+from model.layers.packed import PackedWeight, can_pack
 from model.transformer import Transformer
 
 FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -25,7 +25,7 @@ _PIECES = (1, 3, 17, 37, 333)
 
 
 def check_deterministic(name: str, model: Transformer) -> None:
-    """Raises CheckpointError that says what is in the way. Takes a fraction of a second: products are tried."""
+    """Raises CheckpointError that says what is in the way. Takes a fraction of a second: all is tried."""
     words = model.embeddings.words.weight
     reason = None
     if words.device.type != "cpu":
@@ -36,13 +36,19 @@ def check_deterministic(name: str, model: Transformer) -> None:
     elif model.config.disentangled:
         reason = "scores against relative positions, as DeBERTa has them, are not computed so"
     else:
-        first = {(one.shape, one.dtype): one for one in model.packed}.values()
-        varying = [f"a product of {tuple(one.shape)}" for one in first if one.varies()]
-        varying += [f"its {function}" for function in _varying_functions(words.dtype)]
-        if varying:
-            reason = f"on this processor the bits of {varying[0]} depend on the batch"
+        check_products(name, model.packed)
+        for function in _varying_functions(words.dtype):
+            reason = f"on this processor the bits of its {function} depend on the batch"
     if reason is not None:
         raise CheckpointError(f"--deterministic, model {name}: {reason}")
+
+
+def check_products(name: str, packed: Iterable[PackedWeight]) -> None:
+    """The same for a model's products, or an adapter's."""
+    for one in {(one.shape, one.dtype): one for one in packed}.values():
+        if one.varies():
+            reason = f"on this processor the bits of a product of {tuple(one.shape)} depend on the batch"
+            raise CheckpointError(f"--deterministic, model {name}: {reason}")
 
 
 @torch.inference_mode()

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
+from app.engine.adapters import Adapters
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
+from app.engine.choosing import Choices, Chooser
 from app.engine.committer import Committer
 from app.engine.compiler import Compiler
 from app.engine.drafting import Drafting
@@ -23,9 +25,11 @@ from app.engine.protocol import (
     Report,
     StepOutputs,
 )
+from app.engine.questions import LoadAdapter, Question, Reply, TraceSteps, UnloadAdapter
 from app.engine.runner import EncoderOutput, Runner
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
+from app.engine.trace import Laps, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,8 @@ class Engine:
         self,
         runners: Mapping[str, Runner],
         served: Mapping[str, Served],
-        infos: list[ModelInfo],
+        infos: Mapping[str, ModelInfo],
+        adapters: Adapters,
         arena: Arena,
         scheduler: Scheduler,
         compiler: Compiler,
@@ -49,15 +54,22 @@ class Engine:
         clock: Callable[[], float],
         recorder: FlightRecorder | None = None,
     ) -> None:
-        self.infos = infos
+        self._infos, self._adapters = infos, adapters
         self._runners, self._served, self._arena = runners, served, arena
         self._scheduler, self._blocks = scheduler, scheduler.blocks
         self._compiler = compiler
         self._pace, self._clock = pace, clock
         self._drafting = Drafting(runners if speculates else ())
-        self._committer = Committer(served, scheduler, self._drafting)
+        self._chooser, self._committer = Chooser(), Committer(scheduler, self._drafting)
+        self._trace = Trace()
+        self._replies: list[Reply] = []
         self._recorder, self._prospects = recorder, Prospects()
         self._last_report = 0.0
+
+    @property
+    def infos(self) -> list[ModelInfo]:
+        """Of all that is served now."""
+        return list(self._infos.values())
 
     @property
     def has_work(self) -> bool:
@@ -65,8 +77,9 @@ class Engine:
         return self._scheduler.has_work or self._compiler.has_news
 
     def when_ready(self, wake: Callable[[], object]) -> None:
-        """Has `wake` called, from any thread, when `has_work` turns true by itself: a constraint is compiled."""
-        self._compiler.wake = wake
+        """Has `wake` called, from any thread, when there is something to do that nobody has sent: a constraint is
+        compiled, an adapter is read."""
+        self._compiler.wake = self._adapters.wake = wake
 
     def add(self, request: GenerateRequest | EncodeRequest) -> None:
         """Puts a request in line. Raises RequestError where it can never be served."""
@@ -88,11 +101,33 @@ class Engine:
         self._compiler.drop(ids)
         self._scheduler.abort(ids)
 
+    def ask(self, question: Question) -> None:
+        """Something that is no request; `replies` has the answer at once or later."""
+        match question:
+            case TraceSteps():
+                self._replies.append(self._trace.answer(question))
+            case LoadAdapter():
+                self._adapters.load(question)
+            case UnloadAdapter():
+                self._adapters.unload(question)
+
+    def replies(self) -> list[Reply]:
+        """What there is to answer by now. Called between steps: here adapters are put on and taken off."""
+        replies = [*self._replies, *self._adapters.settle(self._is_used)]
+        self._replies.clear()
+        return replies
+
+    def _is_used(self, served: Served) -> bool:
+        lanes = self._scheduler.lanes.every
+        everybody = (*(s for lane in lanes for s in (*lane.running, *lane.waiting)), *self._compiler.waiting)
+        return any(one.adapter == served.adapter for one in everybody)
+
     def step(self) -> StepOutputs:
         """Schedule, batch, run, sample, commit: one step of one model.
 
         Where something in between fails, the sequence at fault gets a failure, and all others go on.
         """
+        laps = Laps(self._clock)
         compiled, refused = self._compiler.take()
         for sequence in compiled:
             self._scheduler.add(sequence)
@@ -100,7 +135,8 @@ class Engine:
         if step is None:
             return StepOutputs([*refused])
         self._record(step.sequences, self._prospects.seconds(step.model))
-        done = self._run(step)
+        laps.end("schedule")
+        done = self._run(step, laps)
         self._record(())  # not where it raises: then this is what the process ended with
         return StepOutputs([*refused, *done.outputs], done.report)
 
@@ -125,18 +161,23 @@ class Engine:
             for model, lane in self._scheduler.lanes.ordinary.items()
         }
 
-    def _run(self, step: ScheduledStep) -> StepOutputs:
-        started, held_before = self._clock(), self._drafting.num_held
+    def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:
+        started, held_before = laps.last, self._drafting.num_held
         for sequence in step.sequences:
             if sequence.first_scheduled is None:
                 sequence.first_scheduled = started
         try:
-            batch, logits, encoded = self._compute(step)
+            batch, logits, encoded = self._compute(step, laps)
         except Exception as fault:
             return StepOutputs(self._give_up(step, fault))
+        choices = Choices()
+        if logits is not None:
+            choices = self._chooser.choose(batch.logit_rows, logits.float())
+            laps.end("sample")
         self._scheduler.commit(step)
-        outputs = self._committer.commit(batch, logits, encoded)
-        duration = self._clock() - started
+        outputs = self._committer.commit(batch, choices, encoded)
+        laps.end("commit")
+        duration = laps.last - started
         self._scheduler.charge(step, duration)
         self._prospects.note(step.model, duration)
         num_prompt = batch.num_tokens - step.num_decoding - step.num_drafted
@@ -144,11 +185,11 @@ class Engine:
             self._pace.note(step.model, step.num_decoding, num_prompt, duration)
         if not num_prompt:
             self._drafting.note(step.model, batch.num_tokens, duration)
-        return StepOutputs(
-            outputs, self._report(step, batch, duration, self._drafting.num_held - held_before)
-        )
+        report = self._report(step, batch, laps.last, duration, self._drafting.num_held - held_before)
+        self._trace.note(step, report, laps)
+        return StepOutputs(outputs, report)
 
-    def _compute(self, step: ScheduledStep) -> tuple[Batch, Tensor | None, list[EncoderOutput]]:
+    def _compute(self, step: ScheduledStep, laps: Laps) -> tuple[Batch, Tensor | None, list[EncoderOutput]]:
         """Nothing of it is known to anybody yet, so that where it fails it can be done again."""
         runner = self._runners[step.model]
         if step.stale_blocks:
@@ -156,7 +197,10 @@ class Engine:
         if step.copies:
             self._arena.copy(step.copies)
         batch = build_batch(step, runner.block_size, runner.device, runner.grouping)
-        return batch, *runner.run(batch)
+        laps.end("batch")
+        logits, encoded = runner.run(batch)
+        laps.end("run")
+        return batch, logits, encoded
 
     def _give_up(self, step: ScheduledStep, fault: Exception) -> list[Answer]:
         """A step could not be computed. Too large for the memory, it is cut; else its sequences are tried one by one,
@@ -177,8 +221,9 @@ class Engine:
             return []
         return [self._committer.fail(units[0][0])]
 
-    def _report(self, step: ScheduledStep, batch: Batch, duration: float, num_accepted: int) -> Report:
-        now = self._clock()
+    def _report(
+        self, step: ScheduledStep, batch: Batch, now: float, duration: float, num_accepted: int
+    ) -> Report:
         running: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
         usage: dict[str, float] = {}

@@ -168,7 +168,8 @@ class Journal:
 def cost(request: Request) -> int:
     """The most tokens that a request may take: its prompt, and its completion once for each beam."""
     if isinstance(request, GenerateRequest):
-        return len(request.prompt_ids) + request.params.num_beams * request.params.max_tokens
+        given = len(request.prompt_ids) + len(request.target_ids)
+        return given + request.params.num_beams * request.params.max_tokens
     return len(request.ids)
 
 

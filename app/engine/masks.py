@@ -71,12 +71,14 @@ class _Stopped:
 
 
 class _Filler:
-    """One thread and what it is told."""
+    """One thread and what it is told. Once left behind it touches no matcher but the one that it is stuck in."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Sequence[Fillable]] = queue.SimpleQueue()
         self._ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._num_done = 0
+        self._is_left = False
+        self._lock = threading.Lock()  # of the two above
         start_thread(self._run, "masks")
 
     def work(self, matchers: Sequence[Fillable], seconds: float) -> _Stopped | None:
@@ -87,9 +89,11 @@ class _Filler:
             try:
                 fault = self._ends.get(timeout=seconds)
             except queue.Empty:
-                if self._num_done == seen:
-                    return _Stopped(seen)
-                seen = self._num_done
+                with self._lock:
+                    self._is_left = self._num_done == seen
+                    if self._is_left:
+                        return _Stopped(seen)
+                    seen = self._num_done
                 continue
             return None if fault is None else _Stopped(self._num_done, fault)
 
@@ -99,7 +103,10 @@ class _Filler:
             try:
                 for matcher in matchers:
                     matcher.fill()
-                    self._num_done += 1
+                    with self._lock:
+                        if self._is_left:
+                            return
+                        self._num_done += 1
             except BaseException as fault:
                 self._ends.put(fault)
             else:

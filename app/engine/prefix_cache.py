@@ -37,10 +37,14 @@ class PrefixCache:
         self._expected.clear()
 
     def find(self, sequence: Sequence) -> Found:
-        """The longest chain for all tokens but the last, from which the next token is sampled. Takes nothing yet."""
-        if not self._is_on or not sequence.token_ids or sequence.tells_prompt:
+        """The longest chain of tokens before the first whose logits are wanted: the last, from which the next token is
+        sampled, or one that tells of the prompt. Takes nothing yet."""
+        if not self._is_on or not sequence.token_ids:
             return Found([], [])
-        longest = (len(sequence.token_ids) - 1) // self._sizes[sequence.model]
+        wanted = len(sequence.token_ids)
+        if sequence.tells_prompt:
+            wanted = min(wanted, sequence.next_told)
+        longest = (wanted - 1) // self._sizes[sequence.model]
         cross_blocks = self._chain(self._cross_keys(sequence))
         is_whole = len(cross_blocks) == num_blocks(len(sequence.source_ids), self._sizes[sequence.model])
         return Found(self._chain(self._keys(sequence, longest)), cross_blocks if is_whole else [])

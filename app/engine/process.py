@@ -12,14 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from app.engine.flight import FlightRecorder, closing_fd, make_flight
+from app.engine.framing import ProtocolError, WorkerMessage, encode_frame, worker_messages
 from app.engine.protocol import (
     Fatal,
-    ProtocolError,
     Ready,
     WorkerConfig,
-    WorkerMessage,
-    encode_frame,
-    worker_messages,
 )
 
 EXIT_SECONDS = 5.0

@@ -1,27 +1,21 @@
-"""The messages between the API process and the engine process, and how they are framed on the socket.
+"""The messages between the API process and the engine process.
 
-A frame is a four-byte little-endian length and one message in msgpack. Tensors cross as raw little-endian
-float32 bytes beside their shape. Nothing here knows asyncio, processes or the device.
+Tensors cross as raw little-endian float32 bytes beside their shape. Nothing here knows asyncio, processes or the
+device.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
 from app.engine.sampling_params import SamplingParams
 
-MAX_FRAME_BYTES = 64 * 2**20
-HEADER_BYTES = 4
 MAX_CONSTRAINT_BYTES = 64 * 2**10
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 EncodeOutput = Literal["embedding", "class", "token-class", "span", "mask", "next-sentence"]
 ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
-
-
-class ProtocolError(Exception):
-    """What came over the socket is not a message, or what should go over it is too large for one frame."""
+Phase = Literal["encode", "prefill", "decode"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -82,9 +76,9 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `said` is what the
-    sequence has said already, in an engine that is gone: it goes on behind that. `alone_until`: engines died while it
-    had at most so many decoder tokens, so until it has more nothing else is in its steps.
+    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `target_ids` are
+    given as what is said first; with any, `prompt_logprobs` tells of them alone. `said` is what came behind, in an
+    engine that is gone. `alone_until`: while it has at most so many decoder tokens, nothing else is in its steps.
     """
 
     id: int = 0
@@ -94,15 +88,14 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     index: int = 0
     priority: int = 0
     constraint: Constraint | None = None
+    target_ids: list[int] = []
     said: list[int] = []
     alone_until: int | None = None
 
 
 class EncodeRequest(Message, frozen=True, kw_only=True):
-    """One sequence to encode, and what is wanted; `positions` are of the mask tokens (output "mask").
-
-    "class" gives one row of label logits, "token-class" one for each of `ids`, "span" a start and an end
-    logit for each. `alone_until` as above.
+    """One sequence to encode. `output`: "class" is one row of label logits, "token-class" one for each of `ids`, "span"
+    a start and an end logit for each, "mask" the likeliest tokens (of `candidates`, if any) for those at `positions`.
     """
 
     id: int = 0
@@ -111,6 +104,7 @@ class EncodeRequest(Message, frozen=True, kw_only=True):
     type_ids: list[int] = []
     output: EncodeOutput
     positions: list[int] = []
+    candidates: list[int] = []
     top_k: int = 0
     priority: int = 0
     alone_until: int | None = None
@@ -175,7 +169,7 @@ class Tokens(Message, frozen=True, kw_only=True):
 
     `logprobs` runs beside `token_ids` where asked for. On a sequence's first message only are `queue_duration`, in
     seconds from arrival until first scheduled, `cached_tokens`, how many of its prompt were not computed anew, and
-    where asked for `prompt_logprobs`, which runs beside the prompt from its second token on.
+    where asked for `prompt_logprobs`, beside the targets, or else beside the prompt from its second token on.
     """
 
     id: int
@@ -235,7 +229,7 @@ class Report(Message, frozen=True, kw_only=True):
     """What one step did, and the state after it. Durations in seconds; dictionaries go by served model."""
 
     model: str
-    phase: Literal["encode", "prefill", "decode"]
+    phase: Phase
     duration_s: float
     batch_size: int
     batch_tokens: int
@@ -260,62 +254,3 @@ class Heartbeat(Message, frozen=True):
 
 
 Request = GenerateRequest | EncodeRequest
-ClientMessage = WorkerConfig | GenerateRequest | EncodeRequest | Abort | Shutdown
-WorkerMessage = Ready | Fatal | StepOutputs | Failed | Heartbeat
-
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode_frame(message: Message) -> bytearray:
-    """The bytes of one frame. Raises `ProtocolError` where the message does not fit."""
-    frame = bytearray(HEADER_BYTES)
-    _encoder.encode_into(message, frame, HEADER_BYTES)
-    length = len(frame) - HEADER_BYTES
-    if length > MAX_FRAME_BYTES:
-        raise ProtocolError(f"a message of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-    frame[:HEADER_BYTES] = length.to_bytes(HEADER_BYTES, "little")
-    return frame
-
-
-Incoming = TypeVar("Incoming")
-
-
-class FrameBuffer(Generic[Incoming]):
-    """Turns bytes as they come into messages; whole frames leave, the beginning of the next one stays."""
-
-    def __init__(self, decode: Callable[[bytes], Incoming]) -> None:
-        self._decode_body = decode
-        self._bytes = bytearray()
-
-    def feed(self, data: bytes | bytearray) -> Iterator[Incoming]:
-        """The messages that `data` completes. Raises `ProtocolError`; the stream is useless after that."""
-        self._bytes += data
-        start = 0
-        try:
-            while len(self._bytes) - start >= HEADER_BYTES:
-                body = start + HEADER_BYTES
-                length = int.from_bytes(self._bytes[start:body], "little")
-                if length > MAX_FRAME_BYTES:
-                    raise ProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-                if len(self._bytes) - body < length:
-                    break
-                start = body + length
-                yield self._decode(bytes(self._bytes[body:start]))
-        finally:
-            del self._bytes[:start]
-
-    def _decode(self, body: bytes) -> Incoming:
-        try:
-            return self._decode_body(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"not a message: {error}") from error
-
-
-def client_messages() -> FrameBuffer[ClientMessage]:
-    """What the worker reads with."""
-    return FrameBuffer(msgspec.msgpack.Decoder(ClientMessage).decode)
-
-
-def worker_messages() -> FrameBuffer[WorkerMessage]:
-    """What the client reads with."""
-    return FrameBuffer(msgspec.msgpack.Decoder(WorkerMessage).decode)

@@ -151,15 +151,19 @@ class Runner:
     def _fill_masks(
         self, hidden: Tensor, head: str, sequences: list[Sequence], rows: dict[int, tuple[int, int]]
     ) -> dict[int, EncoderOutput]:
-        """[num masks, top_k] probabilities each, and the token ids in the same order."""
+        """[num masks, top_k] probabilities among all tokens, only of candidates where there are any; and their ids."""
         wanted = [rows[s.id][0] + p for s in sequences for p in _request(s).positions]
         probabilities = self.model.masked_lm(hidden[wanted], head).float().softmax(-1)
         results, row = {}, 0
         for sequence in sequences:
             request = _request(sequence)
             mine = probabilities[row : row + len(request.positions)]
+            ids = torch.tensor(request.candidates, device=mine.device)
+            if request.candidates:
+                mine = mine[:, ids]
             best = mine.topk(min(max(1, request.top_k), mine.shape[1]), dim=-1)
-            results[sequence.id] = EncoderOutput(best.values, best.indices.flatten().tolist())
+            found = ids[best.indices] if request.candidates else best.indices
+            results[sequence.id] = EncoderOutput(best.values, found.flatten().tolist())
             row += len(request.positions)
         return results
 

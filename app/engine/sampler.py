@@ -1,12 +1,12 @@
 """From logits to token ids: penalties, bias, temperature, truncation and the draw, for a whole step.
 
-A function of its inputs, of which only the rules remember anything: how far they have read. The noise of a
+A function of its inputs, of which only rules and counts remember anything: how far they have read. The noise of a
 token depends on (seed, sequence index, position, token id) alone, so equal logits give equal tokens in any
 batch, and again when the sequence is computed anew. A greedy step without penalties and rules pays for one
 argmax and nothing else.
 """
 
-from collections import Counter
+from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import or_
@@ -21,6 +21,7 @@ from app.engine.logprobs import logprobs_of
 from app.engine.protocol import TokenLogprobs
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
+from app.engine.token_counts import TokenCounts
 from model import kernels
 
 NO_TOKEN = -1
@@ -38,10 +39,11 @@ _GROUP = 64  # tokens
 class SampleRow:
     """One row of the logits: whose next token it gives.
 
-    `token_ids` are prompt and output so far, by reference; the next token's position is counted from
-    `num_prompt_tokens`, behind `num_drafted` tokens that may come first. `index` is the sequence's within its
-    request; `eos_token_ids` end a sequence; `rules` are the sequence's own, None where it has none; `allowed` has a
-    bit for each token id, the lowest of the first word first, None where the sequence is not constrained.
+    `token_ids` are prompt and output so far, by reference, and `draft` the tokens that are taken to come first: the
+    next token is sampled as if they had been said. Its position is counted from `num_prompt_tokens`. `index` is the
+    sequence's within its request; `eos_token_ids` end a sequence; `rules`, and `counts` for its penalties, are the
+    sequence's own, None where it has none; `allowed` has a bit for each token id, the lowest of the first word first,
+    None where the sequence is not constrained.
     """
 
     params: SamplingParams
@@ -50,13 +52,14 @@ class SampleRow:
     num_prompt_tokens: int
     eos_token_ids: tuple[int, ...]
     rules: Rules | None = None
-    num_drafted: int = 0
+    counts: TokenCounts | None = None
+    draft: Sequence[int] = ()
     allowed: Bits | None = None
 
     @property
     def position(self) -> int:
         """The next token's place in the output, from 0."""
-        return len(self.token_ids) - self.num_prompt_tokens + self.num_drafted
+        return len(self.token_ids) - self.num_prompt_tokens + len(self.draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Samples:
 def adjust(logits: Tensor, rows: Sequence[SampleRow], allowed: Allowed = ()) -> Tensor:
     """`logits` [B, V] with penalties, bias, tokens held back or not `allowed`, then forced ones; a copy only where a
     row needs one."""
-    penalised = [i for i, row in enumerate(rows) if row.params.has_penalties]
+    penalised = [(i, row.counts) for i, row in enumerate(rows) if row.counts is not None]
     biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
     ruled = [(i, row.rules) for i, row in enumerate(rows) if row.rules is not None]
     never = _held_back(rows, ruled)
@@ -103,7 +106,8 @@ def adjust(logits: Tensor, rows: Sequence[SampleRow], allowed: Allowed = ()) -> 
     if not (penalised or biased or never.ids or allowed or forced):
         return logits
     logits = logits.clone()
-    _penalise(logits, rows, penalised)
+    if penalised:
+        _penalise(logits, rows, penalised)
     for i in biased:
         bias = rows[i].params.logit_bias
         ids = torch.tensor(list(bias), device=logits.device)
@@ -122,56 +126,59 @@ def _held_back(rows: Sequence[SampleRow], ruled: Iterable[tuple[int, Rules]]) ->
     never = _Entries()
     for i, row in enumerate(rows):
         if row.position < row.params.min_tokens:
-            never.add(i, row.params.end_token_ids(row.eos_token_ids), ())
+            never.add(i, row.params.end_token_ids(row.eos_token_ids))
         if row.params.suppress_token_ids:
-            never.add(i, row.params.suppress_token_ids, ())
+            never.add(i, row.params.suppress_token_ids)
     for i, rules in ruled:
-        never.add(i, rules.banned(rows[i].token_ids), ())
+        never.add(i, rules.banned(rows[i].token_ids))
     return never
 
 
-def _penalise(logits: Tensor, rows: Sequence[SampleRow], penalised: Sequence[int]) -> None:
-    """Changes `logits` [B, V]. Repetition counts prompt and output (once each), the other two the output."""
-    repeated, counted = _Entries(), _Entries()
-    for i in penalised:
-        row, params = rows[i], rows[i].params
-        if params.repetition_penalty != 1.0:
-            seen = set(row.token_ids)
-            repeated.add(i, seen, [params.repetition_penalty] * len(seen))
-        if params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-            counts = Counter(row.token_ids[row.num_prompt_tokens :])
-            amounts = [params.presence_penalty + params.frequency_penalty * n for n in counts.values()]
-            counted.add(i, counts, amounts)
-    if repeated.values:
-        where, penalty = repeated.tensors(logits)
-        values = logits[where]
-        logits[where] = torch.where(values > 0, values / penalty, values * penalty)
-    if counted.values:
-        where, penalty = counted.tensors(logits)
-        logits[where] -= penalty
-
-
 class _Entries:
-    """Single entries of the logits, and for each a value where one is wanted; then each at most once."""
+    """Single entries of the logits."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.ids: list[int] = []
-        self.values: list[float] = []
 
-    def add(self, row: int, ids: Collection[int], values: Iterable[float]) -> None:
+    def add(self, row: int, ids: Collection[int]) -> None:
         self.rows += [row] * len(ids)
         self.ids += ids
-        self.values += values
 
     def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """What indexes the logits."""
         return torch.tensor(self.rows, device=device), torch.tensor(self.ids, device=device)
 
-    def tensors(self, logits: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """What indexes the logits, and the values [N]."""
-        values = torch.tensor(self.values, dtype=logits.dtype, device=logits.device)
-        return self.places(logits.device), values
+
+def _penalise(
+    logits: Tensor, rows: Sequence[SampleRow], penalised: Sequence[tuple[int, TokenCounts]]
+) -> None:
+    """Changes `logits` [B, V], in N entries: the distinct tokens of each of the `penalised` rows, of which there is
+    one at least. Repetition counts prompt and output (once each), the other two the output."""
+    ids, counts, sizes = array("q"), array("q"), list[int]()
+    for i, seen in penalised:
+        seen.read(rows[i].token_ids)
+        row_ids, row_counts = seen.behind(rows[i].draft)
+        ids += row_ids
+        counts += row_counts
+        sizes.append(len(row_ids))
+    if not ids:
+        return
+    device = logits.device
+    # [4, P] to [4, N]; double holds row numbers, and rounds a count's penalty once.
+    settings = torch.tensor([_penalties(i, rows[i].params) for i, _ in penalised], dtype=torch.float64).T
+    owners, repetition, presence, frequency = settings.to(device).repeat_interleave(
+        torch.tensor(sizes, device=device), dim=1
+    )
+    where = owners.long(), torch.frombuffer(ids, dtype=torch.int64).to(device)
+    times = torch.frombuffer(counts, dtype=torch.int64).to(device)
+    values, penalty = logits[where], repetition.to(logits.dtype)
+    values = torch.where(values > 0, values / penalty, values * penalty)
+    logits[where] = values - (presence * (times > 0) + frequency * times).to(logits.dtype)
+
+
+def _penalties(row: int, params: SamplingParams) -> tuple[float, float, float, float]:
+    return float(row), params.repetition_penalty, params.presence_penalty, params.frequency_penalty
 
 
 def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:

@@ -79,7 +79,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         if self.min_tokens > self.max_tokens:
             raise ParameterError("min_tokens", f"must not be over max_tokens ({self.max_tokens})")
         _check_number("temperature", self.temperature, 0.0, 2.0)
-        _check_integer("top_k", self.top_k, -1)
+        _check_integer("top_k", self.top_k, -1, 2**63 - 1)
         _check_number("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
             raise ParameterError("top_p", "must be above 0")

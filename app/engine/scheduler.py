@@ -75,7 +75,7 @@ class Scheduler:
         prefix_cache: bool = True,
     ) -> None:
         self.lanes = Lanes(block_sizes, token_budget)
-        self.token_budget, self.max_num_seqs = token_budget, max_num_seqs
+        self.max_num_seqs = max_num_seqs
         self.blocks = blocks
         self._tables = BlockTables(blocks, block_sizes, prefix_cache)
         self._cache = self._tables.cache
@@ -152,7 +152,7 @@ class Scheduler:
         """
         self.lanes.let_out(self.max_num_seqs)
         for lane in self.lanes.turns():
-            prompt_budget = (prompt_budgets or {}).get(lane.model, self.token_budget)
+            prompt_budget = (prompt_budgets or {}).get(lane.model, lane.token_budget)
             step = self._schedule_lane(lane, prompt_budget)
             if step.sequences:
                 return step
@@ -196,13 +196,15 @@ class Scheduler:
             if sequence.status is Status.RUNNING:
                 for member in unit:
                     step.copies += self._tables.grow(member, step.stale_blocks)
-                    step.add(member, 1 + self._take_draft(member, step))
+                    step.add(member, 1 + self._take_draft(member, step, lane))
                 step.num_decoding += len(unit)
 
-    def _take_draft(self, sequence: Sequence, step: ScheduledStep) -> int:
-        """How much of its draft is computed: guesses take no block that another sequence is about to need."""
+    def _take_draft(self, sequence: Sequence, step: ScheduledStep, lane: Lane) -> int:
+        """How much of its draft is computed: guesses take no budget and no block that another sequence is
+        about to need."""
         if not sequence.draft.token_ids:
             return 0
+        sequence.draft = sequence.draft.cut(max(0, lane.token_budget - len(lane.running) - step.num_drafted))
         spare = self.blocks.num_free - self.lanes.num_reserved
         length = self._tables.grow_draft(sequence, spare, step.stale_blocks)
         step.num_drafted += length

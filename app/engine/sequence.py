@@ -8,6 +8,7 @@ from app.engine.protocol import EncodeRequest, FinishReason, GenerateRequest, Hy
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
 from app.engine.speculation import NO_DRAFT, Draft, Speculator
+from app.engine.token_counts import TokenCounts
 from model.beam_search import BeamSearch
 
 AGING_SECONDS = 5.0
@@ -55,6 +56,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt_tokens: int
     max_tokens: int = 0
+    eos_token_ids: tuple[int, ...] = ()
     is_encoded: bool = False
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -68,6 +70,7 @@ class Sequence:
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
     rules: Rules | None = None
+    counts: TokenCounts | None = None
     matcher: Matcher | None = None
     speculator: Speculator | None = None
     draft: Draft = NO_DRAFT
@@ -84,6 +87,7 @@ class Sequence:
             cross_block_table=list(self.cross_block_table),
             block_keys=list(self.block_keys),
             rules=None if self.rules is None else self.rules.fork(),
+            counts=None if self.counts is None else self.counts.fork(),
             logprobs=list(self.logprobs),
         )
 
@@ -128,21 +132,29 @@ class Sequence:
 
     @property
     def tells_prompt(self) -> bool:
-        """Log-probabilities of its prompt are asked for: all of it must be computed."""
+        """Log-probabilities of its prompt, or of its targets, are asked for: those must be computed."""
         return isinstance(self.request, GenerateRequest) and self.request.params.prompt_logprobs is not None
+
+    @property
+    def next_told(self) -> int:
+        """The position of the next token to tell of, where `tells_prompt`."""
+        assert isinstance(self.request, GenerateRequest)
+        targets = len(self.request.target_ids)
+        first = self.num_prompt_tokens - targets if targets else 1
+        return first + len(self.prompt_logprobs)
 
     def places_to_tell(self, stop: int) -> range:
         """Of the positions up to `stop` that a step computes, those whose logits tell of the prompt's next token."""
         if not self.tells_prompt:
             return range(0)
-        first = max(self.num_computed_tokens, len(self.prompt_logprobs))
+        first = max(self.num_computed_tokens, self.next_told - 1)
         return range(first, max(first, min(stop, self.num_prompt_tokens - 1)))
 
     @property
     def can_speculate(self) -> bool:
-        """Does what it may say next depend on what it has said through the model alone?"""
-        has_more = self.rules is not None or self.matcher is not None or self.group is not None
-        return not has_more and not self.params.has_penalties
+        """Can several of its next tokens be sampled at once? Rules read what was really said, and no more; beams go
+        on in many ways."""
+        return self.rules is None and self.group is None
 
     @property
     def num_completion_tokens(self) -> int:

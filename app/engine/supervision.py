@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.engine.flight import Flight
+from app.engine.framing import WorkerMessage
 from app.engine.process import StartError, WorkerProcess
-from app.engine.protocol import Ready, StepOutputs, WorkerConfig, WorkerMessage
+from app.engine.protocol import Ready, StepOutputs, WorkerConfig
 
 BACKOFF_SECONDS = (0.0, 0.1, 0.3, 1.0, 3.0)
 PATIENCE = 20.0
@@ -49,12 +50,14 @@ class Owner(Protocol):
 
 
 class Supervisor:
-    """One engine process at a time, between `start` and `stop`; all of it belongs to one event loop."""
+    """One engine process at a time, between `start` and `stop`; all of it belongs to one event loop.
+
+    `config` makes the first message to each."""
 
     def __init__(
         self,
         command: Sequence[str],
-        config: WorkerConfig,
+        config: Callable[[], WorkerConfig],
         owner: Owner,
         on_restart: Callable[[], object],
         patience: Patience,
@@ -102,7 +105,7 @@ class Supervisor:
         started, self._has_answered = time.monotonic(), False
         try:
             async with asyncio.timeout(self._patience.start):
-                worker, self.ready = await WorkerProcess.launch(self._command, self._config, self._receive)
+                worker, self.ready = await WorkerProcess.launch(self._command, self._config(), self._receive)
         except TimeoutError:
             seconds = f"{self._patience.start:g} s"
             raise StartError("internal", f"the engine process was not ready within {seconds}") from None

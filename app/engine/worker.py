@@ -1,7 +1,7 @@
 """The engine process, `python -m app.engine.worker --fd N --flight M`: receive, step, send, until its socket closes.
 
 One thread runs the engine. While there is work it never waits for messages, and while there is none it waits for
-nothing but messages and the engine's own threads, which compile constraints.
+nothing but messages and the engine's own threads, which compile constraints and read adapters.
 Sends block: the client reads whatever it is busy with, so a full socket means that the whole service is behind,
 and a client that is gone closes the socket, which ends the process. Exit codes: 0 the socket closed or shutdown
 was asked for, 2 a checkpoint cannot be served, 1 anything else.
@@ -25,25 +25,22 @@ from app import logs
 from app.engine.admission import RequestError
 from app.engine.build import build_engine
 from app.engine.flight import FlightRecorder
+from app.engine.framing import ClientMessage, FrameBuffer, ProtocolError, client_messages, encode_frame
 from app.engine.protocol import (
     Abort,
-    ClientMessage,
     EncodeRequest,
     Failed,
     Fatal,
-    FrameBuffer,
     GenerateRequest,
     Heartbeat,
     Message,
     ModelInfo,
-    ProtocolError,
     Ready,
     Shutdown,
     StepOutputs,
     WorkerConfig,
-    client_messages,
-    encode_frame,
 )
+from app.engine.questions import LoadAdapter, Question, Reply, TraceSteps, UnloadAdapter
 from model.config import CheckpointError
 
 HEARTBEAT_SECONDS = 1.0
@@ -64,6 +61,10 @@ class Engine(Protocol):
     def abort(self, ids: Iterable[int]) -> None: ...
 
     def step(self) -> StepOutputs: ...
+
+    def ask(self, question: Question) -> None: ...
+
+    def replies(self) -> list[Reply]: ...
 
 
 class BuiltEngine(Engine, Protocol):
@@ -134,6 +135,8 @@ def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS
                         channel.send(StepOutputs([failed]))
                 case Abort(ids):
                     engine.abort(ids)
+                case TraceSteps() | LoadAdapter() | UnloadAdapter():
+                    engine.ask(message)
                 case Shutdown():
                     return
                 case WorkerConfig():
@@ -142,6 +145,8 @@ def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS
             _send_outputs(channel, engine.step())
         elif not messages:
             channel.send(Heartbeat())
+        for reply in engine.replies():
+            channel.send(reply)
 
 
 def _add(engine: Engine, request: GenerateRequest | EncodeRequest) -> Failed | None:

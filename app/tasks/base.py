@@ -2,16 +2,17 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Hypotheses, Tokens
 from app.errors import InvalidRequest
+from app.tasks.prompts import PROMPTS, Prompts
 from model.config import TransformerConfig
 from model.generation_config import GenerationConfig
 from model.tokenization import Encoding, TextOrPair, Tokenizer
@@ -48,8 +49,17 @@ class TaskModel:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How the checkpoint's makers generate with it, for what a request leaves out."""
     chat_template: ChatTemplate | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """What a sentence encoder's makers put before texts, by the use they name it after."""
     cache_tokens: int | None = None
     """How many tokens the whole cache holds, where there is one."""
+    task_prompts: Prompts = PROMPTS
+    """What it is told to do for a task that it is not made for."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that one text and its answer may have: the context's, or the whole cache's where that holds less."""
+        return min(self.max_length, self.cache_tokens or self.max_length)
 
 
 @dataclass
@@ -158,10 +168,16 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return probabilities
 
 
-def cut_ids(ids: list[int], special: frozenset[int], limit: int) -> list[int]:
-    """The first tokens, `limit` in all, the special tokens at the end kept."""
+Side = Literal["left", "right"]
+
+
+def cut_ids(ids: list[int], special: frozenset[int], limit: int, side: Side = "right") -> list[int]:
+    """The first tokens, `limit` in all, the special tokens at the end kept; or the last ones, cut on the left, those at
+    the beginning kept."""
     if len(ids) <= limit:
         return ids
+    if side == "left":
+        return cut_ids(ids[::-1], special, limit)[::-1]
     tail = len(ids)
     while tail and ids[tail - 1] in special:
         tail -= 1

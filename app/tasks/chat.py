@@ -96,8 +96,7 @@ class Chat(Generate):
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """Left out, a decoder's limit is the room that is left: in its context, and in a cache that holds less."""
         if wanted is None and self.model.config.kind == "decoder":
-            limit = min(self.model.max_length, self.model.cache_tokens or self.model.max_length)
-            wanted = max(1, limit - prompt_tokens)
+            wanted = max(1, self.model.room - prompt_tokens)
         return super().max_tokens(prompt_tokens, wanted, is_forced)
 
 

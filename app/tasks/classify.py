@@ -1,19 +1,27 @@
 """Text classification: the labels of a sequence-class head with their probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from app.engine.protocol import EncodeRequest
 from app.tasks.base import Task, Usage, cut_ids, sigmoid, softmax, to_array
 from model.config import TransformerConfig
 
+Function = Literal["sigmoid", "softmax", "none"]
+_FUNCTIONS: Mapping[Function, Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]] = {
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+    "none": lambda logits: logits,
+}
+
 
 @dataclass(frozen=True)
 class Label:
-    """One label; scores are probabilities: of all labels together, or each alone for multi-label models."""
+    """One label; scores are probabilities, of all labels together or each alone for multi-label models, or logits."""
 
     label: str
     score: float
@@ -37,8 +45,12 @@ class Classify(Task):
         multi_label: bool | None = None,
         top_k: int | None = None,
         truncate: bool = False,
+        function: Function | None = None,
     ) -> list[list[Label]]:
-        """The labels of each text, best first, at most `top_k`. Raises InvalidRequest for one too long."""
+        """The labels of each text, best first, at most `top_k`. Raises InvalidRequest for one too long.
+
+        `function` in the checkpoint's own one's place makes scores of logits.
+        """
         encodings = await self.tokenize(texts)
         requests = []
         for encoding in encodings:
@@ -53,7 +65,9 @@ class Classify(Task):
         # A cross-encoder's one logit says how well a text fits; a softmax would make 1 of any.
         is_multi = is_multi or len(self.model.config.labels) == 1
         logits = np.stack([to_array(answer).reshape(-1) for answer in answers])  # [num_texts, num_labels]
-        scores = sigmoid(logits) if is_multi else softmax(logits)
+        if function is None:
+            function = "sigmoid" if is_multi else "softmax"
+        scores = _FUNCTIONS[function](logits)
         return [rank(self.model.config.labels, row.tolist(), top_k) for row in scores]
 
 

@@ -184,7 +184,8 @@ class Generate(Task):
             reason = "stop" if reader.is_stopped else text.finish_reason
             num_read = reader.num_tokens
             logprobs = None if text.logprobs is None else text.logprobs[:num_read]
-            found.append(Completion(content, text.token_ids[:num_read], reason, logprobs))
+            ids = text.token_ids[:num_read]
+            found.append(Completion(content, ids, reason, logprobs, is_stopped=reader.is_stopped))
         return found
 
     async def _all_tokens(self, requests: Sequence[GenerateRequest], usage: Usage) -> list[Tokens]:
@@ -260,7 +261,7 @@ class Generate(Task):
                     yield piece
                     piece = Piece(index, "", [])
         clock.stop()
-        piece.prompt_logprobs = of_prompt
+        piece.prompt_logprobs, piece.is_stopped = of_prompt, reader.is_stopped
         yield piece
 
     async def _searched(
@@ -269,7 +270,9 @@ class Generate(Task):
         """The texts of one search, a piece each, once it is done; until then nobody knows how they begin."""
         texts = await self._search([request], options, usage)
         for place, one in enumerate(texts, options.n * index):
-            yield Piece(place, one.text, one.token_ids, one.finish_reason, one.logprobs)
+            yield Piece(
+                place, one.text, one.token_ids, one.finish_reason, one.logprobs, is_stopped=one.is_stopped
+            )
 
     async def _collect(self, request: GenerateRequest, options: GenerateOptions, usage: Usage) -> Completion:
         """One sequence whole, which may end at a stop string."""
@@ -279,7 +282,7 @@ class Generate(Task):
                 whole.text += piece.text
                 whole.token_ids += piece.token_ids
                 whole.finish_reason = piece.finish_reason or "stop"
-                whole.prompt_logprobs = piece.prompt_logprobs
+                whole.prompt_logprobs, whole.is_stopped = piece.prompt_logprobs, piece.is_stopped
                 if piece.logprobs is not None:
                     whole.logprobs = [*(whole.logprobs or ()), *piece.logprobs]
         return whole

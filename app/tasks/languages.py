@@ -161,9 +161,9 @@ def matching(given: str, codes: Collection[str]) -> list[str]:
     if given in codes:
         return [given]
     alike = [code for code in codes if _folded(code) == _folded(given)]
-    language, rest = _parts(given)
-    same = [code for code in codes if _parts(code)[0] == language]
-    exact = [code for code in same if _parts(code)[1] == rest]
+    language, rest = code_parts(given)
+    same = [code for code in codes if code_parts(code)[0] == language]
+    exact = [code for code in same if code_parts(code)[1] == rest]
     return alike or exact or ([] if rest else same)
 
 
@@ -194,7 +194,7 @@ def _folded(code: str) -> str:
     return code.replace("-", "_").lower()
 
 
-def _parts(code: str) -> tuple[str, str]:
+def code_parts(code: str) -> tuple[str, str]:
     """The language, in two letters where it has such, and what follows: eng_Latn → en, latn. No region is "XX"."""
     language, _, rest = _folded(code).partition("_")
     return SHORT.get(language, language), "" if rest == "xx" else rest
@@ -202,7 +202,7 @@ def _parts(code: str) -> tuple[str, str]:
 
 def _is_one_language(code: str) -> bool:
     """Not for a group's name (mul, gem, ROMANCE), several joined (fr+es, cat_oci), or what we do not know."""
-    language, rest = _parts(code)
+    language, rest = code_parts(code)
     return len(language) == 2 and _REGION_OR_SCRIPT.fullmatch(rest) is not None
 
 

@@ -68,4 +68,5 @@ def cut_text(pair: Encoding, number: Literal[0, 1], limit: int) -> Encoding:
         [pair.offsets[i] for i in kept],
         [pair.sequence_ids[i] for i in kept],
         [pair.special_mask[i] for i in kept],
+        [pair.word_ids[i] for i in kept],
     )

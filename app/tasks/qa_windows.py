@@ -52,6 +52,18 @@ def context_bounds(pair: Encoding, number: int = 1) -> tuple[int, int]:
     return first, first + count
 
 
+def word_offsets(pair: Encoding) -> list[tuple[int, int]]:
+    """For each token the characters of the word it is of."""
+    spans: dict[tuple[int | None, int], tuple[int, int]] = {}
+    for (start, end), text, word in zip(pair.offsets, pair.sequence_ids, pair.word_ids, strict=True):
+        if word is not None:
+            spans[text, word] = (spans.get((text, word), (start, end))[0], end)
+    return [
+        span if word is None else spans[text, word]
+        for span, text, word in zip(pair.offsets, pair.sequence_ids, pair.word_ids, strict=True)
+    ]
+
+
 def cut_windows(pair: Encoding, room: int, doc_stride: int, number: int = 1) -> list[Window]:
     """Windows of at most `room` context tokens, `doc_stride` of which the next window repeats.
 

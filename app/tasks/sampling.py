@@ -8,7 +8,8 @@ import msgspec
 
 from app.engine.protocol import Constraint
 from app.engine.sampling_params import ParameterError, SamplingParams
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, PermissionDenied
+from app.security import may_hurry
 from app.tasks.constraints import make_constraint
 from model.generation_config import GenerationConfig
 
@@ -53,9 +54,12 @@ def make_options(
 ) -> GenerateOptions:
     """Options out of a request's `values` (None: left out) over the checkpoint's generation config over ours.
 
-    `temperature` is the route's default. Raises InvalidRequest that names the field.
+    `temperature` is the route's default. Raises InvalidRequest, or PermissionDenied for a priority above 0 without the
+    scope for it, that names the field.
     """
     given = {name: value for name, value in values.items() if value is not None}
+    if given.get("priority", 0) > 0 and not may_hurry.get():
+        raise PermissionDenied("a priority above 0 needs a key with the scope 'admin'", param="priority")
     n = given.get("n", 1)
     best_of = given.get("best_of", n)
     fields = {"temperature": temperature} | _published(published)

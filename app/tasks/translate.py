@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import msgspec
 
 from app.engine.protocol import GenerateRequest
-from app.tasks.base import Usage
+from app.errors import InvalidRequest
+from app.tasks.base import Usage, cut_ids
 from app.tasks.completion import Completion, Piece
 from app.tasks.generate import Generate
-from app.tasks.languages import Way, find_languages, translates
+from app.tasks.languages import Languages, Way, find_languages, matching, translates
 from app.tasks.sampling import GenerateOptions
-from app.tasks.sentences import has_letters, split_sentences
+from app.tasks.sentences import halve, has_letters, split_sentences
 from model.config import TransformerConfig
 
 
@@ -30,7 +31,8 @@ class Alternative:
 class TranslateOptions:
     """Language codes, and how the text is generated. `source` None takes the only one that fits, or the default.
 
-    `forces_token`: the first token is the request's own, and is not to be the target's.
+    `forces_token`: the first token is the request's own, and is not to be the target's. `truncate` cuts a text that the
+    model cannot hold.
     """
 
     generate: GenerateOptions
@@ -38,6 +40,7 @@ class TranslateOptions:
     source: str | None = None
     split_sentences: bool = True
     forces_token: bool = False
+    truncate: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,11 @@ class Translate(Generate):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.languages = find_languages(self.model.name, self.model.config, self.model.tokenizer)
+        self.languages = self.find_languages()
+
+    def find_languages(self) -> Languages:
+        """What the checkpoint translates."""
+        return find_languages(self.model.name, self.model.config, self.model.tokenizer)
 
     @classmethod
     def fits(cls, config: TransformerConfig) -> bool:
@@ -89,22 +96,59 @@ class Translate(Generate):
     ) -> tuple[list[_Plan], list[GenerateRequest]]:
         """The pieces of each text, and the sequences that translate them, `n` for each piece."""
         way = self.languages.way(options.source, options.target)
-        size = sum(map(len, texts))
-        cut = await self.offload(
-            size, lambda: [split_sentences(text) if options.split_sentences else [text] for text in texts]
-        )
-        wanted = [[piece for piece in pieces if has_letters(piece)] for pieces in cut]
-        sentences = [way.prefix + piece for pieces in wanted for piece in pieces]
-        encodings = await self.tokenize(sentences, way.language) if sentences else []
-        requests = self.plan([encoding.ids for encoding in encodings], _asked(options, way))
+        cut, ids = await self.pieces(texts, options, way)
+        rows = [ids[piece] for pieces in cut for piece in pieces if piece in ids]
+        requests = self.plan(rows, _asked(options, way))
         plans, slot = [], 0
         for pieces in cut:
             slots: list[int | None] = []
             for piece in pieces:
-                slots.append(slot if has_letters(piece) else None)
+                slots.append(slot if piece in ids else None)
                 slot += options.generate.n if slots[-1] is not None else 0
             plans.append(_Plan(pieces, slots))
         return plans, requests
+
+    async def pieces(
+        self, texts: Sequence[str], options: TranslateOptions, way: Way
+    ) -> tuple[list[list[str]], dict[str, list[int]]]:
+        """The pieces of each text, and what the model reads of those that have something to translate."""
+        is_split = options.split_sentences
+        cut, ids = await self.offload(sum(map(len, texts)), lambda: self._cut(texts, way, is_split=is_split))
+        if options.truncate:
+            special, most = self.model.special_ids, self.model.max_length
+            ids = {piece: cut_ids(row, special, most) for piece, row in ids.items()}
+        return cut, ids
+
+    def only_target(self, source: str | None) -> str:
+        """The language that texts go into where a request names none: the only one there is. Raises InvalidRequest."""
+        told = self.languages.told()
+        pairs = [pair for pair in told.get("pairs", ()) if source is None or matching(source, [pair[0]])]
+        targets = dict.fromkeys([pair[1] for pair in pairs] + told.get("any", []) + told.get("target", []))
+        if len(targets) > 1:
+            raise InvalidRequest("say which language to translate into", "target", "missing_parameter")
+        return next(iter(targets), "")
+
+    def _cut(
+        self, texts: Sequence[str], way: Way, *, is_split: bool
+    ) -> tuple[list[list[str]], dict[str, list[int]]]:
+        """Where sentences may be split, one that is longer than the model can hold is halved until it is not."""
+        cut = [split_sentences(text) if is_split else [text] for text in texts]
+        ids: dict[str, list[int]] = {}
+        while True:
+            every = dict.fromkeys(piece for pieces in cut for piece in pieces)
+            new = [piece for piece in every if piece not in ids and has_letters(piece)]
+            if not new:
+                return cut, ids
+            told = self.model.tokenizer.encode_batch(
+                [way.prefix + piece for piece in new], language=way.language
+            )
+            ids |= {piece: encoding.ids for piece, encoding in zip(new, told, strict=True)}
+            large = {piece for piece in new if len(ids[piece]) > self.model.max_length and len(piece) > 1}
+            if is_split and large:
+                cut = [
+                    [part for piece in pieces for part in (halve(piece) if piece in large else [piece])]
+                    for pieces in cut
+                ]
 
     def max_tokens(self, prompt_tokens: int, wanted: int | None, is_forced: bool) -> int:
         """Left out, the limit grows with the sentence: no translation is thrice as long as its source."""

@@ -25,7 +25,7 @@ from model.families.pegasus import PEGASUS
 from model.families.qwen import QWEN2, QWEN3
 from model.families.roberta import ROBERTA, XLM_ROBERTA
 from model.families.t5 import T5
-from model.generation_config import GenerationConfig, parse_generation_config
+from model.generation_config import GenerationConfig, parse_generation_config, parse_task_params
 
 _ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, DEBERTA, MODERNBERT)
 _ENCODER_DECODERS = (T5, MT5, BART, MBART, MARIAN, M2M100, PEGASUS)
@@ -87,10 +87,15 @@ def read_config(folder: Path) -> TransformerConfig:
 
 def read_generation_config(folder: Path, vocab_size: int) -> GenerationConfig:
     """How the checkpoint's makers generate with it: `generation_config.json`, or where there is none the keys
-    that older checkpoints keep in `config.json`. Raises CheckpointError that names file and key."""
-    file = folder / GENERATION
-    file = file if file.is_file() else folder / "config.json"
-    return parse_generation_config(read_json(file), file, vocab_size)
+    that older checkpoints keep in `config.json`; what a task does otherwise is always there. Raises CheckpointError
+    that names file and key."""
+    file, shape = folder / GENERATION, folder / "config.json"
+    of_tasks = read_json(shape).get("task_specific_params") if shape.is_file() else None
+    file = file if file.is_file() else shape
+    config = parse_generation_config(read_json(file), file, vocab_size)
+    if not isinstance(of_tasks, Mapping):
+        return config
+    return replace(config, task_params=parse_task_params(of_tasks, shape, vocab_size))
 
 
 def read_adapter_config(base: TransformerConfig, folder: Path) -> TransformerConfig:

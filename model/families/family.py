@@ -137,7 +137,7 @@ def one_or_list(tokens: tuple[int, ...]) -> int | list[int] | None:
     return tokens[0] if len(tokens) == 1 else list(tokens) or None
 
 
-TASK_KEYS = ("task_specific_params", "quartet", "finetuning_task", "prefix")
+TASK_KEYS = ("task_specific_params", "quartet", "finetuning_task", "prefix", "min_length")
 
 
 def keep(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,10 @@ class WholeLayer(nn.Module):
         return [self._packed]
 
 
+Update = LowRank | WholeLayer
+"""What an adapter does to a layer."""
+
+
 class Linear(nn.Linear):
     """`nn.Linear` whose rows may each belong to an adapter. Its weights are drawn by whoever builds the model."""
 

@@ -22,7 +22,7 @@ class Encoding:
     """One text, or pair, as the model reads it; all lists have one entry a token.
 
     `offsets` are character spans in the text that `sequence_ids` names (0, 1, or None for a
-    special token).
+    special token). `word_ids` number the words that the text was cut into before its tokens.
     """
 
     ids: list[int]
@@ -30,6 +30,7 @@ class Encoding:
     offsets: list[tuple[int, int]]
     sequence_ids: list[int | None]
     special_mask: list[int]
+    word_ids: list[int | None]
 
 
 class Tokenizer:
@@ -188,7 +189,7 @@ class Tokenizer:
 
     def _encoding(self, e: tokenizers.Encoding) -> Encoding:
         ids = e.ids if self._ids is None else [self._ids[i] for i in e.ids]
-        return Encoding(ids, e.type_ids, e.offsets, e.sequence_ids, e.special_tokens_mask)
+        return Encoding(ids, e.type_ids, e.offsets, e.sequence_ids, e.special_tokens_mask, e.word_ids)
 
     def _encode_with_code(self, text: TextOrPair, special: bool, language: str | None) -> Encoding:
         """A code at the very beginning of a text is one token, whether it is known or not."""
@@ -217,6 +218,7 @@ class Tokenizer:
             offsets=[(0, shift), *spans],
             sequence_ids=[0 if shift else None, *rest.sequence_ids],
             special_mask=[0 if shift else 1, *rest.special_mask],
+            word_ids=[None, *rest.word_ids],
         )
 
 

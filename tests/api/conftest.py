@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +16,14 @@ from app.api.gate import Limits
 from app.main import create_app
 from app.metrics import Metrics
 from app.registry import Registry
+from app.tasks.language_id import LanguageDetector
 from app.tasks.served import Served, read_served
 from tests.api.fake_engine import FakeEngine
 from tests.api.folders import CONFIGS, write_folder
 
 T = TypeVar("T")
+TOLD_APART = ("de", "en", "fr", "it")
+"""Few languages, since each takes a moment to read."""
 LIMITS = Limits(max_body_bytes=1 << 20, body_timeout=0.5, max_timeout=600.0)
 
 
@@ -39,8 +42,9 @@ class _Server(uvicorn.Server):
 class Service:
     """The server runs in a thread with a loop of its own; `on_loop` runs a function there."""
 
-    def __init__(self, served: list[Served], limits: Limits) -> None:
+    def __init__(self, served: list[Served], limits: Limits, **options: Any) -> None:
         self._limits = limits
+        self._options = options
         self._served = served
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -52,10 +56,11 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self.engine = FakeEngine(self._served)
         self.registry = Registry("test", self._served, Metrics("test"))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+            self.registry.detector = LanguageDetector(pool, TOLD_APART)
             self.port = listener.getsockname()[1]
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            app = create_app(self.registry, self._limits)
+            app = create_app(self.registry, self._limits, **self._options)
             config = uvicorn.Config(
                 app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
             )
@@ -84,6 +89,8 @@ class Service:
         return self.client.post(path, json=body, **options)
 
     def close(self) -> None:
+        if not self._thread.is_alive():
+            return
         self.client.close()
         self.on_loop(self.engine.gate.set)
         self._server.should_exit = True
@@ -102,6 +109,20 @@ def shared(served: list[Served]) -> Iterator[Service]:
     running = Service(served, LIMITS)
     yield running
     running.close()
+
+
+@pytest.fixture
+def start(served: list[Served]) -> Iterator[Callable[..., Service]]:
+    """Starts services with options of `create_app`."""
+    started: list[Service] = []
+
+    def start_one(**options: Any) -> Service:
+        started.append(Service(served, LIMITS, **options))
+        return started[-1]
+
+    yield start_one
+    for running in started:
+        running.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import numpy as np
 
 from app.engine.protocol import (
+    AdapterSpec,
     Encoded,
     EncodeRequest,
     GenerateRequest,
@@ -18,6 +19,7 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
 )
+from app.engine.questions import TracedStep
 from app.tasks.served import Served
 
 TEXT = "Grüße, 世界! Stop here. "
@@ -36,6 +38,7 @@ class FakeEngine:
         self.failure: Exception | None = None
         self.fail_after = 0
         self.requests: list[GenerateRequest | EncodeRequest] = []
+        self.adapters: list[AdapterSpec] = []
         self.num_running = 0
         self.num_requests = 0
         self.num_aborted = 0
@@ -48,25 +51,42 @@ class FakeEngine:
         return [request.prompt_ids for request in self.requests if isinstance(request, GenerateRequest)]
 
     async def start(self) -> Ready:
-        infos = [
-            ModelInfo(
-                name=one.name,
-                kind=one.config.kind,
-                max_model_len=one.config.max_positions,
-                vocab_size=one.config.vocab_size,
-                parameters=1000,
-                bytes=4000,
-                load_seconds=0.5,
-                dtype="float32",
-                device="cpu",
-                base=one.base,
-            )
-            for one in self.served.values()
-        ]
-        return Ready(models=infos, device="cpu")
+        return Ready(models=[self._info(one.name, one.base) for one in self.served.values()], device="cpu")
+
+    def _info(self, name: str, base: str | None) -> ModelInfo:
+        one = self.served[name if base is None else base]
+        return ModelInfo(
+            name=name,
+            kind=one.config.kind,
+            max_model_len=one.config.max_positions,
+            vocab_size=one.config.vocab_size,
+            parameters=1000,
+            bytes=4000,
+            load_seconds=0.5,
+            dtype="float32",
+            device="cpu",
+            base=base,
+        )
 
     async def stop(self, drain_timeout: float) -> None:
         self.is_ready = False
+
+    async def trace(self, steps: int) -> list[TracedStep]:
+        return []
+
+    async def load_adapter(self, adapter: AdapterSpec) -> ModelInfo:
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.adapters.append(adapter)
+        self.served[adapter.name] = self.served[adapter.base]
+        return self._info(adapter.name, adapter.base)
+
+    async def unload_adapter(self, name: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        await self.gate.wait()
+        self.adapters = [adapter for adapter in self.adapters if adapter.name != name]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
         self._admit([request])
@@ -160,7 +180,7 @@ class FakeEngine:
         count = request.params.prompt_logprobs
         if count is None:
             return None
-        places = range(1, len(request.prompt_ids))
+        places = range(1, len(request.target_ids) + 1 if request.target_ids else len(request.prompt_ids))
         return [TokenLogprobs(-1.0 / place, [(97, -0.1)][:count]) for place in places]
 
     @staticmethod
@@ -189,8 +209,8 @@ class FakeEngine:
                 values[i, 0] += 10.0 * (is_digit and not digits[i - 1])
                 values[i, 1] += 10.0 * (is_digit and not digits[i + 1])
         else:
-            ids = list(range(97, 97 + request.top_k))
-            values = np.linspace(0.5, 0.1, request.top_k, dtype="<f4").reshape(1, -1)
+            ids = (request.candidates or list(range(97, 97 + request.top_k)))[: request.top_k]
+            values = np.linspace(0.5, 0.1, len(ids), dtype="<f4").reshape(1, -1)
         return Encoded(
             id=1, shape=list(values.shape), data=values.astype("<f4").tobytes(), ids=ids, queue_duration=0.001
         )

@@ -254,12 +254,12 @@ def test_what_the_template_refuses_is_told(service: Service) -> None:
     assert error["message"].startswith("'assistant' does not take this chat: ")
 
 
-@pytest.mark.parametrize("depth", [200, 900, 5000, 100_000])
+@pytest.mark.parametrize("depth", [100, 900, 5000, 100_000])
 def test_no_depth_is_a_500(shared: Service, depth: int) -> None:
     deep = "[" * depth + "]" * depth
     content = json.dumps(CHAT)[:-1] + f', "chat_template_kwargs": {{"deep": {deep}}}}}'
     response = shared.client.post(PATH, content=content, headers={"Content-Type": "application/json"})
-    assert response.status_code == (200 if depth == 200 else 400), response.text
+    assert response.status_code == (200 if depth == 100 else 400), response.text
 
 
 def test_without_a_chat_model_a_400_says_what_it_takes(served: list[Served]) -> None:

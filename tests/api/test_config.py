@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import _parser
+from app.arguments import make_parser
 from app.config import Settings, load_settings, with_folders, zoo_models
+from app.engine_setup import build_engine
 from app.errors import ConfigError
 from app.metrics import Metrics
-from app.registry import build_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,7 @@ def test_flags_win_over_the_environment_over_the_file(tmp_path: Path, folder: Pa
 
 def test_the_prefix_cache_is_on_until_a_flag_or_a_variable_turns_it_off(folder: Path) -> None:
     def flags(*more: str) -> dict[str, object]:
-        given = vars(_parser().parse_args(["serve", "--model", f"one={folder}", *more]))
+        given = vars(make_parser("1").parse_args(["serve", "--model", f"one={folder}", *more]))
         del given["command"]
         return given
 
@@ -60,7 +60,7 @@ def test_what_the_engine_must_know_reaches_it(tmp_path: Path) -> None:
     text = "[server]\nspeculation = false\nprefix_cache = false\ndeterministic = true\n"
     text += '[models.one]\npath = "."\nweight = 2.5\n[models.two]\npath = "."\n'
     settings = load_settings({"config": write(tmp_path / "models.toml", text)}, {})
-    config = build_engine(settings, Metrics("1"))._supervisor._config
+    config = build_engine(settings, Metrics("1"))._supervisor._config()
     assert [model.weight for model in config.models] == [2.5, 1.0]
     assert (config.speculation, config.prefix_cache, config.deterministic) == (False, False, True)
     with pytest.raises(ConfigError, match="weight"):
@@ -145,7 +145,7 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, folder: Path, text: st
 
 
 def test_each_flag_is_a_setting_and_each_setting_has_its_default_in_the_shipped_file() -> None:
-    flags = set(vars(_parser().parse_args(["serve"]))) - {"command", "config", "model", "adapter"}
+    flags = set(vars(make_parser("1").parse_args(["serve"]))) - {"command", "config", "model", "adapter"}
     assert flags <= set(Settings.model_fields)
     shipped = tomllib.loads((ROOT / "deploy/models.toml").read_text(encoding="utf-8"))
     defaults = json.loads(Settings().model_dump_json())

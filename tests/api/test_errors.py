@@ -36,7 +36,7 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         ("/v1/generate", {"prompt": ""}, "prompt"),
         ("/v1/generate", GENERATE | {"max_tokens": True}, "max_tokens"),
         ("/v1/generate", GENERATE | {"max_tokens": "4"}, "max_tokens"),
-        ("/v1/generate", GENERATE | {"max_tokens": 4.0}, "max_tokens"),
+        ("/v1/generate", GENERATE | {"max_tokens": 4.5}, "max_tokens"),
         ("/v1/generate", GENERATE | {"max_tokens": 0}, "max_tokens"),
         ("/v1/generate", GENERATE | {"max_tokens": 10**6}, "max_tokens"),
         ("/v1/generate", GENERATE | {"min_tokens": 5}, "min_tokens"),
@@ -50,12 +50,12 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         *(
             (path, GENERATE | {"no_repeat_ngram_size": value}, "no_repeat_ngram_size")
             for path in ("/v1/generate", "/v1/completions")
-            for value in (-1, 65, 2.0, "3", True)
+            for value in (-1, 65, 2.5, "3", True)
         ),
         ("/v1/translate", {"text": "Hi", "target": "de", "no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
         *(
             ("/v1/generate", GENERATE | {"num_beams": value}, "num_beams")
-            for value in (0, 65, 2.0, "4", True)
+            for value in (0, 65, 2.5, "4", True)
         ),
         ("/v1/generate", GENERATE | {"num_beams": 2, "temperature": 0.5}, "num_beams"),
         ("/v1/generate", GENERATE | {"num_beams": 9, "n": 8}, "num_beams"),
@@ -119,7 +119,7 @@ def fault(response: httpx.Response) -> dict[str, Any]:
         ("/v1/translate", {"text": "Hi", "target": "xx"}, "target"),
         ("/v1/translate", {"text": "Hi", "target": "de", "source": "fr"}, "source"),
         ("/v1/translate", {"text": "Hi"}, "target"),
-        ("/v1/translate", {"text": "x" * 200, "target": "de"}, "text"),
+        ("/v1/translate", {"text": "x" * 200, "target": "de", "split_sentences": False}, "text"),
         *(
             ("/v1/classify", {"text": "Hi", "labels": labels}, "labels")
             for labels in ([], "a, b", ["a", ""], ["a", " \n"], ["a", 1], ["a"] * 2049, ["x" * 100, "b"])

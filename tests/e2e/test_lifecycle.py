@@ -30,6 +30,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(tmp_path: Path, checkpoints: dict
             (["--model", "a=/nowhere"], "/nowhere"),
             (["--model", f"a={broken}"], "config.json"),
             (["--config", str(tmp_path / "none.toml")], "none.toml"),
+            (["--api-key-file", str(tmp_path / "none.txt")], "none.txt"),
             (["--model", f"a={checkpoints['mood']}", "--port", port], port),
         ):
             run = run_cli(*arguments)

@@ -39,13 +39,16 @@ def write_folder(folder: Path, max_positions: int = 1100) -> Path:
     return folder
 
 
-def make_engine(folder: Path, kv_cache_memory: int = 100_000_000, dtype: str = "float64") -> Engine:
+def make_engine(
+    folder: Path, kv_cache_memory: int = 100_000_000, dtype: str = "float64", speculation: bool = True
+) -> Engine:
     config = WorkerConfig(
         models=[ModelSpec("bytes", str(folder))],
         device="cpu",
         dtype=dtype,
         kv_cache_memory=kv_cache_memory,
         token_budget=2048,
+        speculation=speculation,
     )
     return build_engine(config)
 
@@ -72,6 +75,8 @@ class Outcome:
     reasons: dict[int, str] = field(default_factory=dict)
     failed: dict[int, Failed] = field(default_factory=dict)
     num_preemptions: int = 0
+    num_drafted: int = 0
+    num_held: int = 0
     num_tokens_before_end: dict[int, Counter[int]] = field(default_factory=dict)
     """For each request that ended, how many tokens each had by then."""
 
@@ -94,7 +99,10 @@ def run(engine: Engine, requests: Iterable[GenerateRequest]) -> Outcome:
             assert has_news.wait(60)
         has_news.clear()
         step = engine.step()
-        outcome.num_preemptions += step.report.preemptions if step.report else 0
+        if step.report is not None:
+            outcome.num_preemptions += step.report.preemptions
+            outcome.num_drafted += step.report.drafted_tokens
+            outcome.num_held += step.report.accepted_tokens
         for output in step.outputs:
             assert output.id in open_ids, "a sequence ends once"
             if isinstance(output, Failed):

@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.engine.flight import FlightRecorder
-from app.engine.protocol import (
+from app.engine.framing import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
-    Abort,
     ClientMessage,
+    WorkerMessage,
+    client_messages,
+    encode_frame,
+)
+from app.engine.protocol import (
+    Abort,
     Encoded,
     EncodeRequest,
     Failed,
@@ -27,9 +32,32 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
-    client_messages,
-    encode_frame,
+)
+from app.engine.questions import (
+    MAX_TRACED_STEPS,
+    LoadAdapter,
+    Question,
+    Refused,
+    Traced,
+    TracedStep,
+    TraceSteps,
+    UnloadAdapter,
+)
+
+_STEP = TracedStep(
+    model="m",
+    phase="decode",
+    stages=[("schedule", 1.0, 1.5), ("run", 1.5, 2.0)],
+    num_sequences=1,
+    decoding_tokens=1,
+    prompt_tokens=0,
+    drafted_tokens=0,
+    accepted_tokens=0,
+    padding_tokens=0,
+    preemptions=0,
+    ids=[5],
+    lengths=[9],
+    computed=[1],
 )
 
 HEARTBEAT_SECONDS = 0.02
@@ -83,9 +111,24 @@ class FakeWorker:
                     others = self._held if message.alone_until is None else []
                     self._recorder.begin(0.0, [(one.id, 1) for one in (*others, message)])
                     self._answer(message)
+                case TraceSteps() | LoadAdapter() | UnloadAdapter():
+                    self._reply(message)
                 case WorkerConfig():
                     return 1
         return 0
+
+    def _reply(self, question: Question) -> None:
+        """Steps as many as asked for, an adapter is refused, none goes; the most steps, and "die", end the process."""
+        match question:
+            case TraceSteps(number, steps) if steps < MAX_TRACED_STEPS:
+                self._send(Traced(number + 1000, []))  # nobody asked
+                self._send(Traced(number, [_STEP] * steps))
+            case LoadAdapter(number, adapter) if adapter.name != "die":
+                self._send(Refused(number, "internal", "it broke"))
+            case UnloadAdapter():
+                pass
+            case _:
+                os._exit(9)
 
     def _answer(self, request: GenerateRequest | EncodeRequest) -> None:
         match request.model:

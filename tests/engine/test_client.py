@@ -11,7 +11,15 @@ import psutil
 import pytest
 
 from app.engine.client import EngineClient, Patience
-from app.engine.protocol import EncodeRequest, GenerateRequest, Ready, Report, Tokens, WorkerConfig
+from app.engine.protocol import (
+    AdapterSpec,
+    EncodeRequest,
+    GenerateRequest,
+    Ready,
+    Report,
+    Tokens,
+    WorkerConfig,
+)
 from app.engine.sampling_params import SamplingParams
 from app.errors import ConfigError, EngineFailed, InvalidRequest, Overloaded, Unavailable
 
@@ -125,6 +133,41 @@ def test_a_request_without_a_seed_gets_one_and_another_keeps_its_own() -> None:
     run(scene())
 
 
+def test_questions_get_their_own_replies_and_an_error_when_the_process_dies() -> None:
+    async def scene() -> None:
+        async with started() as client:
+            counts = [3, 1, 2]
+            traces = await asyncio.gather(*(client.trace(steps) for steps in counts))
+            assert [len(steps) for steps in traces] == counts
+            assert traces[0][0].stages == [("schedule", 1.0, 1.5), ("run", 1.5, 2.0)]
+            with pytest.raises(Unavailable):
+                await client.trace(1024)  # ends the fake process
+            await until(lambda: client.is_ready)
+            assert len(await client.trace(1)) == 1
+        with pytest.raises(Unavailable):
+            await client.trace(1)
+
+    run(scene())
+
+
+def test_an_adapter_is_refused_or_lost_with_the_process_that_was_to_load_it() -> None:
+    async def scene() -> None:
+        async with started() as client:
+            with pytest.raises(EngineFailed, match="it broke"):
+                await client.load_adapter(AdapterSpec("any", "m", "/x"))
+            with pytest.raises(Unavailable):
+                await client.load_adapter(AdapterSpec("die", "m", "/x"))
+            await until(lambda: client.is_ready)
+            unloading = asyncio.create_task(client.unload_adapter("held"))
+            await client.trace(1)  # so that it has been asked
+        with pytest.raises(Unavailable):
+            await unloading
+        with pytest.raises(Unavailable):
+            await client.unload_adapter("any")
+
+    run(scene())
+
+
 def test_leaving_a_stream_or_being_cancelled_aborts() -> None:
     async def scene() -> None:
         async with started() as client:
@@ -181,7 +224,7 @@ def test_a_full_queue_refuses_at_once_and_takes_nothing_of_a_group() -> None:
 def test_a_request_too_large_for_a_frame_is_the_clients_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         async with started() as client:
-            monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", 200)
+            monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", 200)
             with pytest.raises(InvalidRequest, match="too large"):
                 await generated(client, request(prompt=500))
             assert client.num_requests == 0

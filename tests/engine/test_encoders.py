@@ -126,6 +126,38 @@ def test_a_packed_step_gives_what_each_text_gives_alone(
         torch.testing.assert_close(got[request.id], alone(model, request).float(), atol=1e-5, rtol=0)
 
 
+def test_only_candidates_are_ranked_for_a_mask_and_keep_their_share_of_all_tokens(tmp_path: Path) -> None:
+    model = random_model(BERT, head="masked-lm", labels=())
+    save_model(model, tmp_path)
+    wanted = [70, 4, 33, 51]
+    free, asked = (
+        EncodeRequest(
+            id=i, model="m", ids=[5, 9, 7], output="mask", positions=[1, 2], candidates=candidates, top_k=3
+        )
+        for i, candidates in enumerate(([], wanted))
+    )
+    engine = make_engine({"m": tmp_path}, token_budget=2048)
+    engine.add(free)
+    engine.add(asked)
+    outputs = {one.id: one for one in engine.step().outputs if isinstance(one, Encoded)}
+    hidden = model.encode_padded(torch.tensor([free.ids]), torch.ones(1, 3, dtype=torch.bool), None)[0]
+    shares = model.masked_lm(hidden[free.positions], OWN).softmax(-1)
+    for output, among in ((outputs[0], range(BERT.vocab_size)), (outputs[1], wanted)):
+        for row in range(2):
+            best = sorted(among, key=lambda i: -float(shares[row, i]))[:3]
+            assert output.ids[3 * row : 3 * row + 3] == best
+            values = np.frombuffer(output.data, "<f4").reshape(2, 3)[row]
+            np.testing.assert_allclose(values, shares[row, best].numpy(), atol=1e-6)
+
+
+def test_a_candidate_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    save_model(random_model(BERT, head="masked-lm", labels=()), tmp_path)
+    engine = make_engine({"m": tmp_path})
+    request = EncodeRequest(model="m", ids=[5], output="mask", positions=[0], candidates=[BERT.vocab_size])
+    with pytest.raises(RequestError, match="candidates"):
+        engine.add(request)
+
+
 @pytest.mark.parametrize("config", [DEBERTA, UNSHARED], ids=["shared", "unshared"])
 def test_adapters_of_one_step_each_move_the_positions_of_their_own_rows(
     config: TransformerConfig, tmp_path: Path

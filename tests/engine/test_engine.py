@@ -19,6 +19,7 @@ from app.engine.protocol import (
     Failed,
     GenerateRequest,
     ModelSpec,
+    StepOutputs,
     Tokens,
     WorkerConfig,
 )
@@ -83,8 +84,9 @@ def drain(engine: Engine, tokens: dict[int, list[int]], encoded: dict[int, Encod
 
 def collect(
     engine: Engine, tokens: dict[int, list[int]], encoded: dict[int, Encoded], reasons: dict[int, str]
-) -> None:
-    for output in engine.step().outputs:
+) -> StepOutputs:
+    step = engine.step()
+    for output in step.outputs:
         if isinstance(output, Tokens):
             tokens.setdefault(output.id, []).extend(output.token_ids)
             if output.finish_reason is not None:
@@ -93,6 +95,7 @@ def collect(
         elif isinstance(output, Encoded):
             assert output.id not in encoded
             encoded[output.id] = output
+    return step
 
 
 def num_free(engine: Engine) -> int:

@@ -13,6 +13,7 @@ from model.greedy import generate_greedy
 from model.loading import load_model, save_model
 from tests.engine.test_encoder_decoders import BART, noisy
 from tests.engine.test_engine import collect, drain, greedy, make_engine, num_free, numbers, random_ids
+from tests.engine.test_scheduler import set_budget
 from tests.tiny import BERT, LLAMA, T5, random_model
 
 CONFIGS = {"llama": LLAMA, "t5": T5, "bert": BERT}
@@ -72,7 +73,7 @@ def test_any_chunks_block_sizes_and_hits_give_the_plain_loops_tokens(
         for _ in range(source.choice([0, 0, 1, 4])):
             if waiting:
                 engine.add(waiting.pop(0))
-        engine._scheduler.token_budget = source.choice([1, 3, source.randint(1, 70), 500])
+        set_budget(engine._scheduler, source.choice([1, 3, source.randint(1, 70), 500]))
         step = engine.step()
         preemptions += step.report.preemptions if step.report else 0
         for output in step.outputs:

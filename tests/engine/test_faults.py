@@ -122,7 +122,7 @@ def _sample(monkeypatch: pytest.MonkeyPatch) -> None:
             raise IndexError("sample")
         return sample(logits, rows)
 
-    monkeypatch.setattr("app.engine.committer.sample", broken)
+    monkeypatch.setattr("app.engine.choosing.sample", broken)
 
 
 def _commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,8 +227,10 @@ class Fake:
         self.grammar, self._gate = group, gate
         self.is_filled = False
         self.fault: str | None = None
+        self.thread: threading.Thread | None = None
 
     def fill(self) -> None:
+        self.thread = threading.current_thread()
         if self.grammar.fault is not None:
             self.give_up(self.grammar.fault)
             return
@@ -259,6 +261,21 @@ def test_a_mask_that_does_not_end_costs_its_own_group_alone(gate: threading.Even
         masks.fill(matchers)
         assert [matcher.is_filled for matcher in matchers] == [True, False, True, False, True]
         assert [matcher.fault is not None for matcher in matchers] == [False, True, False, True, False]
+
+
+def test_a_thread_that_was_left_behind_touches_no_other_matcher(gate: threading.Event) -> None:
+    """The others go on by then, and are filled by another thread."""
+    matchers = [Fake(Group(), gate), Fake(Group())]
+    masks = Masks(seconds=0.05)
+    masks.fill(matchers)
+    left = matchers[0].thread
+    assert left is not None
+    assert left is not matchers[1].thread
+    matchers[1].is_filled = False
+    gate.set()
+    left.join(60)
+    assert not left.is_alive()
+    assert [matcher.is_filled for matcher in matchers] == [True, False]
 
 
 def test_a_fault_in_a_mask_ends_that_one_alone() -> None:

@@ -5,7 +5,7 @@ import pytest
 from app.engine.block_manager import BlockManager
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import Sequence
-from tests.engine.test_scheduler import beams, commit, make, planned, sequence_of
+from tests.engine.test_scheduler import beams, commit, make, planned, sequence_of, set_budget
 
 TEXT = list(range(100, 140))
 
@@ -157,9 +157,9 @@ def test_the_preempted_go_on_from_what_nobody_has_taken() -> None:
     first, second = sequence_of(0, TEXT[:4], [], outputs=9), sequence_of(1, TEXT[20:36], [], outputs=1)
     scheduler.add(first)
     scheduler.add(second)
-    scheduler.token_budget = 16
+    set_budget(scheduler, 16)
     assert planned(scheduler) == [(0, 4), (1, 12)]
-    scheduler.token_budget = 1
+    set_budget(scheduler, 1)
     step = scheduler.schedule()
     while step is not None and not step.num_preempted:
         commit(scheduler, step)
@@ -167,7 +167,7 @@ def test_the_preempted_go_on_from_what_nobody_has_taken() -> None:
     assert step is not None
     commit(scheduler, step)
     assert not second.block_table
-    scheduler.token_budget = 100
+    set_budget(scheduler, 100)
     later = []
     while scheduler.has_work:
         later += planned(scheduler)

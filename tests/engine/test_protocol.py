@@ -4,12 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.protocol import (
+from app.engine.framing import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
+    ClientMessage,
+    ProtocolError,
+    WorkerMessage,
+    client_messages,
+    encode_frame,
+    worker_messages,
+)
+from app.engine.protocol import (
     Abort,
     AdapterSpec,
-    ClientMessage,
     Encoded,
     EncodeRequest,
     Failed,
@@ -19,7 +26,6 @@ from app.engine.protocol import (
     Message,
     ModelInfo,
     ModelSpec,
-    ProtocolError,
     Ready,
     Report,
     Shutdown,
@@ -27,10 +33,16 @@ from app.engine.protocol import (
     TokenLogprobs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
-    client_messages,
-    encode_frame,
-    worker_messages,
+)
+from app.engine.questions import (
+    LoadAdapter,
+    Loaded,
+    Refused,
+    Traced,
+    TracedStep,
+    TraceSteps,
+    UnloadAdapter,
+    Unloaded,
 )
 from app.engine.sampling_params import SamplingParams
 
@@ -54,6 +66,9 @@ TO_WORKER: list[ClientMessage] = [
     ),
     EncodeRequest(model="ä", ids=[1, 2], type_ids=[0, 1], output="mask", positions=[1], top_k=5),
     Abort([1, 2]),
+    TraceSteps(2**40, 5),
+    LoadAdapter(3, AdapterSpec("b", "a", "/ä")),
+    UnloadAdapter(4, "b"),
     Shutdown(),
 ]
 INFO = ModelInfo(
@@ -67,7 +82,26 @@ INFO = ModelInfo(
     dtype="float32",
     device="cpu",
 )
+TRACED = TracedStep(
+    model="a",
+    phase="prefill",
+    stages=[("run", 1e6, 1e6 + 1e-6)],
+    num_sequences=2,
+    decoding_tokens=1,
+    prompt_tokens=3,
+    drafted_tokens=0,
+    accepted_tokens=0,
+    padding_tokens=1,
+    preemptions=0,
+    ids=[2**40, 1],
+    lengths=[9, 3],
+    computed=[1, 3],
+)
 TO_CLIENT: list[WorkerMessage] = [
+    Traced(3, [TRACED]),
+    Loaded(4, INFO),
+    Unloaded(5),
+    Refused(6, "invalid", "no", "path"),
     Ready(models=[INFO], device="cpu"),
     Fatal("checkpoint", "no such folder"),
     StepOutputs([]),
@@ -146,8 +180,8 @@ def test_parameters_out_of_range_do_not_get_through() -> None:
 @pytest.mark.parametrize("message", [Abort([1]), Heartbeat()], ids=lambda message: type(message).__name__)
 def test_a_message_over_the_limit_is_not_sent(message: Message, monkeypatch: pytest.MonkeyPatch) -> None:
     length = len(encode_frame(message)) - HEADER_BYTES
-    monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", length)
+    monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", length)
     encode_frame(message)
-    monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", length - 1)
+    monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", length - 1)
     with pytest.raises(ProtocolError):
         encode_frame(message)

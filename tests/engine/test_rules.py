@@ -13,6 +13,7 @@ from transformers.generation import logits_process as theirs
 from app.engine.rules import make_rules
 from app.engine.sampler import SampleRow, sample
 from app.engine.sampling_params import SamplingParams
+from app.engine.token_counts import make_counts
 from tests.engine.test_sampler import some_logits
 
 SIZE = 8
@@ -32,6 +33,7 @@ def ruled(
         num_prompt_tokens=num_prompt_tokens,
         eos_token_ids=eos,
         rules=make_rules(values, values.max_tokens),
+        counts=make_counts(values, num_prompt_tokens),
     )
 
 

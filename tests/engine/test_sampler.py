@@ -12,6 +12,7 @@ import torch
 
 from app.engine.sampler import SampleRow, Samples, sample
 from app.engine.sampling_params import SamplingParams
+from app.engine.token_counts import make_counts
 
 EOS = 0
 
@@ -23,12 +24,14 @@ def row(
     output: Sequence[int] = (),
     **params: Any,
 ) -> SampleRow:
+    settings = SamplingParams(seed=seed, **params)
     return SampleRow(
-        params=SamplingParams(seed=seed, **params),
+        params=settings,
         index=index,
         token_ids=[*prompt, *output],
         num_prompt_tokens=len(prompt),
         eos_token_ids=(EOS,),
+        counts=make_counts(settings, len(prompt)),
     )
 
 
@@ -89,14 +92,14 @@ TRUNCATIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("truncation", TRUNCATIONS, ids=str)
 @pytest.mark.parametrize(("vocab_size", "draws"), [(40, 50_000), (700, 4_000)])
-@pytest.mark.parametrize("num_drafted", [0, 3])
+@pytest.mark.parametrize("draft", [(), (5, 6, 7)])
 def test_draws_follow_the_exact_distribution(
-    truncation: dict[str, Any], vocab_size: int, draws: int, num_drafted: int
+    truncation: dict[str, Any], vocab_size: int, draws: int, draft: tuple[int, ...]
 ) -> None:
     """Of the next token, and of the one behind a draft."""
     batch = 1000
     params: dict[str, Any] = {"temperature": 1.0, **truncation}
-    first = replace(row(seed=11, **params), num_drafted=num_drafted)
+    first = replace(row(seed=11, **params), draft=draft)
     logits = some_logits(1, vocab_size, spread=2.0)
     counts = Counter[int]()
     for start in range(0, draws, batch):
@@ -108,12 +111,22 @@ def test_draws_follow_the_exact_distribution(
     assert statistic < freedom + 4.0 * math.sqrt(2.0 * freedom)
 
 
-def test_a_token_behind_a_draft_is_drawn_as_if_the_draft_were_said() -> None:
-    logits = some_logits(50, 60)
-    said = [row(seed=i, output=(5, 6, 7), temperature=1.0, top_p=0.9) for i in range(50)]
-    drafted = [
-        replace(row(seed=i, output=(5,), temperature=1.0, top_p=0.9), num_drafted=2) for i in range(50)
-    ]
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"top_p": 0.9},
+        {"repetition_penalty": 1.5},
+        {"presence_penalty": 1.0, "frequency_penalty": 1.5},
+        {"min_tokens": 3, "logit_bias": {EOS: 5.0}},
+        {"temperature": 0.0, "frequency_penalty": 2.0, "repetition_penalty": 2.0},
+    ],
+    ids=str,
+)
+def test_a_token_behind_a_draft_is_drawn_as_if_the_draft_were_said(params: dict[str, Any]) -> None:
+    logits = some_logits(50, 12)
+    params = {"temperature": 1.0} | params
+    said = [row(seed=i, output=(5, 6, 5), **params) for i in range(50)]
+    drafted = [replace(row(seed=i, output=(5,), **params), draft=(6, 5)) for i in range(50)]
     assert sample(logits, drafted).token_ids == sample(logits, said).token_ids
 
 

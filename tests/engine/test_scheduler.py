@@ -54,6 +54,12 @@ def commit(scheduler: Scheduler, step: ScheduledStep) -> None:
             scheduler.finish(s, "length")
 
 
+def set_budget(scheduler: Scheduler, token_budget: int) -> None:
+    """Of each step from now on."""
+    for lane in scheduler.lanes.every:
+        lane.token_budget = lane.most_tokens = token_budget
+
+
 def make(blocks: int = 100, budget: int = 10, most: int = 8, **sizes: int) -> tuple[Scheduler, BlockManager]:
     manager = BlockManager(blocks)
     return Scheduler(sizes or {"a": 4}, manager, budget, most), manager
@@ -322,7 +328,7 @@ def test_a_group_of_beams_is_preempted_whole_and_computed_again_in_one_step() ->
     assert [member.status for member in members] == [Status.WAITING] * 2
     assert [len(member.token_ids) for member in members] == [9, 9]
     scheduler.finish(first, "stop")
-    scheduler.token_budget = 3
+    set_budget(scheduler, 3)
     step = scheduler.schedule()
     assert step is not None
     assert step.sequences == members

@@ -1,7 +1,8 @@
 """Scheduler and block manager against a model of the cache that remembers what every position holds.
 
 Decoders, searches with beams, encoder-decoders and encoders arrive and are aborted in any order, share beginnings and
-sources, in a cache so small that they preempt each other; some steps fail. In the end everybody has ended once.
+sources, with drafts that hold or not, in a cache so small that they preempt each other; some steps fail, and some are
+the end of the engine. Everybody has ended once when all is done.
 """
 
 from collections import Counter
@@ -15,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app.engine.block_manager import BlockManager, num_blocks
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import BeamGroup, Sequence, Status
+from app.engine.speculation import Draft
 from model.beam_search import BeamSearch, BeamSettings
 from tests.engine.test_scheduler import sequence_of
 
@@ -30,8 +32,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, 6), is_on=st.booleans()
     )
     def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
-        self.manager = BlockManager(blocks)
-        self.scheduler = Scheduler(SIZES, self.manager, budget, most, prefix_cache=is_on)
+        self.shape = (blocks, budget, most, is_on)
+        self.scheduler = self._begin()
         self.pages: list[tuple[str, dict[int, object]]] = [("", {}) for _ in range(blocks)]
         self.everyone: list[Sequence] = []
         self.ends: Counter[int] = Counter()
@@ -89,9 +91,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.ends[sequence.id] += 1
 
     @precondition(lambda self: self.scheduler.has_work)
-    @rule(samples=st.lists(st.integers(0, 2), min_size=6, max_size=6), seconds=st.sampled_from([0.5, 1.0]))
-    def step(self, samples: list[int], seconds: float) -> None:
-        step = self._planned()
+    @rule(
+        samples=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+        seconds=st.sampled_from([0.5, 1.0]),
+        num_drafted=st.integers(0, 5),
+        prompt_budget=st.integers(1, 30),
+    )
+    def step(self, samples: list[int], seconds: float, num_drafted: int, prompt_budget: int) -> None:
+        """Who gets the sample n has n tokens of its draft right; the next draft is `num_drafted` tokens."""
+        step = self._planned(prompt_budget)
         self._compute(step)
         self.scheduler.charge(step, seconds)
         self.scheduler.commit(step)
@@ -102,15 +110,67 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self._go_on(sequence.group, samples)
                 sequence = sequence.group.members[0]
             elif sequence.token_ids:
-                sequence.token_ids.append(token_id)
+                held = sequence.draft.token_ids[:token_id]
+                sequence.token_ids += [*held, token_id]
+                sequence.num_computed_tokens += len(held)
+                most = sequence.max_tokens - sequence.num_completion_tokens - 1
+                drafted = [7, 8, 9, 7, 8][: max(0, min(num_drafted, most))]
+                sequence.draft = Draft(drafted, [1.0] * len(drafted))
             if not sequence.token_ids or sequence.num_completion_tokens >= sequence.max_tokens:
                 self._finish(sequence)
 
     @precondition(lambda self: self.scheduler.has_work)
     @rule()
     def fail(self) -> None:
-        """What the engine does when a step raises: nothing of it counts, whatever it has written."""
-        step = self._planned()
+        """What the engine does with those that are at fault themselves."""
+        step = self._planned(30)
+        self._spoil(step)
+        for number in {sequence.id for sequence in step.sequences}:
+            self._finish(self.everyone[number])
+
+    @precondition(lambda self: self.scheduler.has_work)
+    @rule(is_too_large=st.booleans())
+    def fall_apart(self, is_too_large: bool) -> None:
+        """A step that raised is done again: in parts, or each of its sequences by itself."""
+        step = self._planned(30)
+        self._spoil(step)
+        if is_too_large:
+            self.scheduler.ease(step)
+        else:
+            self.scheduler.isolate(step)
+
+    @rule(suspects=st.sets(st.integers(0, 5)))
+    def crash(self, suspects: set[int]) -> None:
+        """Another engine, which is told what everybody has said; searches start anew, and some are watched."""
+        self.scheduler = self._begin()
+        self.pages = [("", {}) for _ in self.pages]
+        for number, old in enumerate(self.everyone):
+            if self.ends[number]:
+                continue
+            prompt, said = old.token_ids[: old.num_prompt_tokens], old.token_ids[old.num_prompt_tokens :]
+            request = old.request
+            new = sequence_of(
+                number, prompt, old.source_ids, old.model, old.max_tokens, request.priority, old.adapter
+            )
+            if old.group is not None:
+                new.group = BeamGroup(BeamSearch(old.group.search.settings), [new])
+            else:
+                new.token_ids += said
+            if number in suspects:
+                new.alone_until = len(old.token_ids)
+            self.everyone[number] = new
+            self.scheduler.add(new)
+
+    def _begin(self) -> Scheduler:
+        blocks, budget, most, is_on = self.shape
+        return Scheduler(SIZES, BlockManager(blocks), budget, most, prefix_cache=is_on)
+
+    @property
+    def manager(self) -> BlockManager:
+        return self.scheduler.blocks
+
+    def _spoil(self, step: ScheduledStep) -> None:
+        """Nothing of it counts, whatever it has written."""
         self._prepare(step)
         for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
             for place in range(sequence.num_computed_tokens, sequence.num_computed_tokens + count):
@@ -118,8 +178,6 @@ class SchedulerMachine(RuleBasedStateMachine):
             if sequence.token_ids and sequence.needs_encode:
                 for place in range(len(sequence.source_ids)):
                     self._write(sequence, sequence.cross_block_table, place, "garbage")
-        for number in {sequence.id for sequence in step.sequences}:
-            self._finish(self.everyone[number])
 
     @invariant()
     def every_block_is_held_as_often_as_tables_name_it_or_free(self) -> None:
@@ -139,7 +197,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(100 * len(self.everyone)):
             if not self.scheduler.has_work:
                 break
-            self.step([0] * 6, 1.0)
+            self.step([0] * 6, 1.0, 5, 30)
         assert all(s.status is Status.FINISHED for s in self.everyone)
         assert self.ends == Counter(s.id for s in self.everyone)
         assert self.manager.num_free == self.manager.num_blocks
@@ -180,28 +238,37 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.finish(sequence, "length")
         self.ends[sequence.id] += 1
 
-    def _planned(self) -> ScheduledStep:
-        step = self.scheduler.schedule()
+    def _planned(self, prompt_budget: int) -> ScheduledStep:
+        step = self.scheduler.schedule(dict.fromkeys(SIZES, prompt_budget))
         assert step is not None, "somebody can always go on"
-        self._check_budget(step)
+        self._check_budget(step, prompt_budget)
         assert len(self.scheduler.lanes.ordinary[step.model].running) <= self.scheduler.max_num_seqs
         assert len({id(s) for s in step.sequences}) == len(step.sequences)
+        assert len(step.units) == 1 or not step.is_quarantine
         for sequence in step.sequences:
             assert set(map(id, sequence.unit)) <= set(map(id, step.sequences)), "beams go on together"
         for place, (sequence, count) in enumerate(zip(step.sequences, step.num_tokens, strict=True)):
             assert sequence.status is Status.RUNNING
             assert sequence.model == step.model
             assert (count > 0) == bool(sequence.token_ids), "an encoder has nothing to decode"
-            assert count <= sequence.num_new_tokens
-            assert place >= step.num_decoding or (count == 1 and sequence.num_computed_tokens)
+            if place >= step.num_decoding:
+                assert count <= sequence.num_new_tokens
+            else:
+                assert count == 1 + len(sequence.draft.token_ids)
+                assert sequence.num_new_tokens == 1 <= sequence.num_computed_tokens
+        assert step.num_drafted == sum(step.num_tokens[: step.num_decoding]) - step.num_decoding
         return step
 
-    def _check_budget(self, step: ScheduledStep) -> None:
+    def _check_budget(self, step: ScheduledStep, prompt_budget: int) -> None:
         """Over it is only what is never cut, alone; and the one token that goes with a source that just fits."""
         prompts = step.sequences[step.num_decoding :]
         num_sources = sum(len(s.source_ids) for s in prompts if s.needs_encode)
         num_prompt = sum(step.num_tokens[step.num_decoding :]) + num_sources
-        left = max(0, self.scheduler.token_budget - step.num_decoding)
+        lanes = self.scheduler.lanes
+        lane = (lanes.quarantine if step.is_quarantine else lanes.ordinary)[step.model]
+        left = max(0, lane.token_budget - step.num_decoding)
+        assert step.num_drafted <= left
+        left = min(left - step.num_drafted, prompt_budget)
         assert num_prompt <= left + (num_sources > 0) or len({s.id for s in prompts}) == 1
 
     def _compute(self, step: ScheduledStep) -> None:
@@ -210,7 +277,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         reached = {id(s): s.num_computed_tokens for s in self._live()}
         for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
             first = sequence.num_computed_tokens
-            reached[id(sequence)] = first + count
+            reached[id(sequence)] = first + min(count, sequence.num_new_tokens)
             for place in range(first, first + count):
                 self._write(sequence, sequence.block_table, place, _content(sequence, place))
             if sequence.token_ids and sequence.needs_encode:
@@ -248,7 +315,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 def _content(sequence: Sequence, place: int) -> object:
     """All that a position's keys and values depend on."""
-    return (sequence.adapter, tuple(sequence.source_ids), tuple(sequence.token_ids[: place + 1]))
+    tokens = [*sequence.token_ids, *sequence.draft.token_ids]
+    return (sequence.adapter, tuple(sequence.source_ids), tuple(tokens[: place + 1]))
 
 
 def _cross_content(sequence: Sequence, place: int) -> object:

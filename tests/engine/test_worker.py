@@ -14,6 +14,7 @@ import pytest
 
 from app.engine.admission import RequestError
 from app.engine.flight import closing_fd, make_flight
+from app.engine.framing import ProtocolError, WorkerMessage, encode_frame, worker_messages
 from app.engine.protocol import (
     Abort,
     Answer,
@@ -26,16 +27,13 @@ from app.engine.protocol import (
     Message,
     ModelInfo,
     ModelSpec,
-    ProtocolError,
     Ready,
     Shutdown,
     StepOutputs,
     Tokens,
     WorkerConfig,
-    WorkerMessage,
-    encode_frame,
-    worker_messages,
 )
+from app.engine.questions import Question, Reply, Traced, TraceSteps
 from app.engine.sampling_params import SamplingParams
 from app.engine.worker import Channel, Disconnected, run, serve
 from model.config import CheckpointError
@@ -50,6 +48,7 @@ class FakeEngine:
         self.infos: list[ModelInfo] = []
         self.sequences: dict[int, list[int]] = {}
         self.aborted: list[int] = []
+        self.replying: list[Reply] = []
 
     @property
     def has_work(self) -> bool:
@@ -74,6 +73,13 @@ class FakeEngine:
         for one in ids:
             self.aborted.append(one)
             self.sequences.pop(one, None)
+
+    def ask(self, question: Question) -> None:
+        self.replying.append(Traced(question.id, []))
+
+    def replies(self) -> list[Reply]:
+        replies, self.replying = self.replying, []
+        return replies
 
     def step(self) -> StepOutputs:
         outputs: list[Answer] = []
@@ -173,6 +179,15 @@ def test_a_request_that_is_not_taken_fails_alone() -> None:
     assert [type(end) for end in ends] == [Disconnected]
 
 
+def test_questions_are_answered_while_idle_and_between_steps() -> None:
+    with in_thread(lambda sock: serve(Channel(sock), FakeEngine())) as (peer, _):
+        peer.send(TraceSteps(1, 10))
+        assert peer.receive() == Traced(1, [])
+        peer.send(generate(1, max_tokens=50_000), TraceSteps(2, 10))
+        replies = (message for message in iter(peer.receive, None) if isinstance(message, Traced))
+        assert next(replies) == Traced(2, [])
+
+
 def test_an_idle_worker_sends_heartbeats() -> None:
     with in_thread(lambda sock: serve(Channel(sock), FakeEngine(), heartbeat=0.01)) as (peer, _):
         beats = encode_frame(Heartbeat()) * 3
@@ -188,7 +203,7 @@ def test_an_answer_too_large_for_a_frame_fails_alone(monkeypatch: pytest.MonkeyP
             sizes, self.sequences = {one: state[1] for one, state in self.sequences.items()}, {}
             return StepOutputs([Encoded(id=one, shape=[], data=bytes(n)) for one, n in sizes.items()])
 
-    monkeypatch.setattr("app.engine.protocol.MAX_FRAME_BYTES", 1000)
+    monkeypatch.setattr("app.engine.framing.MAX_FRAME_BYTES", 1000)
     with in_thread(lambda sock: serve(Channel(sock), LargeAnswers())) as (peer, _):
         peer.send(*(generate(one, max_tokens=size) for one, size in enumerate((10, 2000, 900, 300))))
         outputs = peer.outputs()

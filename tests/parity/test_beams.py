@@ -83,6 +83,18 @@ class Pair:
         texts = [self._cut(row[skipped:], setting.ends) for row in out.sequences.tolist()]
         return list(zip(out.sequences_scores.tolist(), texts, strict=True))
 
+    def their_greedy(self, prompt: list[int]) -> list[int]:
+        """Without the end token."""
+        out = self.theirs.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=COUNT,
+            eos_token_id=list(ENDS),
+            pad_token_id=0,
+        )
+        return self._cut(out[0].tolist()[len(prompt) if self.is_decoder else 1 :], ENDS)
+
     @staticmethod
     def _cut(text: list[int], ends: tuple[int, ...]) -> list[int]:
         places = [place for place, token in enumerate(text) if token in ends]
@@ -190,13 +202,17 @@ def test_beams_of_all_widths_among_sampled_sequences(pair: Pair, is_short: bool)
 
 
 def test_a_hundred_translations_equal_one_at_a_time(pair: Pair) -> None:
+    """Each by four beams and greedy, all at once."""
     if pair.is_decoder:
         pytest.skip("translates nothing")
     prompts = pair.prompts(100)
-    engine = pair.engine()
-    answers, _ = run(engine, [pair.request(i, prompt, Setting(4)) for i, prompt in enumerate(prompts)])
+    by_beams = [pair.request(i, prompt, Setting(4)) for i, prompt in enumerate(prompts)]
+    greedy = [pair.request(100 + i, prompt, Setting(1)) for i, prompt in enumerate(prompts)]
+    both = [request for two in zip(by_beams, greedy, strict=True) for request in two]
+    answers, _ = run(pair.engine(), both)
     for number, prompt in enumerate(prompts):
         same(found(answers[number]), pair.their_beams(prompt, Setting(4)))
+        assert answers[100 + number] == pair.their_greedy(prompt)
 
 
 def test_rules_penalties_and_forced_tokens_hold_for_beams(pair: Pair) -> None:

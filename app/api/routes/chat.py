@@ -4,10 +4,12 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.answers import told
 from app.api.chat import ChatChoices
 from app.api.chat_schemas import ChatBody
 from app.api.deps import Desk, DeskDep
 from app.api.openai_answer import Kind, answer, check
+from app.api.openai_answers import ChatAnswer
 from app.errors import InvalidRequest
 from app.tasks.chat import Chat
 
@@ -20,7 +22,7 @@ _URL_CLIENTS = ("hf_hub/", "@huggingface/")
 """In the User-Agent of those clients."""
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=told(ChatAnswer, streams=True))
 async def chat(body: ChatBody, request: Request, desk: DeskDep) -> Response:
     """Answers the last message of a chat; `n` times, if wanted."""
     check(body)

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from app.api.answers import DetokenizeAnswer, NerAnswer, RerankAnswer, TokenizeAnswer, told
 from app.api.deps import DeskDep
 from app.api.encoder_schemas import DetokenizeBody, NerBody, RerankBody, TokenizeBody
 from app.api.schemas import as_list
@@ -14,7 +15,7 @@ from app.tasks.rerank import Rerank
 router = APIRouter(prefix="/v1", tags=["tasks"])
 
 
-@router.post("/ner")
+@router.post("/ner", responses=told(NerAnswer))
 async def find_entities(body: NerBody, desk: DeskDep) -> Response:
     """Names in a text and what they name, with their characters."""
     task = desk.task(Ner, body.model, body.timeout)
@@ -27,7 +28,7 @@ async def find_entities(body: NerBody, desk: DeskDep) -> Response:
     )
 
 
-@router.post("/rerank")
+@router.post("/rerank", responses=told(RerankAnswer))
 async def rerank(body: RerankBody, desk: DeskDep) -> Response:
     """Documents by how well they answer a query, best first."""
     task = desk.task(Rerank, body.model, body.timeout)
@@ -43,7 +44,7 @@ async def rerank(body: RerankBody, desk: DeskDep) -> Response:
     return desk.answer(results=results)
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", responses=told(TokenizeAnswer))
 async def tokenize(body: TokenizeBody, desk: DeskDep) -> Response:
     """A text's token ids, as the model would read them."""
     token_ids = desk.token_ids(body.model, body.timeout)
@@ -56,7 +57,7 @@ async def tokenize(body: TokenizeBody, desk: DeskDep) -> Response:
     return desk.answer(**answer)
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", responses=told(DetokenizeAnswer))
 async def detokenize(body: DetokenizeBody, desk: DeskDep) -> Response:
     """The text of token ids."""
     token_ids = desk.token_ids(body.model, body.timeout)

@@ -4,10 +4,12 @@ import base64
 
 from fastapi import APIRouter, Response
 
+from app.api.answers import told
 from app.api.completions import CompletionChoices
 from app.api.deps import DeskDep, RegistryDep
 from app.api.errors import JSON, encode_json
 from app.api.openai_answer import Kind, answer, check
+from app.api.openai_answers import CompletionAnswer, EmbeddingsAnswer, ModelCard, ModelList
 from app.api.openai_schemas import CompletionBody, EmbeddingsBody
 from app.errors import InvalidRequest
 from app.tasks.embed import Embed
@@ -19,7 +21,7 @@ COMPLETION_MAX_TOKENS = 16
 _KIND = Kind("cmpl", "text_completion", "text_completion")
 
 
-@router.post("/completions")
+@router.post("/completions", responses=told(CompletionAnswer, streams=True))
 async def complete(body: CompletionBody, desk: DeskDep) -> Response:
     """Continues prompts, given as text or as token ids."""
     check(body)
@@ -37,7 +39,7 @@ async def complete(body: CompletionBody, desk: DeskDep) -> Response:
     return await answer(_KIND, body, desk, task, rows, options, choices)
 
 
-@router.post("/embeddings")
+@router.post("/embeddings", responses=told(EmbeddingsAnswer))
 async def embed(body: EmbeddingsBody, desk: DeskDep) -> Response:
     """Vectors of unit length; as base64 (little-endian float32) or as lists of numbers."""
     task = desk.task(Embed, body.model, body.timeout)
@@ -57,13 +59,13 @@ async def embed(body: EmbeddingsBody, desk: DeskDep) -> Response:
     return Response(encode_json(vectors), media_type=JSON)
 
 
-@router.get("/models")
+@router.get("/models", responses=told(ModelList))
 async def list_models(registry: RegistryDep) -> Response:
     """All served models with their tasks."""
     return Response(encode_json({"object": "list", "data": registry.model_cards()}), media_type=JSON)
 
 
-@router.get("/models/{name:path}")
+@router.get("/models/{name:path}", responses=told(ModelCard))
 async def show_model(name: str, registry: RegistryDep) -> Response:
     """One served model."""
     return Response(encode_json(registry.model_card(name)), media_type=JSON)

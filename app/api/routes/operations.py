@@ -1,7 +1,9 @@
 """What operators and their tools ask: alive, ready, metrics, what is served."""
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
+from app.api.answers import Health, Reasons, told
 from app.api.deps import RegistryDep
 from app.api.errors import JSON, encode_json
 from app.metrics import CONTENT_TYPE
@@ -9,13 +11,13 @@ from app.metrics import CONTENT_TYPE
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health")
+@router.get("/health", responses=told(Health))
 async def health() -> Response:
     """The process is alive and its loop turns."""
     return Response(b'{"status":"ok"}', media_type=JSON)
 
 
-@router.get("/ready")
+@router.get("/ready", responses=told(Reasons) | {503: {"model": Reasons, "description": "Not now"}})
 async def ready(registry: RegistryDep) -> Response:
     """200 when every model is loaded, the engine steps and no drain is on; 503 with the reasons otherwise."""
     reasons = registry.not_ready_reasons()
@@ -27,7 +29,7 @@ async def ready(registry: RegistryDep) -> Response:
     )
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(registry: RegistryDep) -> Response:
     """The Prometheus exposition."""
     return Response(registry.exposition(), media_type=CONTENT_TYPE)

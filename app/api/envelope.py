@@ -1,0 +1,66 @@
+"""What surrounds every request, whatever comes of it: its id before, its line in the log and its count after.
+
+A plain ASGI middleware, the outermost one of ours.
+"""
+
+import logging
+import re
+import uuid
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import logs
+from app.api.call import Call
+from app.api.dialects import dialect_of
+from app.api.reply import Reply
+from app.metrics import Metrics
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_QUIET = frozenset({"/health", "/ready", "/metrics"})
+_log = logging.getLogger("quartet.access")
+
+
+class Envelope:
+    """Wraps the application; `max_timeout` in seconds bounds every call."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_timeout: float) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.max_timeout = max_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        call = Call(_request_id(scope), self.max_timeout, dialect_of(scope["path"]))
+        call.client = scope["client"][0] if scope.get("client") else None
+        reply = Reply(send, call.request_id)
+        scope.setdefault("state", {}).update(call=call, reply=reply)
+        token = logs.request_id.set(call.request_id)
+        try:
+            await self.app(scope, receive, reply.send)
+        finally:
+            _finish(scope, call, reply.status, self.metrics)
+            logs.request_id.reset(token)
+
+
+def _request_id(scope: Scope) -> str:
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _finish(scope: Scope, call: Call, sent: int, metrics: Metrics) -> None:
+    """Counts and logs the request; operations routes are neither counted nor, when all is well, logged."""
+    status = call.failure.status if call.failure is not None else sent or 499
+    seconds = call.elapsed()
+    is_quiet = scope["path"] in _QUIET and status < 400
+    if scope["method"] == "POST":
+        call.observe(metrics, status, seconds)
+    if not is_quiet:
+        _log.info(
+            "%s %s %d",
+            scope["method"],
+            scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200],
+            status,
+            extra={"seconds": round(seconds, 6), **call.told()},
+        )

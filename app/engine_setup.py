@@ -1,0 +1,59 @@
+"""The engine's client as the settings want it, and where its reports go: into the metrics."""
+
+from functools import partial
+
+from app.config import Settings
+from app.engine.client import EngineClient, Patience
+from app.engine.protocol import AdapterSpec, ModelSpec, Report, WorkerConfig
+from app.metrics import Metrics
+
+
+def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
+    """The client of an engine process that is not started yet; what it reports goes into the metrics."""
+    config = WorkerConfig(
+        models=[ModelSpec(model.name, str(model.folder), model.weight) for model in settings.models],
+        adapters=[AdapterSpec(one.name, one.base, str(one.folder)) for one in settings.adapters],
+        device=settings.device,
+        dtype=settings.dtype,
+        kv_cache_memory=settings.kv_cache_memory,
+        token_budget=settings.token_budget,
+        max_num_seqs=settings.max_sequences,
+        max_model_len=settings.max_model_len,
+        prefix_cache=settings.prefix_cache,
+        target_step_ms=settings.target_step_ms,
+        speculation=settings.speculation,
+        deterministic=settings.deterministic,
+        threads=settings.threads,
+        log_format=settings.log_format,
+    )
+    return EngineClient(
+        config,
+        max_queue_requests=settings.max_queue_requests,
+        max_queue_tokens=settings.max_queue_tokens,
+        on_report=partial(record, metrics),
+        on_restart=metrics.engine_restarts.inc,
+        patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),
+    )
+
+
+def record(metrics: Metrics, report: Report) -> None:
+    """One engine step into the metrics."""
+    model = report.model
+    metrics.step_duration.labels(model, report.phase).observe(report.duration_s)
+    metrics.batch_size.labels(model).observe(report.batch_size)
+    metrics.batch_tokens.labels(model).observe(report.batch_tokens)
+    if report.padding_tokens:
+        metrics.tokens.labels(model, "padding").inc(report.padding_tokens)
+    if report.drafted_tokens:
+        rejected = report.drafted_tokens - report.accepted_tokens
+        metrics.speculative_tokens.labels(model, "accepted").inc(report.accepted_tokens)
+        metrics.speculative_tokens.labels(model, "rejected").inc(rejected)
+    if report.preemptions:
+        metrics.preemptions.labels(model).inc(report.preemptions)
+    for gauge, values in (
+        (metrics.requests_running, report.running),
+        (metrics.requests_waiting, report.waiting),
+        (metrics.kv_usage, report.kv_usage),
+    ):
+        for name, value in values.items():
+            gauge.labels(name).set(value)
