@@ -47,5 +47,5 @@ def each_row_alike(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if rows.numel() <= _UNSHARED:
         y = function(rows)
     else:
-        y = torch.cat([function(part) for part in rows.split(max(1, _UNSHARED // rows.shape[1]))])
+        y = torch.cat([function(part) for part in torch.split(rows, max(1, _UNSHARED // rows.shape[1]))])
     return y[:, :width].reshape(x.shape)

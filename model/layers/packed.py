@@ -31,7 +31,7 @@ class PackedWeight:
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         if x.dim() != 2:
-            return self(x.flatten(0, -2), bias).unflatten(0, x.shape[:-1])
+            return self(x.flatten(0, -2), bias).view(*x.shape[:-1], -1)
         num_rows = x.shape[0]
         if num_rows < self._min_rows:
             x = functional.pad(x, (0, 0, 0, self._min_rows - num_rows))
@@ -51,7 +51,7 @@ class PackedWeight:
         draws = torch.Generator().manual_seed(0)
         x = torch.randn(counts[-1], in_features, generator=draws).to(self.dtype)
         tile = self._min_rows
-        alone = torch.cat([self(part) for part in x[: _PROBED_ROWS[-2]].split(tile)])
+        alone = torch.cat([self(part) for part in torch.split(x[: _PROBED_ROWS[-2]], tile)])
         return any(not torch.equal(self(x[:count])[: len(alone)], alone[:count]) for count in counts)
 
 

@@ -106,8 +106,8 @@ def test_a_product_whose_bits_depend_on_the_number_of_rows_is_found_out(
 @torch.inference_mode()
 def test_a_packed_masked_lm_scores_words_by_its_table(tmp_path: Path) -> None:
     for tied in (True, False):
-        config = {"head": "masked-lm", "tie_embeddings": tied}
-        save_model(random_model(BERT, dtype=torch.float32, **config), tmp_path / str(tied))
+        model = random_model(BERT, dtype=torch.float32, head="masked-lm", tie_embeddings=tied)
+        save_model(model, tmp_path / str(tied))
         plain, packed = load_model(tmp_path / str(tied)), load_model(tmp_path / str(tied))
         packed.pack()
         hidden = torch.randn(3, plain.config.hidden_size)
