@@ -108,9 +108,9 @@ def parse_task_params(raw: Mapping[str, Any], file: Path, vocab_size: int) -> di
                 for key, v in params.items()
                 if v is not None
             }
-            parsed[task] = {
-                one.name: getattr(config, one.name) for one in fields(config) if one.name in given
-            }
+            said = {one.name: getattr(config, one.name) for one in fields(config) if one.name in given}
+            if said:
+                parsed[task] = said
     return parsed
 
 
