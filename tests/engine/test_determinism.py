@@ -178,7 +178,7 @@ def alone(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Alone:
     return Alone(request.param, told)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(NUM_REQUESTS)),
     count=st.integers(2, NUM_REQUESTS),
