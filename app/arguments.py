@@ -68,6 +68,13 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of the engine on a CPU")
     add("--max-queue-requests", type=int, metavar="N", help="sequences admitted at most (4096)")
     add("--max-queue-tokens", type=int, metavar="TOKENS", help="tokens admitted at most (2000000)")
+    add(
+        "--max-queue-wait",
+        type=float,
+        metavar="SECONDS",
+        help="longest that a new request is expected to wait (no matter)",
+    )
+    add("--max-connections", type=int, metavar="N", help="open at most (8192)")
     add("--max-body-bytes", type=int, metavar="BYTES", help="largest request body (16777216)")
     add("--max-timeout", type=float, metavar="SECONDS", help="longest a request may take (600)")
     add("--drain-timeout", type=float, metavar="SECONDS", help="for work in flight at the end (30)")

@@ -114,8 +114,23 @@ async def serve(settings: Settings) -> int:
 
 def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
     # half a second that the engine process need not wait for
-    from app.main import Adapter, Guard, Limits, Rates, Shelf, create_app, loopback_hosts
+    from app.main import (
+        Adapter,
+        ConnectionLimits,
+        Connections,
+        Guard,
+        Limits,
+        Rates,
+        Shelf,
+        allowed_connections,
+        create_app,
+        loopback_hosts,
+    )
 
+    num_connections = allowed_connections(settings.max_connections)
+    if num_connections < settings.max_connections:
+        _say(f"warning: at most {num_connections} connections, by the limit on open files (ulimit -n)")
+    bounds = ConnectionLimits(settings.head_timeout, settings.write_timeout, num_connections)
     limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     hosts = settings.allowed_hosts
     if hosts is None and _is_loopback(settings.host):
@@ -133,7 +148,7 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
     )
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Connections(bounds, registry.metrics).protocol,  # type: ignore[arg-type]  # makes one, like a class
         ws="none",
         lifespan="off",
         log_config=None,

@@ -109,6 +109,12 @@ class Settings(_Frozen):
 
     max_queue_requests: Positive = 4096
     max_queue_tokens: Positive = 2_000_000
+    max_queue_wait: Seconds | None = None
+    """The longest that a new request is expected to wait until something of it is computed; None: no matter."""
+    max_connections: Positive = 8192
+    head_timeout: Seconds = 30.0
+    write_timeout: Seconds = 30.0
+    """How long a client may take nothing of what is ready for it."""
     max_body_bytes: Positive = 16 * 1024 * 1024
     max_timeout: Seconds = 600.0
     body_timeout: Seconds = 30.0

@@ -30,6 +30,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         config,
         max_queue_requests=settings.max_queue_requests,
         max_queue_tokens=settings.max_queue_tokens,
+        max_queue_wait=settings.max_queue_wait,
         on_report=partial(record, metrics),
         on_restart=metrics.engine_restarts.inc,
         patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),

@@ -101,6 +101,20 @@ class BodyTimeout(RequestError):
     code = "body_timeout"
 
 
+class HeadTimeout(RequestError):
+    """The request's head came slower than the limit."""
+
+    status = 408
+    code = "head_timeout"
+
+
+class HeadTooLarge(RequestError):
+    """The request's head is over the limit."""
+
+    status = 431
+    code = "head_too_large"
+
+
 class PayloadTooLarge(RequestError):
     """The request's body is over the limit."""
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from app.api.connections import ConnectionLimits, Connections, allowed_connections
 from app.api.envelope import Envelope
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
@@ -24,7 +25,18 @@ from app.api.routes import (
 from app.api.shelf import Adapter, Shelf
 from app.registry import Registry
 
-__all__ = ["Adapter", "Guard", "Limits", "Rates", "Shelf", "create_app", "loopback_hosts"]
+__all__ = [
+    "Adapter",
+    "ConnectionLimits",
+    "Connections",
+    "Guard",
+    "Limits",
+    "Rates",
+    "Shelf",
+    "allowed_connections",
+    "create_app",
+    "loopback_hosts",
+]
 
 DESCRIPTION = "Every Transformer task from one engine. Interface: docs/api.md."
 

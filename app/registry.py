@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec.structs import replace
 
 from app.adapters import AdapterEngine, Adapters
+from app.caller import Caller
 from app.chrome_trace import chrome_trace
 from app.config import Settings
 from app.engine.protocol import ModelInfo, Ready
@@ -42,6 +43,8 @@ class EngineProcess(Engine, AdapterEngine, Protocol):
 
     @property
     def num_requests(self) -> int: ...
+
+    def check_room(self, caller: Caller) -> None: ...
 
     async def start(self) -> Ready: ...
 
@@ -162,6 +165,11 @@ class Registry:
         if self.ready is None:
             reasons.append("the models are being loaded")
         return reasons
+
+    def check_room(self, caller: Caller) -> None:
+        """Raises Overloaded where the queue takes nothing more of this caller's sender."""
+        if self._engine is not None and not self.is_draining:
+            self._engine.check_room(caller)
 
     def not_ready_reasons(self) -> list[str]:
         """Why others should get the work that may come; empty when this is the place for it."""
@@ -285,15 +293,8 @@ class Registry:
         card = self.model_card(one.name)
         if info is None:
             return card
-        return card | {
-            "dtype": info.dtype,
-            "device": info.device,
-            "parameters": info.parameters,
-            "bytes": info.bytes,
-            "load_seconds": info.load_seconds,
-            "kv_cache_blocks": info.num_blocks,
-            "block_size": info.block_size,
-        }
+        told = ("dtype", "device", "parameters", "bytes", "load_seconds", "block_size")
+        return card | {name: getattr(info, name) for name in told} | {"kv_cache_blocks": info.num_blocks}
 
     def _find_model(self, name: str, param: str = "model") -> Served:
         one = self.served.get(name)

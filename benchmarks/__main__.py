@@ -8,9 +8,12 @@ from pathlib import Path
 from benchmarks import (
     against_transformers,
     concurrency,
+    crowds,
     determinism,
+    fairness,
     interference,
     loading,
+    overload,
     recovery,
     speculation,
     startup,
@@ -26,6 +29,9 @@ BENCHMARKS = {
     "speculation": speculation.run,
     "recovery": recovery.run,
     "determinism": determinism.run,
+    "fairness": fairness.run,
+    "overload": overload.run,
+    "crowds": crowds.run,
 }
 
 

@@ -44,6 +44,15 @@ class Connection:
         self._writer.close()
         await self._writer.wait_closed()
 
+    async def get(self, path: str) -> bytes:
+        """The body. Raises RuntimeError for any status but 200."""
+        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        status = int((await self._reader.readline()).split()[1])
+        content = await self._reader.readexactly(int((await self._headers())["content-length"]))
+        if status != 200:
+            raise RuntimeError(f"{path} answered {status}: {content[:500].decode(errors='replace')}")
+        return content
+
     async def post(self, path: str, body: Body, heard: Callable[[int], None] | None = None) -> Reply:
         """`heard` is told how many pieces of the body have come. Raises RuntimeError for any status but 200."""
         data = json.dumps(body).encode()

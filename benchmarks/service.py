@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from tempfile import TemporaryFile
 from types import TracebackType
 from urllib.error import URLError
@@ -62,6 +63,24 @@ class Service:
             "resident_mib": sum(info.rss for info in full) / 2**20,
             "proportional_mib": sum(info.pss for info in full) / 2**20,
         }
+
+    def memory_by_process(self) -> dict[str, float]:
+        """MiB resident, of the one that clients are connected to and of the engine's, while there is one."""
+        api = psutil.Process(self._process.pid)
+        found = {"API": api.memory_info().rss / 2**20}
+        with suppress(psutil.NoSuchProcess, IndexError):
+            found["engine"] = api.children()[0].memory_info().rss / 2**20
+        return found
+
+    def metric(self, name: str) -> float:
+        """The sum over all of its labels."""
+        with urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.partition("{")[0] == name)
+
+    def num_files(self) -> int:
+        """Open files of the process that clients are connected to."""
+        return psutil.Process(self._process.pid).num_fds()
 
     def kill_engine(self) -> None:
         """The engine process ends at once, as by the kernel when memory is short."""

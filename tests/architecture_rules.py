@@ -18,7 +18,7 @@ LONGER_FILES = {
 }
 BANNED_FILE_NAMES = {"utils", "util", "helpers", "common", "misc"}
 
-LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security")
+LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security", "app.caller")
 MODEL_FACTS = (
     "model.config",
     "model.families",
@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.metrics": ("app.errors",),
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
+    "app.caller": (),
     "app.config": LEAVES,
     "app.arguments": (),
     "app.cli": (
@@ -63,7 +64,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.questions": ("app.engine.protocol",),
     "app.engine.framing": ("app.engine.protocol", "app.engine.questions"),
     "app.engine.flight": (),
-    "app.engine.journal": (*BORDER, "app.errors"),
+    "app.engine.turns": ("app.caller",),
+    "app.engine.throughput": (),
+    "app.engine.journal": (
+        *("app.engine.throughput", "app.engine.turns"),
+        *("app.caller", "app.errors", *BORDER),
+    ),
     "app.engine.process": ("app.engine.flight", *BORDER),
     "app.engine.arrivals": ("app.engine.journal", *BORDER, "app.errors"),
     "app.engine.control": (*BORDER, "app.errors"),
@@ -133,6 +139,8 @@ TORCH_FREE = (
         "app.engine.journal",
         "app.engine.process",
         "app.engine.supervision",
+        "app.engine.turns",
+        "app.engine.throughput",
     ),
     *(
         "app.engine.grammar",

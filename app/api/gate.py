@@ -18,6 +18,7 @@ from app.api.call import Call
 from app.api.errors import error_event, error_response, is_json
 from app.api.guard import NOBODY, Guard
 from app.api.reply import Reply
+from app.caller import Caller, caller
 from app.errors import (
     BodyTimeout,
     ClientClosed,
@@ -28,6 +29,7 @@ from app.errors import (
 )
 from app.registry import Registry
 
+_WITHOUT_ENGINE = frozenset({"/v1/tokenize", "/v1/detokenize", "/detect"})
 _LOGGED_CHARACTERS = 10_000
 _bugs = logging.getLogger("quartet.errors")
 
@@ -85,9 +87,13 @@ class Gate:
             return
         name = NOBODY if key is None else key.name
         self.guard.rates.admit(name)
+        asked_by = Caller(call.key or call.client or "")
+        if path not in _WITHOUT_ENGINE and not path.startswith("/admin/"):
+            self.registry.check_room(asked_by)  # before more is spent on what will be refused
         if body is None:
             body = await self._read(receive, headers)
         self._check(call, headers, body)
+        caller.set(asked_by)
         may_hurry = security.may_hurry.set(key is None or "admin" in key.scopes)
         try:
             with self.registry.admit(asyncio.current_task()):

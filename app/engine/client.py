@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from app.caller import Caller, caller
 from app.engine.arrivals import Arrivals, Good, arrived
 from app.engine.control import Control
 from app.engine.flight import Flight
@@ -55,7 +56,8 @@ class EngineClient:
 
     When the process ends or hangs, another takes its place and goes on with what is in flight where that stopped: for
     who waits here it takes longer, nothing else. `max_queue_requests` and `max_queue_tokens` (prompts and completions)
-    bound what is in flight, waiting or running. An engine that cannot be kept alive is final (`wait_lost`).
+    bound what is in flight, waiting or running, and `max_queue_wait` the seconds that a new request would wait, as
+    estimated. An engine that cannot be kept alive is final (`wait_lost`).
     """
 
     def __init__(
@@ -64,12 +66,13 @@ class EngineClient:
         *,
         max_queue_requests: int,
         max_queue_tokens: int,
+        max_queue_wait: float | None = None,
         on_report: Callable[[Report], object],
         on_restart: Callable[[], object],
         command: Sequence[str] = WORKER_COMMAND,
         patience: Patience | None = None,
     ) -> None:
-        self._journal = Journal(max_queue_requests, max_queue_tokens)
+        self._journal = Journal(max_queue_requests, max_queue_tokens, max_queue_wait or math.inf)
         self._on_report = on_report
         self._patience = patience or Patience()
         self._control = Control(config.adapters, self._send)
@@ -99,6 +102,10 @@ class EngineClient:
     def num_tokens(self) -> int:
         """Tokens that the requests in flight may take, prompts and completions."""
         return self._journal.num_tokens
+
+    def check_room(self, caller: Caller) -> None:
+        """Raises Overloaded where the queue takes nothing more of this caller's sender."""
+        self._journal.check_room(1, 1, caller)
 
     async def start(self) -> Ready:
         """Starts the engine process and waits until all models are loaded.
@@ -189,7 +196,7 @@ class EngineClient:
         """Answers as they come, each with its request's place; what is open when it is left is aborted."""
         self._check_open()
         answers: Arrivals = asyncio.Queue()
-        admitted = self._journal.admit(requests, answers.put_nowait)
+        admitted = self._journal.admit(requests, answers.put_nowait, caller.get())
         self._count_call(1)
         try:
             self._send(*admitted)

@@ -8,20 +8,22 @@ import itertools
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from app.engine.protocol import Answer, GenerateRequest, Request, Tokens
+from app.caller import Caller
+from app.engine.protocol import Answer, Failed, GenerateRequest, Request, Tokens
+from app.engine.throughput import Throughput
+from app.engine.turns import Turns
 from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError
 
-RATE_SECONDS = 30.0
-MOST_RETRY_SECONDS = 60.0
 MOST_DEATHS = 2
 """What was there when so many engines died, and got no further in between, is tried by itself."""
 REFUSED_SECONDS = 600.0
+KEPT = 8
+"""The part of the queue that is kept for senders who hold no more than such a part."""
 
 Sink = Callable[[tuple[int, Answer] | QuartetError], None]
 
@@ -40,6 +42,7 @@ class Entry:
     cost: int
     place: int
     sink: Sink
+    caller: Caller
     said: list[int] = field(default_factory=list)
     furthest: int = -1
     num_deaths: int = 0
@@ -68,45 +71,65 @@ class Entry:
 class Journal:
     """What is in flight, with all that it takes to do it again."""
 
-    def __init__(self, max_requests: int, max_tokens: int) -> None:
+    def __init__(self, max_requests: int, max_tokens: int, max_wait: float = math.inf) -> None:
         self.entries: dict[int, Entry] = {}
         self.num_tokens = 0
-        self._max_requests, self._max_tokens = max_requests, max_tokens
+        self._max_requests, self._max_tokens, self._max_wait = max_requests, max_tokens, max_wait
         self._ids = itertools.count(1)
-        self._released: deque[tuple[float, int]] = deque(maxlen=4096)  # when, how many tokens
+        self._turns, self._throughput = Turns(), Throughput()
         self._refused: dict[bytes, float] = {}  # until when, by what is asked for
 
-    def admit(self, requests: Sequence[Request], sink: Sink) -> list[Request]:
-        """All of them with ids and seeds, or none.
+    def admit(self, requests: Sequence[Request], sink: Sink, caller: Caller | None = None) -> list[Request]:
+        """All of them with ids, seeds and turns, or none.
 
         Raises Overloaded, InvalidRequest for what never fits, EngineFault for what has ended the engine before.
         """
         self._check_refused(requests)
         costs = [cost(request) for request in requests]
-        total = sum(costs)
-        if len(requests) > self._max_requests or total > self._max_tokens:
+        caller = caller or Caller()
+        self.check_room(len(requests), sum(costs), caller)
+        admitted = []
+        for place, (asked, tokens) in enumerate(zip(requests, costs, strict=True)):
+            behind = self._turns.join(caller, asked.priority, tokens)
+            request = _prepared(asked, next(self._ids), behind)
+            self.entries[request.id] = Entry(asked, request, tokens, place, sink, caller)
+            admitted.append(request)
+        self.num_tokens += sum(costs)
+        self._throughput.resume(time.monotonic())
+        return admitted
+
+    def check_room(self, requests: int, tokens: int, caller: Caller) -> None:
+        """Raises InvalidRequest where there can never be room for so much, Overloaded where there is none now."""
+        most = (self._max_requests, self._max_tokens)
+        news = (requests, tokens)
+        if any(_excess(0, 0, new, limit) > 0 for new, limit in zip(news, most, strict=True)):
             raise InvalidRequest(
-                f"{len(requests)} sequences of {total} tokens (prompts and completions) at once are more"
-                f" than the queue takes: {self._max_requests} and {self._max_tokens}",
+                f"{requests} sequences of {tokens} tokens (prompts and completions) at once are more"
+                f" than the queue takes from one sender: {_share(most[0])} and {_share(most[1])}",
                 code="too_large",
             )
-        excess_requests = len(self.entries) + len(requests) - self._max_requests
-        excess_tokens = self.num_tokens + total - self._max_tokens
-        if excess_requests > 0 or excess_tokens > 0:
-            raise Overloaded("the queue is full", retry_after=self._wait(excess_requests, excess_tokens))
-        admitted = [_prepared(request, next(self._ids)) for request in requests]
-        for place, (asked, request, tokens) in enumerate(zip(requests, admitted, costs, strict=True)):
-            self.entries[request.id] = Entry(asked, request, tokens, place, sink)
-        self.num_tokens += total
-        return admitted
+        now = time.monotonic()
+        held = self._turns.held(caller)
+        excess = [
+            _excess(*each)
+            for each in zip((len(self.entries), self.num_tokens), held, news, most, strict=True)
+        ]
+        if max(excess) > 0:
+            raise Overloaded("the queue is full", retry_after=self._throughput.promise(now, *excess))
+        wait = self._throughput.seconds_for(now, self._turns.num_waiting)
+        if wait > self._max_wait:
+            raise Overloaded(f"the queue is {wait:.0f} s long", retry_after=max(1.0, wait - self._max_wait))
 
     def deliver(self, answer: Answer) -> None:
         """Hands an answer to whoever waits; the last one of a request ends it."""
         entry = self.entries.get(answer.id)
         if entry is not None:
             if is_end(answer):
+                if not isinstance(answer, Failed):
+                    self._throughput.note(time.monotonic(), entry.cost)
                 self.release(answer.id)
             elif isinstance(answer, Tokens):
+                self._turns.begin(entry.caller)
                 entry.said += answer.token_ids
             entry.sink((entry.place, answer))
 
@@ -143,7 +166,9 @@ class Journal:
         if entry is None:
             return False
         self.num_tokens -= entry.cost
-        self._released.append((time.monotonic(), entry.cost))
+        self._turns.leave(entry.caller, entry.cost)
+        if not self.entries:
+            self._throughput.pause(time.monotonic())
         return True
 
     def _check_refused(self, requests: Sequence[Request]) -> None:
@@ -151,18 +176,6 @@ class Journal:
         self._refused = {key: until for key, until in self._refused.items() if until > now}
         if self._refused and any(_fingerprint(request) in self._refused for request in requests):
             raise EngineFault("this request has ended the engine before and is refused for now")
-
-    def _wait(self, excess_requests: int, excess_tokens: int) -> float:
-        """Whole seconds until so much is released, by the rate of late."""
-        now = time.monotonic()
-        while self._released and self._released[0][0] < now - RATE_SECONDS:
-            self._released.popleft()
-        tokens = sum(released for _, released in self._released)
-        if not tokens:
-            return 1.0
-        span = now - self._released[0][0]
-        seconds = span * max(excess_requests / len(self._released), excess_tokens / tokens)
-        return float(min(max(math.ceil(seconds), 1), MOST_RETRY_SECONDS))
 
 
 def cost(request: Request) -> int:
@@ -175,7 +188,7 @@ def cost(request: Request) -> int:
 
 def _fingerprint(request: Request) -> bytes:
     """Of what is computed: the model, the tokens, the parameters."""
-    bare = msgspec.structs.replace(request, id=0, priority=0)
+    bare = msgspec.structs.replace(request, id=0, priority=0, behind=0)
     if isinstance(bare, GenerateRequest):
         bare = msgspec.structs.replace(bare, index=0)
     return hashlib.blake2b(msgspec.msgpack.encode(bare), digest_size=16).digest()
@@ -200,9 +213,19 @@ def joined(first: Tokens, second: Tokens) -> Tokens:
     )
 
 
-def _prepared(request: Request, request_id: int) -> Request:
-    """With its id, and with a seed where its sender chose none."""
+def _prepared(request: Request, request_id: int, behind: int) -> Request:
+    """With its id and its turn, and with a seed where its sender chose none."""
     if isinstance(request, GenerateRequest) and request.params.seed is None:
         params = msgspec.structs.replace(request.params, seed=random.getrandbits(63))
-        return msgspec.structs.replace(request, id=request_id, params=params)
-    return msgspec.structs.replace(request, id=request_id)
+        return msgspec.structs.replace(request, id=request_id, behind=behind, params=params)
+    return msgspec.structs.replace(request, id=request_id, behind=behind)
+
+
+def _share(most: int) -> int:
+    """The most that one sender may hold."""
+    return most - most // KEPT
+
+
+def _excess(used: int, held: int, new: int, most: int) -> int:
+    """How much more than there is room for, where the sender of the new holds so much of what is used."""
+    return used + new - (most if held + new <= most // KEPT else _share(most))

@@ -4,8 +4,10 @@ from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.engine.sequence import Sequence
+from app.engine.sequence import AGING_SECONDS, Sequence
 
+KEPT = 8
+"""The part of the places in a batch that is kept for those who have little of their sender's before them."""
 _REGAINED = 64
 """The part of a lane's token budget that each step gives back to one that was cut."""
 
@@ -46,6 +48,22 @@ class Lane:
         """A quarantine in which somebody runs."""
         return self.is_quarantine and bool(self.running)
 
+    def first_in_line(self, max_num_seqs: int) -> Sequence | None:
+        """Who waits and comes next, where there is a place for it.
+
+        Those who have more than a few of their sender before them get all places but a part. Where that is taken, they
+        let the others pass, so that long texts of one sender do not make all others wait for their ends.
+        """
+        first: Sequence | None = self.waiting[0]
+        assert first is not None
+        few = max(1, max_num_seqs // (4 * KEPT))
+        if first.request.behind >= few:
+            taken = sum(1 for sequence in self.running if sequence.request.behind >= few)
+            if taken and taken + first.width > max_num_seqs - max_num_seqs // KEPT:
+                first = next((sequence for sequence in self.waiting if sequence.request.behind < few), None)
+        has_room = first is not None and self.num_reserved + first.width <= max_num_seqs
+        return first if has_room else None
+
     def charge(self, seconds: float) -> None:
         """A step of it has run, and took so long."""
         self.clock += seconds / self.weight
@@ -64,6 +82,7 @@ class Lanes:
         self.quarantine = {
             model: Lane(model, size, token_budget, is_quarantine=True) for model, size in block_sizes.items()
         }
+        self._lead = 0.0
 
     @property
     def every(self) -> list[Lane]:
@@ -87,8 +106,22 @@ class Lanes:
         """Those with work, who has had the least first."""
         return sorted((lane for lane in self.every if lane.has_work), key=_turn)
 
+    def join(self, sequence: Sequence) -> None:
+        """Puts a new sequence in line, level with the first one that waits.
+
+        A level of priority puts it before others by AGING_SECONDS, a turn that others have first behind them by as
+        much. Where it would stand without these never goes back and goes on at least as fast as time does, so that
+        nobody is overtaken for ever: whoever comes later by so many seconds is behind.
+        """
+        firsts = [lane.waiting[0] for lane in self.every if lane.waiting]
+        levels = (first.turn + AGING_SECONDS * first.request.priority for first in firsts)
+        self._lead = max(self._lead, min(levels, default=0.0) - sequence.arrival)
+        turns = sequence.request.behind - sequence.request.priority
+        sequence.turn = sequence.arrival + self._lead + AGING_SECONDS * turns
+        self.wait(sequence)
+
     def wait(self, sequence: Sequence) -> None:
-        """Puts a sequence in line."""
+        """Puts a sequence in line where its turn is."""
         lane = self.of(sequence)
         if not lane.has_work:
             # Idle time earns no credit: a model that wakes starts level with the busy ones.

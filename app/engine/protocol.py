@@ -76,9 +76,10 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(Message, frozen=True, kw_only=True):
     """One sequence to continue: a decoder's prompt, or an encoder-decoder's source.
 
-    The client gives the `id`. `index` tells apart the sequences of one request that share a seed. `target_ids` are
-    given as what is said first; with any, `prompt_logprobs` tells of them alone. `said` is what came behind, in an
-    engine that is gone. `alone_until`: while it has at most so many decoder tokens, nothing else is in its steps.
+    The client gives the `id`, and how many turns others have first (`behind`). `index` tells apart the sequences of one
+    request that share a seed. `target_ids` are given as what is said first; with any, `prompt_logprobs` tells of them
+    alone. `said` is what came behind, in an engine that is gone. `alone_until`: while it has at most so many decoder
+    tokens, nothing else is in its steps.
     """
 
     id: int = 0
@@ -87,6 +88,7 @@ class GenerateRequest(Message, frozen=True, kw_only=True):
     params: SamplingParams
     index: int = 0
     priority: int = 0
+    behind: int = 0
     constraint: Constraint | None = None
     target_ids: list[int] = []
     said: list[int] = []
@@ -107,6 +109,7 @@ class EncodeRequest(Message, frozen=True, kw_only=True):
     candidates: list[int] = []
     top_k: int = 0
     priority: int = 0
+    behind: int = 0
     alone_until: int | None = None
 
 

@@ -92,9 +92,9 @@ class Scheduler:
         return self.num_requests > 0
 
     def add(self, sequence: Sequence) -> None:
-        """Puts a sequence in line."""
+        """Puts a new sequence in line."""
         self._by_id[sequence.id] = sequence
-        self.lanes.wait(sequence)
+        self.lanes.join(sequence)
 
     def charge(self, step: ScheduledStep, seconds: float) -> None:
         """Notes the device time that a step took."""
@@ -223,10 +223,10 @@ class Scheduler:
     def _admit_waiting(self, lane: Lane, step: ScheduledStep, budget: int) -> None:
         """Waiting sequences join in their order; the first that cannot keeps those behind it waiting too."""
         while lane.waiting and budget > 0 and not lane.is_full:
-            unit = lane.waiting[0].unit
-            has_prompts = len(step.sequences) > step.num_decoding
-            if lane.num_reserved + unit[0].width > self.max_num_seqs:
+            first = lane.first_in_line(self.max_num_seqs)
+            if first is None:
                 break
+            unit, has_prompts = first.unit, len(step.sequences) > step.num_decoding
             if has_prompts and self._num_uncut(unit) > budget:
                 break
             if not self._has_room_for(unit) or self._is_behind_another(unit):

@@ -12,7 +12,7 @@ from app.engine.token_counts import TokenCounts
 from model.beam_search import BeamSearch
 
 AGING_SECONDS = 5.0
-"""Of waiting that make up for a level of priority."""
+"""Of waiting that make up for a level of priority, and for a turn that others have before."""
 
 
 MOST_TOLD = 256
@@ -40,7 +40,8 @@ class Sequence:
     """What it should have (`source_ids`, `token_ids`) and what is computed of it.
 
     An encoder-decoder sequence has a source and decoder tokens, a decoder-only one no source, an
-    encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds. One that is a beam
+    encoder-only one no decoder tokens: it ends after its encode. `arrival` is in seconds; `turn` too, and says who goes
+    first: it is given to it when it joins the line. One that is a beam
     belongs to a `group` of beams, and keeps the log-probabilities of what it said where they are asked for.
     One that may be what engines die of has its steps to itself until it has more than `alone_until` tokens.
     A `draft` is what may follow `token_ids` and is computed along with the last of them.
@@ -66,6 +67,7 @@ class Sequence:
     num_registered_blocks: int = 0
     num_cached_tokens: int | None = None
     status: Status = Status.WAITING
+    turn: float = 0.0
     alone_until: int | None = None
     finish_reason: FinishReason | None = None
     first_scheduled: float | None = None
@@ -114,11 +116,8 @@ class Sequence:
 
     @property
     def order(self) -> tuple[float, int]:
-        """Who goes first: who has waited longest, a level of priority counting as AGING_SECONDS of waiting.
-
-        All age alike, so the order of two never changes, and nobody is overtaken for ever.
-        """
-        return (self.arrival - AGING_SECONDS * self.request.priority, self.request.id)
+        """Who goes first; the order of two never changes."""
+        return (self.turn, self.request.id)
 
     @property
     def most_at_once(self) -> int:

@@ -151,15 +151,18 @@ class Generate(Task):
         if options.stop:
             return await gather_or_cancel([self._collect(request, options, usage) for request in requests])
         answers = await self._all_tokens(requests, usage)
+
+        def read() -> list[str]:
+            pairs = zip(requests, answers, strict=True)
+            return [_read_all(self._reader(one, options), answer.token_ids) for one, answer in pairs]
+
+        texts = await self.offload(8 * sum(len(answer.token_ids) for answer in answers), read)
         completions = []
-        for request, answer in zip(requests, answers, strict=True):
+        for request, answer, text in zip(requests, answers, texts, strict=True):
             usage.add_tokens(answer)
             usage.cached_tokens += _count_cached(answer, request, options)
-            reader = self._reader(request, options)
-            ids = answer.token_ids
-            text = await self.offload(8 * len(ids), partial(_read_all, reader, ids))
-            reason = answer.finish_reason or "stop"
-            completions.append(Completion(text, ids, reason, answer.logprobs, answer.prompt_logprobs))
+            told = answer.logprobs, answer.prompt_logprobs
+            completions.append(Completion(text, answer.token_ids, answer.finish_reason or "stop", *told))
         return completions
 
     async def _search(

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
+from app.api.connections import ConnectionLimits, Connections
 from app.api.gate import Limits
 from app.main import create_app
 from app.metrics import Metrics
@@ -42,8 +43,16 @@ class _Server(uvicorn.Server):
 class Service:
     """The server runs in a thread with a loop of its own; `on_loop` runs a function there."""
 
-    def __init__(self, served: list[Served], limits: Limits, **options: Any) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        served: list[Served],
+        limits: Limits,
+        connections: ConnectionLimits | None = None,
+        send_bytes: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._limits, self._connections = limits, connections or ConnectionLimits()
+        self._send_bytes = send_bytes  # what the system holds of an answer that is not read
         self._options = options
         self._served = served
         self._started: Future[None] = Future()
@@ -60,9 +69,17 @@ class Service:
             self.registry.detector = LanguageDetector(pool, TOLD_APART)
             self.port = listener.getsockname()[1]
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._send_bytes is not None:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_bytes)
             app = create_app(self.registry, self._limits, **self._options)
+            connections = Connections(self._connections, self.registry.metrics)
             config = uvicorn.Config(
-                app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
+                app,
+                http=connections.protocol,  # type: ignore[arg-type]
+                lifespan="off",
+                log_config=None,
+                timeout_graceful_shutdown=1,
+                ws="none",
             )
             self._server = _Server(config, lambda: self._started.set_result(None))
             await self.registry.start(self.engine)

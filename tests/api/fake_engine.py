@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import numpy as np
 
+from app.caller import Caller
 from app.engine.protocol import (
     AdapterSpec,
     Encoded,
@@ -20,6 +21,7 @@ from app.engine.protocol import (
     Tokens,
 )
 from app.engine.questions import TracedStep
+from app.errors import Overloaded
 from app.tasks.served import Served
 
 TEXT = "Grüße, 世界! Stop here. "
@@ -31,6 +33,7 @@ class FakeEngine:
     def __init__(self, served: Sequence[Served]) -> None:
         self.served = {one.name: one for one in served}
         self.is_ready = True
+        self.is_full = False
         self.text = TEXT
         self.delay = 0.0
         self.cached_tokens = 0
@@ -87,6 +90,10 @@ class FakeEngine:
             raise self.failure
         await self.gate.wait()
         self.adapters = [adapter for adapter in self.adapters if adapter.name != name]
+
+    def check_room(self, caller: Caller) -> None:
+        if self.is_full:
+            raise Overloaded("the queue is full", retry_after=2.0)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
         self._admit([request])

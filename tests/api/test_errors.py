@@ -301,6 +301,15 @@ def test_429_tells_when_to_come_back(service: Service) -> None:
     assert 'outcome="overloaded",task="generate"} 2.0' in metrics
 
 
+def test_429_comes_before_anything_is_read_where_the_queue_is_full(service: Service) -> None:
+    service.engine.is_full = True
+    for path in ("/v1/generate", "/v1/classify", "/translate", "/models/writer"):
+        response = service.post(path, {"what": "is not even looked at"})
+        assert (response.status_code, response.headers["retry-after"]) == (429, "2")
+    assert service.post("/v1/tokenize", {"model": "writer", "text": "Hi"}).status_code == 200
+    assert service.client.get("/health").status_code == 200
+
+
 def test_500_has_the_request_id_and_no_trace(service: Service) -> None:
     service.engine.failure = ZeroDivisionError("secret detail")
     response = service.post("/v1/generate", GENERATE, headers={"X-Request-ID": "abc-1"})

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import random
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,6 +259,39 @@ def test_clients_that_leave_free_their_blocks(running: Process) -> None:
             running.client.post("/v1/generate", json=LARGE, timeout=0.3)
         running.wait_until(lambda: num_running() <= 1)
     running.wait_until(lambda: num_running() == 0 and usage() == 0)
+
+
+def test_two_hundred_who_leave_at_any_moment_leave_nothing_behind(running: Process) -> None:
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/generate", LONG | {"stream": True}),
+        ("/v1/generate", LARGE),
+        ("/v1/generate", LONG | {"num_beams": 3}),
+        ("/v1/translate", {"text": "One. Two. Three.", "target": "fr", "max_tokens": 60, "ignore_eos": True}),
+        ("/v1/classify", {"text": ["one", "two", "three"]}),
+    ]
+    moments = random.Random(3)
+    before = num_ended(running)
+
+    def come_and_go(number: int) -> None:
+        path, body = requests[number % len(requests)]
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        url = running.client.base_url
+        with socket.create_connection((url.host, url.port)) as connection:
+            connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            time.sleep(moments.uniform(0.0, 0.5))
+
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(come_and_go, range(200)))
+    running.wait_until(lambda: num_ended(running) == before + 200)
+    for gauge in ("quartet_requests_running", "quartet_requests_waiting", "quartet_kv_cache_usage_ratio"):
+        assert running.metric(gauge) == 0
+    # one that needs all the blocks there are gets them
+    assert post(running, "/v1/generate", LARGE | {"max_tokens": 5})["usage"]["completion_tokens"] == 5
+
+
+def num_ended(running: Process) -> float:
+    return running.metric("quartet_requests_total")
 
 
 def test_a_deadline_passes(running: Process) -> None:

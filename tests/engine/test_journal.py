@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from app.caller import Caller
 from app.engine.journal import Journal
-from app.engine.protocol import Answer, EncodeRequest, Failed, GenerateRequest, Tokens
+from app.engine.protocol import Answer, Encoded, EncodeRequest, Failed, GenerateRequest, Tokens
 from app.engine.sampling_params import SamplingParams
-from app.errors import Overloaded, QuartetError, Unavailable
+from app.errors import InvalidRequest, Overloaded, QuartetError, Unavailable
 
 
 class Clock:
@@ -20,24 +21,66 @@ def encode(tokens: int) -> EncodeRequest:
     return EncodeRequest(model="m", ids=[1] * tokens, output="embedding")
 
 
-def test_the_time_to_wait_follows_the_rate_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_to_wait_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     journal = Journal(max_requests=1000, max_tokens=1000)
-    for _ in range(11):  # 10 tokens a second
-        (done,) = journal.admit([encode(10)], lambda item: None)
-        journal.release(done.id)
+    work(journal, clock, seconds=20)  # 10 tokens a second
+    clock.now += 1000.0  # idle: that makes nobody slow
+    journal.admit([encode(870)], lambda item: None)
+    assert refused(journal, encode(40)) == 4.0
+    assert refused(journal, encode(40)) == 7.0, "those who were told before come first"
+    assert refused(journal, encode(800)) == 60.0
+    clock.now += 100.0
+    assert refused(journal, encode(126)) == 60.0, "nothing was done for so long"
+
+
+def test_a_queue_that_is_too_long_by_the_speed_of_late_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    journal = Journal(max_requests=1000, max_tokens=100_000, max_wait=5.0)
+    work(journal, clock, seconds=10)  # one sequence a second
+    journal.admit([encode(10)] * 100, lambda item: None, Caller())
+    for _ in range(5):  # one large request keeps others waiting for one turn only
+        journal.admit([encode(10)], lambda item: None, Caller())
+    assert refused(journal, encode(10)) == 1.0
+    [begun] = [one for one in journal.entries.values() if one.place == 99]
+    journal.deliver(answered(begun.request.id))
+    journal.admit([encode(10)], lambda item: None, Caller())
+
+
+def test_part_of_the_queue_is_kept_for_senders_who_hold_little() -> None:
+    journal = Journal(max_requests=80, max_tokens=8000)
+    journal.admit([encode(1)] * 60, lambda item: None, Caller("many"))
+    journal.admit([encode(1)] * 10, lambda item: None, Caller("many"))
+    for sender in ("many", "few"):
+        with pytest.raises(Overloaded):
+            journal.admit([encode(1)] * 11, lambda item: None, Caller(sender))
+    with pytest.raises(Overloaded):
+        journal.admit([encode(1)], lambda item: None, Caller("many"))
+    journal.admit([encode(1)] * 9, lambda item: None, Caller("few"))
+    journal.admit([encode(1)], lambda item: None, Caller("another"))
+    with pytest.raises(Overloaded):
+        journal.admit([encode(1)], lambda item: None, Caller("another"))
+    with pytest.raises(InvalidRequest, match="70 and 7000"):
+        journal.admit([encode(1)] * 71, lambda item: None, Caller("many"))
+
+
+def work(journal: Journal, clock: Clock, seconds: int) -> None:
+    """A sequence of 10 tokens each second."""
+    for _ in range(seconds):
+        (one,) = journal.admit([encode(10)], lambda item: None)
         clock.now += 1.0
-    journal.admit([encode(950)], lambda item: None)
-    with pytest.raises(Overloaded) as refused:
-        journal.admit([encode(100)], lambda item: None)
-    assert refused.value.retry_after == 5.0
-    with pytest.raises(Overloaded) as refused:
-        journal.admit([encode(990)], lambda item: None)
-    assert refused.value.retry_after == 60.0
-    clock.now += 1000.0  # what is long ago says nothing
-    with pytest.raises(Overloaded) as refused:
-        journal.admit([encode(990)], lambda item: None)
-    assert refused.value.retry_after == 1.0
+        journal.deliver(answered(one.id))
+
+
+def refused(journal: Journal, request: EncodeRequest) -> float | None:
+    """When to come back."""
+    with pytest.raises(Overloaded) as fault:
+        journal.admit([request], lambda item: None)
+    return fault.value.retry_after
+
+
+def answered(request_id: int) -> Encoded:
+    return Encoded(id=request_id, shape=[0], data=b"")
 
 
 def test_every_request_ends_once() -> None:

@@ -1,5 +1,6 @@
 """Policy without tensors: budgets, turns, preemption. `test_scheduler_model` drives it with anything."""
 
+import msgspec
 import pytest
 
 from app.engine.block_manager import BlockManager
@@ -29,14 +30,16 @@ def sequence_of(
     outputs: int = 5,
     priority: int = 0,
     adapter: str | None = None,
+    behind: int = 0,
 ) -> Sequence:
     """An encoder's where there are no `token_ids`. Each arrives a second after the one with the number before."""
     request: GenerateRequest | EncodeRequest
     if token_ids:
         params = SamplingParams(max_tokens=outputs)
-        request = GenerateRequest(id=number, model=model, prompt_ids=[], params=params, priority=priority)
+        request = GenerateRequest(id=number, model=model, prompt_ids=[], params=params)
     else:
-        request = EncodeRequest(id=number, model=model, ids=[], output="class", priority=priority)
+        request = EncodeRequest(id=number, model=model, ids=[], output="class")
+    request = msgspec.structs.replace(request, priority=priority, behind=behind)
     return Sequence(
         request, model, adapter, number, source_ids, token_ids, len(token_ids), max_tokens=outputs
     )

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.engine.block_manager import BlockManager, num_blocks
 from app.engine.scheduler import ScheduledStep, Scheduler
-from app.engine.sequence import BeamGroup, Sequence, Status
+from app.engine.sequence import AGING_SECONDS, BeamGroup, Sequence, Status
 from app.engine.speculation import Draft
 from model.beam_search import BeamSearch, BeamSettings
 from tests.engine.test_scheduler import sequence_of
@@ -29,7 +29,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     """`pages` are what the arena would hold: whose page it is, and by offset what was computed there."""
 
     @initialize(
-        blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, 6), is_on=st.booleans()
+        blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, 9), is_on=st.booleans()
     )
     def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
         self.shape = (blocks, budget, most, is_on)
@@ -37,18 +37,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.pages: list[tuple[str, dict[int, object]]] = [("", {}) for _ in range(blocks)]
         self.everyone: list[Sequence] = []
         self.ends: Counter[int] = Counter()
+        self.orders: list[tuple[float, int]] = []
 
     @rule(
         text=st.sampled_from(TEXTS),
         length=st.integers(1, 16),
         outputs=st.integers(1, 12),
         priority=st.integers(-1, 1),
+        behind=st.sampled_from([0, 0, 1, 2, 100]),
         adapter=ADAPTERS,
     )
     def add_decoder(
-        self, text: list[int], length: int, outputs: int, priority: int, adapter: str | None
+        self, text: list[int], length: int, outputs: int, priority: int, behind: int, adapter: str | None
     ) -> None:
-        self._add(text[:length], [], "decoder", outputs, priority, adapter)
+        self._add(text[:length], [], "decoder", outputs, priority, adapter, behind)
 
     @rule(
         text=st.sampled_from(TEXTS),
@@ -80,9 +82,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         search = BeamSettings(num_beams=width, max_tokens=outputs, end_token_ids=())
         self.everyone[-1].group = BeamGroup(BeamSearch(search), [self.everyone[-1]])
 
-    @rule(length=st.integers(1, 40))
-    def add_encoder(self, length: int) -> None:
-        self._add([], [5] * length, "encoder", 0, 0, None)
+    @rule(length=st.integers(1, 40), behind=st.integers(0, 3))
+    def add_encoder(self, length: int, behind: int) -> None:
+        self._add([], [5] * length, "encoder", 0, 0, None, behind)
 
     @rule(data=st.data())
     def abort(self, data: Any) -> None:
@@ -150,7 +152,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             prompt, said = old.token_ids[: old.num_prompt_tokens], old.token_ids[old.num_prompt_tokens :]
             request = old.request
             new = sequence_of(
-                number, prompt, old.source_ids, old.model, old.max_tokens, request.priority, old.adapter
+                *(number, prompt, old.source_ids, old.model, old.max_tokens),
+                *(request.priority, old.adapter, request.behind),
             )
             if old.group is not None:
                 new.group = BeamGroup(BeamSearch(old.group.search.settings), [new])
@@ -160,6 +163,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 new.alone_until = len(old.token_ids)
             self.everyone[number] = new
             self.scheduler.add(new)
+            self.orders[number] = new.order
 
     def _begin(self) -> Scheduler:
         blocks, budget, most, is_on = self.shape
@@ -190,6 +194,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sum(self.manager.num_held(model) for model in SIZES) == len(set(holders))
         assert all(len(set(table)) == len(table) for table in tables)
 
+    @invariant()
+    def the_order_of_two_never_changes_and_whoever_comes_that_much_later_is_behind(self) -> None:
+        """... whatever else has come and gone meanwhile."""
+        assert [sequence.order for sequence in self.everyone] == self.orders
+        live = sorted({sequence.id for sequence in self._live()})
+        limits = {
+            s.id: s.arrival + AGING_SECONDS * (s.request.behind - s.request.priority) for s in self.everyone
+        }
+        for number in live[:-1]:
+            assert self.orders[number] < self.orders[live[-1]] or limits[number] > limits[live[-1]]
+
     def teardown(self) -> None:
         """Nobody is kept waiting for ever."""
         if not hasattr(self, "everyone"):
@@ -210,12 +225,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         outputs: int,
         priority: int,
         adapter: str | None,
+        behind: int = 0,
     ) -> None:
         number = len(self.everyone)
         self.everyone.append(
-            sequence_of(number, list(token_ids), source_ids, model, outputs, priority, adapter)
+            sequence_of(number, list(token_ids), source_ids, model, outputs, priority, adapter, behind)
         )
         self.scheduler.add(self.everyone[-1])
+        self.orders.append(self.everyone[-1].order)
 
     def _live(self) -> list[Sequence]:
         lanes = self.scheduler.lanes.every
