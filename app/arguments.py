@@ -59,6 +59,12 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="MS",
         help="how long a step may take while others wait, 0 for no matter (100 on a CPU, else 0)",
     )
+    add(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="the same tokens in any batch, at some cost; on a CPU",
+    )
     add("--threads", type=int, metavar="N", help="threads of the engine on a CPU")
     add("--max-queue-requests", type=int, metavar="N", help="sequences admitted at most (4096)")
     add("--max-queue-tokens", type=int, metavar="TOKENS", help="tokens admitted at most (2000000)")

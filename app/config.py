@@ -103,6 +103,8 @@ class Settings(_Frozen):
     target_step_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """How long steps may get by prompts, while others wait for them; 0: no matter. None: 100 on a CPU, 0 on CUDA."""
     speculation: bool = True
+    deterministic: bool = False
+    """The same bits in any batch; see docs/reliability.md for where."""
     threads: Positive | None = None
 
     max_queue_requests: Positive = 4096

@@ -22,6 +22,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         prefix_cache=settings.prefix_cache,
         target_step_ms=settings.target_step_ms,
         speculation=settings.speculation,
+        deterministic=settings.deterministic,
         threads=settings.threads,
         log_format=settings.log_format,
     )

@@ -7,7 +7,7 @@ An adapter is low-rank updates on linear layers, layers that it brings whole, an
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
 from model.families import published_name, read_adapter_config, read_json, to_hf_config
-from model.heads import HEADS
-from model.layers.linear import Linear, LowRank
+from model.heads import HEADS, pack_head, scores_words
+from model.layers.linear import Linear, LowRank, Update
+from model.layers.packed import PackedWeight
 from model.loading import check_weight
 from model.lora import read_updates
 from model.lora_settings import check_settings
@@ -120,8 +121,12 @@ class AdapterWeights:
     """An adapter that was read for one model and is not on it yet: updates of its layers, and a head of its own."""
 
     config: TransformerConfig
-    updates: list[tuple[Linear, nn.Module]]
+    updates: list[tuple[Linear, Update]]
     head: nn.Module | None
+    packed: list[PackedWeight] = field(default_factory=list)
+    """What it shares with nobody, where the model is packed."""
+    words: PackedWeight | None = None
+    """The model's table, where it was not packed before this head wanted it."""
 
     def attach(self, model: Transformer, name: str) -> None:
         """Puts it on the model that it was read for; rows that name it go through it from now on."""
@@ -129,6 +134,8 @@ class AdapterWeights:
             module.adapters[name] = update
         if self.head is not None:
             model.heads[name] = self.head
+        if self.words is not None:
+            model.packed_words = self.words
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -153,7 +160,15 @@ def read_adapter(model: Transformer, name: str, folder: Path) -> AdapterWeights:
         raise CheckpointError(f"{folder / CONFIG}: {fault}") from None
     for _, update in updates:
         update.eval().requires_grad_(False)
-    return AdapterWeights(config, updates, head)
+    if not model.packed:
+        return AdapterWeights(config, updates, head)
+    packed = [one for _, update in updates for one in update.pack()]
+    words = None
+    if head is not None:
+        if model.packed_words is None and scores_words(head):
+            words = PackedWeight(model.embeddings.words.weight)
+        packed += pack_head(head)
+    return AdapterWeights(config, updates, head, packed, words)
 
 
 def load_adapter(model: Transformer, name: str, folder: Path) -> TransformerConfig:
@@ -174,7 +189,7 @@ def remove_adapter(model: Transformer, name: str) -> None:
 
 def _read_updates(
     model: Transformer, config: TransformerConfig, name: str, folder: Path, settings: Mapping[str, Any]
-) -> tuple[list[tuple[Linear, nn.Module]], nn.Module | None]:
+) -> tuple[list[tuple[Linear, Update]], nn.Module | None]:
     """The updates by layer, and the head of the adapter's own; the model is only looked at."""
     file = folder / WEIGHTS
     try:

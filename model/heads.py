@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Head, TransformerConfig
+from model.layers.activations import find_activation
 from model.layers.linear import Linear
-from model.layers.mlp import find_activation
 from model.layers.norms import build_norm
+from model.layers.packed import PackedWeight, can_pack, without_numbers
 
 
 class Pooler(nn.Module):
@@ -96,7 +97,7 @@ class SpanHead(nn.Module):
 class MaskedLMHead(nn.Module):
     """Vocabulary logits for masked tokens: dense, activation, norm, and the embedding table turned round.
 
-    The projection is given by the caller while it is tied to the input table, which it does not own.
+    Without a projection of its own the caller scores words, by the input table that it is tied to.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -108,12 +109,24 @@ class MaskedLMHead(nn.Module):
         self.projection: nn.Parameter | None = None
         if not config.tie_embeddings:
             self.projection = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self._packed: PackedWeight | None = None
 
-    def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
-        """[n, hidden_size] and the [vocab_size, hidden_size] input table to [n, vocab_size]."""
+    def forward(self, hidden: Tensor, score_words: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """[n, hidden_size] to [n, vocab_size]; `score_words` takes [n, hidden_size] and a bias [vocab_size]."""
         x = self.norm(self.activation(self.dense(hidden)))
-        table = words if self.projection is None else self.projection
-        return nn.functional.linear(x, table, self.bias)
+        if self._packed is not None:
+            return self._packed(x, self.bias)
+        if self.projection is not None:
+            return nn.functional.linear(x, self.projection, self.bias)
+        return score_words(x, self.bias)
+
+    def pack(self) -> list[PackedWeight]:
+        """See `Linear.pack`; of the projection alone."""
+        if self.projection is None or not can_pack(self.projection):
+            return []
+        self._packed = PackedWeight(self.projection)
+        self.projection = without_numbers(self.projection)
+        return [self._packed]
 
 
 class PretrainingHead(nn.Module):
@@ -134,3 +147,14 @@ HEADS: Mapping[Head, Callable[[TransformerConfig], nn.Module]] = {
     "span": SpanHead,
 }
 """The heads of encoders. A decoder's LM head is a projection that `Transformer` holds itself."""
+
+
+def scores_words(head: nn.Module) -> bool:
+    """Whether it scores words by the model's table."""
+    return any(isinstance(part, MaskedLMHead) and part.projection is None for part in head.modules())
+
+
+def pack_head(head: nn.Module) -> list[PackedWeight]:
+    """See `Linear.pack`."""
+    parts = [part for part in head.modules() if isinstance(part, Linear | MaskedLMHead)]
+    return [packed for part in parts for packed in part.pack()]

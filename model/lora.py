@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
 from model.families import FAMILIES, published_name
-from model.layers.linear import Linear, LowRank, WholeLayer
+from model.layers.linear import Linear, LowRank, Update, WholeLayer
 from model.transformer import Transformer
 
 
@@ -20,7 +20,7 @@ def read_updates(
     left: dict[str, Tensor],
     settings: Mapping[str, Any],
     file: Path,
-) -> list[tuple[Linear, nn.Module]]:
+) -> list[tuple[Linear, Update]]:
     """The updates by layer. What is used is taken out of `left`, which maps published names to tensors of `file`.
 
     CheckpointError for tensors that do not fit; the model is only looked at.
@@ -31,7 +31,7 @@ def read_updates(
             published = published_name(f"{module_name}.weight", config).removesuffix(".weight")
             layers.setdefault(published, []).append(module)
     family = FAMILIES[config.family]
-    updates: list[tuple[Linear, nn.Module]] = []
+    updates: list[tuple[Linear, Update]] = []
     for published, modules in layers.items():
         # The second where the adapter was made on the bare model.
         for key in dict.fromkeys((published, published.removeprefix(family.base_prefix))):
@@ -46,7 +46,7 @@ def read_updates(
 
 def _low_ranks(
     key: str, modules: Sequence[Linear], left: dict[str, Tensor], settings: Mapping[str, Any], file: Path
-) -> list[tuple[Linear, nn.Module]]:
+) -> list[tuple[Linear, Update]]:
     """LoRA on a published layer, which may be several of ours (GPT-2): they share `down`, and cut `up`."""
     down, up = (left.pop(f"{key}.lora_{part}.weight", None) for part in "AB")
     if down is None and up is None:
@@ -58,7 +58,7 @@ def _low_ranks(
         raise CheckpointError(f"{file}: {key}.lora_A and lora_B do not fit the base and rank {rank}")
     alpha = float(_pattern_value(settings, "alpha_pattern", key, settings.get("lora_alpha", 8)))
     scale = alpha / rank**0.5 if settings.get("use_rslora") else alpha / rank
-    updates: list[tuple[Linear, nn.Module]] = []
+    updates: list[tuple[Linear, Update]] = []
     for module, part in zip(modules, torch.split(up, sizes), strict=True):
         low_rank = LowRank(module.in_features, module.out_features, rank, scale, 0.0)
         low_rank.down, low_rank.up = nn.Parameter(down), nn.Parameter(part.contiguous())
@@ -68,7 +68,7 @@ def _low_ranks(
 
 def _whole(
     key: str, modules: Sequence[Linear], left: dict[str, Tensor], is_transposed: bool, file: Path
-) -> list[tuple[Linear, nn.Module]]:
+) -> list[tuple[Linear, Update]]:
     """A layer in `modules_to_save`."""
     weight, bias = left.get(f"{key}.weight"), left.get(f"{key}.bias")
     if weight is None or len(modules) > 1:

@@ -14,12 +14,15 @@ from model.heads import (
     SequenceClassHead,
     SpanHead,
     TokenClassHead,
+    pack_head,
+    scores_words,
 )
 from model.layers.attention import CrossAttention, SelfAttention
 from model.layers.context import AttentionContext, PaddedContext
 from model.layers.embeddings import Embeddings
-from model.layers.linear import AdapterSpans, Linear, can_pack, pack_weight, packed_linear
+from model.layers.linear import AdapterSpans, Linear
 from model.layers.mlp import FeedForward
+from model.layers.packed import PackedWeight, can_pack
 
 OWN = "own"
 """The name of the head that came with the checkpoint; adapters add heads under their names."""
@@ -41,7 +44,10 @@ class Transformer(nn.Module):
         self.lm_head: Linear | None = None
         if self.decoder is not None and not config.tie_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._packed_words: Tensor | None = None
+        self.packed_words: PackedWeight | None = None
+        """The input table once more, for scoring words."""
+        self.packed: list[PackedWeight] = []
+        """All that `pack` gave to oneDNN."""
         self.logit_bias: nn.Parameter | None = None
         if config.logit_bias:
             self.logit_bias = nn.Parameter(torch.zeros(1, config.vocab_size))
@@ -76,10 +82,7 @@ class Transformer(nn.Module):
         if self.lm_head is not None:
             logits = self.lm_head(hidden, adapter_spans)
             return logits if self.logit_bias is None else logits + self.logit_bias
-        bias = None if self.logit_bias is None else self.logit_bias[0]
-        if self._packed_words is not None:
-            return packed_linear(hidden, self._packed_words, bias)
-        return functional.linear(hidden, self.embeddings.words.weight, bias)
+        return self._score_words(hidden, None if self.logit_bias is None else self.logit_bias[0])
 
     def takes_mean(self, head: str = OWN) -> bool:
         """Does `classify` take the mean of a sequence's states instead of its first token's?"""
@@ -118,7 +121,7 @@ class Transformer(nn.Module):
         if isinstance(module, PretrainingHead):
             module = module.masked_lm
         assert isinstance(module, MaskedLMHead), f"{head} fills no masks"
-        return module(hidden, self.embeddings.words.weight)
+        return module(hidden, self._score_words)
 
     def next_sentence(self, first: Tensor, head: str = OWN) -> Tensor:
         """[b, hidden_size] states of the first tokens to logits [b, 2] for (follows, does not)."""
@@ -153,18 +156,22 @@ class Transformer(nn.Module):
         return self.decode(ids.flatten(), context).view(*ids.shape, -1)
 
     def pack(self) -> None:
-        """Gives the stacks' weights and the output table to oneDNN, for serving on a CPU; there is no way back.
+        """Gives all weights of products to oneDNN, for serving on a CPU; there is no way back.
 
         The input table is still looked up as it was, so a tied one is held twice. Changes nothing on other
-        devices, or for dtypes that oneDNN does not pack.
+        devices, or for dtypes that oneDNN does not pack. Adapters that come later are packed as they are read.
         """
         for module in self.modules():
             if isinstance(module, SelfAttention | CrossAttention | FeedForward):
-                module.pack()
+                self.packed += module.pack()
         if self.lm_head is not None:
-            self.lm_head.pack()
-        elif self.decoder is not None and can_pack(self.embeddings.words.weight):
-            self._packed_words = pack_weight(self.embeddings.words.weight)
+            self.packed += self.lm_head.pack()
+        elif self.decoder is not None:
+            self._pack_words()
+        for head in self.heads.values():
+            if scores_words(head):
+                self._pack_words()
+            self.packed += pack_head(head)
 
     def echo_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[b, t] ids, padded on the right, to [b, hidden_size]: what an encoder-decoder classifies by.
@@ -183,6 +190,17 @@ class Transformer(nn.Module):
     def num_parameters(self) -> int:
         """Parameters, each counted once however often it is tied."""
         return sum(p.numel() for p in self.parameters())
+
+    def _pack_words(self) -> None:
+        if self.packed_words is None and can_pack(self.embeddings.words.weight):
+            self.packed_words = PackedWeight(self.embeddings.words.weight)
+            self.packed.append(self.packed_words)
+
+    def _score_words(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
+        """[..., hidden_size] against the input table: [..., vocab_size]."""
+        if self.packed_words is not None:
+            return self.packed_words(hidden, bias)
+        return functional.linear(hidden, self.embeddings.words.weight, bias)
 
     def _initialise(self) -> None:
         """Normal weights; T5 draws each kind of weight by its fan-in, since it does not scale its scores."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from app.engine.admission import Served
+from app.engine.determinism import check_products
 from app.engine.protocol import AdapterSpec, ModelInfo
 from app.engine.questions import LoadAdapter, Loaded, Refused, Reply, UnloadAdapter, Unloaded
 from model.adapters import AdapterWeights, read_adapter, remove_adapter
@@ -47,10 +48,12 @@ class Adapters:
         models: Mapping[str, Transformer],
         served: MutableMapping[str, Served],
         infos: MutableMapping[str, ModelInfo],
+        is_deterministic: bool = False,
     ) -> None:
         self.wake: Callable[[], object] = lambda: None
         """Called, from another thread, when `settle` has something to do."""
         self._models, self._served, self._infos = models, served, infos
+        self._is_deterministic = is_deterministic
         self._numbers = count(1)
         self._waiting: deque[LoadAdapter] = deque()
         self._reading: LoadAdapter | None = None
@@ -63,7 +66,7 @@ class Adapters:
         if spec.base not in self._models:
             raise CheckpointError(f"adapter {spec.name}: its base {spec.base!r} is not served")
         started = time.perf_counter()
-        weights = read_adapter(self._models[spec.base], spec.name, Path(spec.path))
+        weights = self._read_weights(spec)
         self._attach(spec, weights, time.perf_counter() - started)
 
     def load(self, question: LoadAdapter) -> None:
@@ -114,6 +117,13 @@ class Adapters:
             message = f"the engine failed to load the adapter {question.adapter.name!r}"
             self._replies.append(Refused(question.id, "internal", message))
 
+    def _read_weights(self, spec: AdapterSpec) -> AdapterWeights:
+        """Raises CheckpointError."""
+        weights = read_adapter(self._models[spec.base], spec.name, Path(spec.path))
+        if self._is_deterministic:
+            check_products(spec.name, weights.packed)
+        return weights
+
     def _attach(self, spec: AdapterSpec, weights: AdapterWeights, seconds: float) -> ModelInfo:
         slot = f"{spec.name}:{next(self._numbers)}"
         weights.attach(self._models[spec.base], slot)
@@ -143,7 +153,7 @@ class Adapters:
         started, spec = time.perf_counter(), question.adapter
         outcome: AdapterWeights | CheckpointError | None
         try:
-            outcome = read_adapter(self._models[spec.base], spec.name, Path(spec.path))
+            outcome = self._read_weights(spec)
         except CheckpointError as fault:
             outcome = fault
         except BaseException:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from app.engine.block_manager import num_blocks
-from app.engine.grouping import find_places, group_by_length, split_sequences
+from app.engine.grouping import Grouping, find_places
 from app.engine.scheduler import ScheduledStep
 from app.engine.sequence import Sequence
 from model.layers.grouped_context import AttentionGroup
@@ -67,13 +67,8 @@ class Batch:
     num_padding: int
 
 
-def build_batch(
-    step: ScheduledStep, block_size: int, device: torch.device, is_in_place: bool = False
-) -> Batch:
-    """Lays a step's sequences out flat; sequences of one adapter stand together.
-
-    `is_in_place` says that sequences with few queries read their keys where they lie, whatever their lengths.
-    """
+def build_batch(step: ScheduledStep, block_size: int, device: torch.device, grouping: Grouping) -> Batch:
+    """Lays a step's sequences out flat; sequences of one adapter stand together."""
     encoded = sorted((s for s in step.sequences if s.needs_encode), key=lambda s: s.adapter or "")
     counts = [(s, n) for s, n in zip(step.sequences, step.num_tokens, strict=True) if n]
     counts.sort(key=lambda count: count[0].adapter or "")
@@ -93,7 +88,7 @@ def build_batch(
     num_tokens = num_padding = 0
     lengths = [len(s.source_ids) for s in encoded]
     if encoded:
-        encode, num_padding = _encode_part(encoded, device)
+        encode, num_padding = _encode_part(encoded, device, grouping)
         num_tokens += sum(lengths)
         type_ids = _type_ids(encoded, device)
         crossing = [s for s in encoded if s.token_ids]
@@ -101,14 +96,14 @@ def build_batch(
             spans = [(s.cross_block_table, 0, len(s.source_ids)) for s in crossing]
             cross_slots = _slots(spans, block_size, device)
     if decoded:
-        decode, padding = _decode_part(decoded, new, block_size, device, is_in_place)
+        decode, padding = _decode_part(decoded, new, block_size, device, grouping)
         num_tokens += len(decode.ids)
         num_padding += padding
         spans = [(s.block_table, s.num_computed_tokens, s.num_computed_tokens + n) for s, n in counts]
         slots = _slots(spans, block_size, device)
         wanted = torch.tensor(places, dtype=torch.long, device=device)
         if decoded[0].source_ids:
-            cross_groups, cross_order = _cross_part(decoded, new, block_size, device, is_in_place)
+            cross_groups, cross_order = _cross_part(decoded, new, block_size, device, grouping)
     return Batch(
         encoded=encoded,
         decoded=decoded,
@@ -128,12 +123,16 @@ def build_batch(
     )
 
 
-def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[GroupedPart, int]:
+def _encode_part(
+    encoded: list[Sequence], device: torch.device, grouping: Grouping
+) -> tuple[GroupedPart, int]:
     """Every token of a source looks at every other; the keys are the rows themselves."""
     lengths = [len(s.source_ids) for s in encoded]
     starts = _starts(lengths)
-    members = group_by_length([(n, n) for n in lengths])
+    in_place, members = grouping.split_encodes(lengths)
     groups, padding = [], 0
+    if in_place:
+        groups.append(_in_place_encodes(lengths, device))
     for group in members:
         longest = max(lengths[i] for i in group)
         first = torch.tensor([starts[i] for i in group])[:, None]
@@ -151,14 +150,24 @@ def _encode_part(encoded: list[Sequence], device: torch.device) -> tuple[Grouped
         ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),
         groups=groups,
-        order=_order([], members, lengths, device),
+        order=_order(in_place, members, lengths, device),
         adapter_spans=_adapter_spans(encoded, lengths),
     )
     return part, padding
 
 
+def _in_place_encodes(lengths: list[int], device: torch.device) -> AttentionGroup:
+    """The tokens of all encoded sequences, each by itself; keys begin at the first row of its sequence."""
+    sizes = torch.tensor(lengths, device=device)
+    rows = torch.arange(sum(lengths), device=device)[:, None]
+    starts = torch.tensor(_starts(lengths), device=device).repeat_interleave(sizes)[:, None]
+    keys = torch.arange(max(lengths), device=device)
+    seen = sizes.repeat_interleave(sizes)
+    return AttentionGroup(rows, starts, None, rows - starts, keys, seen, looks_ahead=True)
+
+
 def _decode_part(
-    decoded: list[Sequence], new: list[int], block_size: int, device: torch.device, is_in_place: bool
+    decoded: list[Sequence], new: list[int], block_size: int, device: torch.device, grouping: Grouping
 ) -> tuple[GroupedPart, int]:
     """Queries are the next `new` tokens of each, keys everything up to the last of them."""
     stops = [s.num_computed_tokens + n for s, n in zip(decoded, new, strict=True)]
@@ -166,7 +175,7 @@ def _decode_part(
     spans = [(s, s.num_computed_tokens, stop) for s, stop in zip(decoded, stops, strict=True)]
     ids = [i for s, first, stop in spans for i in [*s.token_ids[first:stop], *_drafted(s, stop)]]
     flat_positions = torch.tensor([p for _, first, stop in spans for p in range(first, stop)], device=device)
-    in_place, members = split_sequences(list(zip(new, stops, strict=True)), is_in_place)
+    in_place, members = grouping.split(list(zip(new, stops, strict=True)))
     groups, padding = [], 0
     if in_place:
         tables = [s.block_table for s in decoded]
@@ -202,12 +211,12 @@ def _drafted(sequence: Sequence, stop: int) -> list[int]:
 
 
 def _cross_part(
-    decoded: list[Sequence], new: list[int], block_size: int, device: torch.device, is_in_place: bool
+    decoded: list[Sequence], new: list[int], block_size: int, device: torch.device, grouping: Grouping
 ) -> tuple[list[AttentionGroup], Tensor | None]:
     """The same queries, looking at the encoder's keys: all of them, from every position."""
     starts = _starts(new)
     num_keys = [len(s.source_ids) for s in decoded]
-    in_place, members = split_sequences(list(zip(new, num_keys, strict=True)), is_in_place)
+    in_place, members = grouping.split(list(zip(new, num_keys, strict=True)))
     groups = []
     if in_place:
         seen = torch.tensor([n for t, n in zip(new, num_keys, strict=True) for _ in range(t)], device=device)

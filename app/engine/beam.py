@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from app.engine.logprobs import largest
 from app.engine.protocol import Hypothesis, TokenLogprobs
 from app.engine.sampler import SampleRow, adjust
 from app.engine.scheduler import Scheduler
@@ -40,23 +41,21 @@ def continuations(
     ]
     counts = [group.search.settings.num_candidates for group in groups]
     sums = adjust(raw, rows) + torch.tensor(scores, dtype=raw.dtype, device=raw.device)[:, None]
-    best, token_ids = sums.topk(max(counts))
-    columns = zip(token_ids.tolist(), best.tolist(), raw.gather(1, token_ids).tolist(), strict=True)
+    best = largest(sums, counts)
+    logprobs = iter(_at(raw, [[token_id for token_id, _ in found] for found in best]))
+    tops = largest(raw, [row.params.logprobs or 0 for row in rows])
     return [
-        Continuations(list(zip(*column, strict=True))[:count], top)
-        for column, count, top in zip(columns, counts, _tops(raw, rows), strict=True)
+        Continuations([(token_id, score, next(logprobs)) for token_id, score in found], top)
+        for found, top in zip(best, tops, strict=True)
     ]
 
 
-def _tops(raw: Tensor, rows: ListLike[SampleRow]) -> list[list[tuple[int, float]]]:
-    counts = [row.params.logprobs or 0 for row in rows]
-    if not any(counts):
-        return [[] for _ in rows]
-    values, token_ids = (best.tolist() for best in raw.topk(max(counts), dim=-1))
-    return [
-        list(zip(ids[:count], logprobs[:count], strict=True))
-        for ids, logprobs, count in zip(token_ids, values, counts, strict=True)
-    ]
+def _at(values: Tensor, places: ListLike[ListLike[int]]) -> list[float]:
+    """The numbers at some places of each row, one row's behind the other's."""
+    rows = torch.tensor([row for row, wanted in enumerate(places) for _ in wanted], device=values.device)
+    columns = torch.tensor([place for wanted in places for place in wanted], device=values.device)
+    found: list[float] = values[rows, columns].tolist()
+    return found
 
 
 def advance(group: BeamGroup, offers: ListLike[Continuations], scheduler: Scheduler) -> None:

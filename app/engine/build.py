@@ -12,6 +12,7 @@ from app.engine.adapters import Adapters
 from app.engine.admission import Served
 from app.engine.block_manager import BlockManager
 from app.engine.compiler import Compiler
+from app.engine.determinism import check_deterministic
 from app.engine.engine import Engine
 from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
@@ -60,10 +61,14 @@ def build_engine(
         loaded[spec.name] = _Loaded(model, folder, time.perf_counter() - started)
     served = {name: _served(name, None, one.model, config.max_model_len) for name, one in loaded.items()}
     infos = {name: _info(name, served[name], one, device) for name, one in loaded.items()}
-    adapters = Adapters({name: one.model for name, one in loaded.items()}, served, infos)
+    if config.deterministic:
+        for name, one in loaded.items():
+            check_deterministic(name, one.model)
+    models = {name: one.model for name, one in loaded.items()}
+    adapters = Adapters(models, served, infos, config.deterministic)
     for adapter in config.adapters:
         adapters.add(adapter)
-    runners, arena = _runners(loaded, device, config.kv_cache_memory)
+    runners, arena = _runners(loaded, device, config.kv_cache_memory, config.deterministic)
     for name, info in infos.items():
         infos[name] = _with_blocks(info, runners, arena)
     sizes = {name: runner.block_size for name, runner in runners.items()}
@@ -107,7 +112,7 @@ def _served(name: str, adapter: str | None, model: Transformer, max_model_len: i
 
 
 def _runners(
-    loaded: dict[str, _Loaded], device: torch.device, cache_bytes: int | None
+    loaded: dict[str, _Loaded], device: torch.device, cache_bytes: int | None, is_deterministic: bool
 ) -> tuple[dict[str, Runner], Arena]:
     shapes = {
         name: CacheShape.of(one.model.config, one.model.embeddings.words.weight.dtype)
@@ -120,7 +125,7 @@ def _runners(
         has_cache = shapes[name].num_layers > 0
         cache = arena.view(shapes[name]) if has_cache else None
         size = arena.block_size(shapes[name]) if has_cache else 1
-        runners[name] = Runner(one.model, cache, size, read_pooling(one.folder))
+        runners[name] = Runner(one.model, cache, size, read_pooling(one.folder), is_deterministic)
     return runners, arena
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from app.engine.batch import LogitRows
 from app.engine.beam import Continuations, continuations
+from app.engine.logprobs import logprobs_of
 from app.engine.masks import Masks
 from app.engine.protocol import GenerateRequest, TokenLogprobs
-from app.engine.sampler import SampleRow, logprobs_of, sample
+from app.engine.sampler import SampleRow, sample
 from app.engine.sequence import Sequence
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def _tell_prompts(logit_rows: ListLike[LogitRows], logits: Tensor) -> Tensor:
         if rows.num_told and asked is not None:
             first = sequence.next_told
             token_ids = sequence.token_ids[first : first + rows.num_told]
-            sequence.prompt_logprobs += logprobs_of(told, token_ids, asked)
+            sequence.prompt_logprobs += logprobs_of(told, token_ids, [asked] * len(token_ids))
     return torch.cat(left)
 
 

@@ -196,7 +196,7 @@ class Engine:
             self._arena.clear(step.stale_blocks)
         if step.copies:
             self._arena.copy(step.copies)
-        batch = build_batch(step, runner.block_size, runner.device, runner.is_in_place)
+        batch = build_batch(step, runner.block_size, runner.device, runner.grouping)
         laps.end("batch")
         logits, encoded = runner.run(batch)
         laps.end("run")

@@ -1,12 +1,50 @@
 """Which sequences of a step are attended together. Integers only."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol
 
 FREE_WASTE = 2048
 """Query-key pairs of padding that cost less than one more dense call; measured on a CPU."""
 IN_PLACE_PAIRS = 2**14
 """Query-key pairs of a sequence up to which reading its keys in place takes less than a dense call; measured too."""
+
+
+class Grouping(Protocol):
+    """How the attention of a step is shared out: which sequences' keys are read in place, and groups of the others."""
+
+    def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
+        """Of those whose keys are in a cache, (queries, keys) each; indices into `shapes`."""
+        ...
+
+    def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        """Of those whose keys are the step's own rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class LikeLengths:
+    """As fast as can be: sequences of like lengths are padded to one, and `is_in_place` says that those with few
+    queries read their keys where they lie, whatever their lengths."""
+
+    is_in_place: bool
+
+    def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
+        return split_sequences(shapes, self.is_in_place)
+
+    def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        return [], group_by_length([(length, length) for length in lengths])
+
+
+class EachInPlace:
+    """Every query by itself, of a prompt as of what is said: its bits are the same whatever is computed beside it."""
+
+    def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
+        return list(range(len(shapes))), []
+
+    def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        return list(range(len(lengths))), []
 
 
 def group_by_length(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -55,6 +55,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     prefix_cache: bool = True
     target_step_ms: float | None = None
     speculation: bool = True
+    deterministic: bool = False
     threads: int | None = None
     log_format: Literal["text", "json"] = "text"
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from app.engine.batch import Batch
+from app.engine.grouping import EachInPlace, Grouping, LikeLengths
 from app.engine.kv_cache import PagedStore
 from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
@@ -27,13 +28,21 @@ class EncoderOutput:
 
 
 class Runner:
-    """Owns one model and its view of the arena. `is_in_place`: decoding queries read their keys where they lie."""
+    """Owns one model and its view of the arena. `grouping` is how its sequences are attended."""
 
-    def __init__(self, model: Transformer, cache: Tensor | None, block_size: int, pooling: Pooling) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        cache: Tensor | None,
+        block_size: int,
+        pooling: Pooling,
+        is_deterministic: bool = False,
+    ) -> None:
         self.model, self.block_size, self.pooling = model, block_size, pooling
         self.device, self._dtype = model.embeddings.words.weight.device, model.embeddings.words.weight.dtype
         self._layers = None if cache is None else [cache[layer] for layer in range(len(cache))]
-        self.is_in_place = can_decode(self.device, self._dtype)
+        can_read_in_place = can_decode(self.device, self._dtype)
+        self.grouping: Grouping = EachInPlace() if is_deterministic else LikeLengths(can_read_in_place)
         self._threads = Threads(model.num_parameters) if self.device.type == "cpu" else None
 
     @torch.inference_mode()

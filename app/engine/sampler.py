@@ -17,6 +17,7 @@ from torch import Tensor
 
 from app.engine.allowed import Allowed, forbid_others, take_stuck
 from app.engine.constraint import Bits
+from app.engine.logprobs import logprobs_of
 from app.engine.protocol import TokenLogprobs
 from app.engine.rules import Rules
 from app.engine.sampling_params import SamplingParams
@@ -235,7 +236,7 @@ def _top_floors(weights: Tensor, limits: Sequence[int], top_p: Sequence[float]) 
     width = max([_FIRST_CANDIDATES, *(limit for limit in limits if limit < vocab_size)])
     limit = torch.tensor(limits, device=device)[:, None]
     share = _column(top_p, device, torch.float64)
-    whole = weights.sum(dim=-1, keepdim=True, dtype=torch.float64)  # [C, 1]
+    whole = _whole(weights)
     while True:
         width = min(width, vocab_size)
         best = weights.topk(width, dim=-1).values  # [C, width], descending
@@ -250,6 +251,13 @@ def _top_floors(weights: Tensor, limits: Sequence[int], top_p: Sequence[float]) 
     keep = in_top_k & (summed - mass < wanted)
     keep[:, 0] = True
     return best.masked_fill(~keep, torch.inf).amin(dim=-1, keepdim=True)
+
+
+def _whole(weights: Tensor) -> Tensor:
+    """The double sums [C, 1] of `weights` [C, V]: of one alone as of many, where torch would share a row out."""
+    if len(weights) == 1:
+        return _whole(weights.expand(2, -1))[:1]
+    return weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
 
 
 def _column(values: Iterable[float], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -301,20 +309,7 @@ def _logprobs(
     if not asked:
         return found
     where = torch.tensor([i for i, _ in asked], device=logits.device)
-    most = max(count for _, count in asked)
-    told = logprobs_of(logits[where], [token_ids[i] for i, _ in asked], most)
-    for (i, count), entry in zip(asked, told, strict=True):
-        found[i] = TokenLogprobs(entry.logprob, entry.top[:count])
+    told = logprobs_of(logits[where], [token_ids[i] for i, _ in asked], [count for _, count in asked])
+    for (i, _), entry in zip(asked, told, strict=True):
+        found[i] = entry
     return found
-
-
-def logprobs_of(logits: Tensor, token_ids: Sequence[int], count: int) -> list[TokenLogprobs]:
-    """Of one token for each row of `logits` [N, V], and of the `count` likeliest in its place."""
-    logprobs = logits.log_softmax(dim=-1)
-    chosen = torch.tensor(token_ids, device=logits.device)
-    of_chosen: list[float] = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
-    top_values, top_ids = (best.tolist() for best in logprobs.topk(min(count, logits.shape[-1]), dim=-1))
-    return [
-        TokenLogprobs(logprob, list(zip(ids, values, strict=True)))
-        for logprob, ids, values in zip(of_chosen, top_ids, top_values, strict=True)
-    ]

@@ -32,6 +32,13 @@ struct DecodeAttention {
 struct Room {
     std::vector<float> numbers;
     std::vector<const void*> places;
+
+    // From a cache line's border on: how a loop is cut into vectors may depend on it, and so would the sums' order.
+    float* floats(int64_t count) {
+        numbers.resize(count + LANES);
+        const auto behind = reinterpret_cast<uintptr_t>(numbers.data()) % sizeof(Vector);
+        return numbers.data() + (behind == 0 ? 0 : (sizeof(Vector) - behind) / sizeof(float));
+    }
 };
 
 // Scores are stored four at a time.
@@ -121,9 +128,8 @@ INLINE void mix(const float* weights, const void* const* places, int64_t count, 
 template <typename T, int D, int HEADS>
 INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, int64_t start, Room& room) {
     const int64_t d = D > 0 ? D : a.d, count = room.places.size(), stride = room_for(count);
-    room.numbers.resize(HEADS * stride + (HEADS + 1) * d);
-    float* scores = room.numbers.data();     // [HEADS, stride]
-    float* query = scores + HEADS * stride;  // [HEADS, d]
+    float* scores = room.floats(HEADS * stride + (HEADS + 1) * d);  // [HEADS, stride]
+    float* query = scores + HEADS * stride;                         // [HEADS, d]
     const T* own = static_cast<const T*>(a.query) + row * a.query_stride + head * d;
     for (int64_t i = 0; i < HEADS * d; ++i) query[i] = widened(own[i]) * a.scale;
     score<T, D, HEADS>(query, room.places.data(), count, d, scores);
@@ -159,7 +165,9 @@ INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, R
 
 template <typename T>
 INLINE void attend(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
-    if (a.d == 64)
+    if (a.d == 32)
+        attend_group<T, 32>(a, row, group, room);
+    else if (a.d == 64)
         attend_group<T, 64>(a, row, group, room);
     else if (a.d == 128)
         attend_group<T, 128>(a, row, group, room);

@@ -9,6 +9,7 @@ from model.layers.context import AttentionContext
 from model.layers.disentangled import PositionScores, RelativeStates
 from model.layers.linear import Linear, Together
 from model.layers.norms import build_norm
+from model.layers.packed import PackedWeight
 from model.layers.positions import rotate
 
 
@@ -45,14 +46,13 @@ class SelfAttention(Attention):
         self._inputs = Together(self.query, self.key, self.value)
         self.positions = PositionScores(config) if config.disentangled else None
 
-    def pack(self) -> None:
-        """See `Transformer.pack`."""
+    def pack(self) -> list[PackedWeight]:
+        """See `Linear.pack`."""
         if self.positions is None:
-            self._inputs.pack()
+            packed = self._inputs.pack()
         else:  # whose queries and keys are projected from positions too
-            for linear in (self.query, self.key, self.value):
-                linear.pack()
-        self.output.pack()
+            packed = [one for linear in (self.query, self.key, self.value) for one in linear.pack()]
+        return packed + self.output.pack()
 
     def forward(
         self,
@@ -88,11 +88,9 @@ class CrossAttention(Attention):
         super().__init__(config, layer)
         self._memory = Together(self.key, self.value)
 
-    def pack(self) -> None:
-        """See `Transformer.pack`."""
-        self.query.pack()
-        self._memory.pack()
-        self.output.pack()
+    def pack(self) -> list[PackedWeight]:
+        """See `Linear.pack`."""
+        return self.query.pack() + self._memory.pack() + self.output.pack()
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """[num_tokens, hidden_size] to the same."""

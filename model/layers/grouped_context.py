@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model import kernels
 from model.layers.attention_ops import dense_attention
 from model.layers.context import KeyValue
 from model.layers.disentangled import pair_scores
@@ -27,7 +28,8 @@ class AttentionGroup:
     and values from their store, [b, k] rows of a packed batch or [b, blocks] of a paged cache.
     `mask` [b, 1, t, k] is true where a query may look, None where all may look everywhere. With
     `num_keys` [b] each of `b` queries (`t` is 1) looks at the first so many keys of its blocks in the
-    cache, where they lie; a sequence may have several.
+    cache, where they lie; a sequence may have several. Of a packed batch `keys` [b, 1] are then the rows of their
+    first ones, and `looks_ahead` says that some of them come after the query.
     """
 
     rows: Tensor
@@ -36,6 +38,7 @@ class AttentionGroup:
     query_positions: Tensor
     key_positions: Tensor
     num_keys: Tensor | None = None
+    looks_ahead: bool = False
 
 
 class KeyValueStore(Protocol):
@@ -76,8 +79,17 @@ class PackedStore:
     def decode(
         self, layer: int, query: Tensor, group: AttentionGroup, bias: Tensor | None, window: int, scale: float
     ) -> Tensor:
-        """See `KeyValueStore`."""
-        raise ValueError("an encode has no cache to decode from")
+        """See `KeyValueStore`. The mask of a group that looks ahead knows of windows."""
+        if self._fresh is None or group.num_keys is None:
+            raise ValueError("read before write")
+        key, value = self._fresh
+        n, kv, d = key.shape
+        longest, width = len(group.key_positions), kv * 2 * d
+        rows = key.new_empty(n + longest - 1, kv, 2 * d)
+        torch.cat((key, value), dim=-1, out=rows[:n])
+        # Overlapping blocks, one from each row on, so that a sequence lies in the block that begins with it.
+        cache = rows.as_strided((n, longest, kv, 2 * d), (width, width, 2 * d, 1))
+        return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias)
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ class GroupedContext:
         if window not in self._windowed:
             masks = [
                 window_mask(g.mask, g.query_positions, g.key_positions, window)
-                if 0 < window < len(g.key_positions) and g.num_keys is None
+                if 0 < window < len(g.key_positions) and (g.num_keys is None or g.looks_ahead)
                 else g.mask
                 for g in self.groups
             ]

@@ -1,4 +1,4 @@
-"""A linear projection to which low-rank adapters can be attached, several at a time, and its packed form."""
+"""A linear projection to which low-rank adapters can be attached, several at a time. Packed, it serves on a CPU."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from model.layers.packed import PackedProduct, PackedWeight, can_pack, without_numbers
 
 AdapterSpans = Sequence[tuple[str, int, int]]
 """Which rows of a flat batch go through which adapter: `(name, first row, row after the last)`."""
@@ -21,11 +23,22 @@ class LowRank(nn.Module):
         self.down = nn.Parameter(torch.empty(rank, in_features))
         self.up = nn.Parameter(torch.zeros(out_features, rank))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        self._packed: tuple[PackedWeight, PackedWeight] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
-        down = functional.linear(self.dropout(x), self.down)
-        return functional.linear(down, self.up) * self.scale
+        """[..., in_features] to [..., out_features]; packed, of flat rows."""
+        if self._packed is not None:
+            down, up = self._packed
+            return up(down(x)) * self.scale
+        return functional.linear(functional.linear(self.dropout(x), self.down), self.up) * self.scale
+
+    def pack(self) -> list[PackedWeight]:
+        """See `Linear.pack`."""
+        if not can_pack(self.down):
+            return []
+        self._packed = PackedWeight(self.down), PackedWeight(self.up)
+        self.down, self.up = without_numbers(self.down), without_numbers(self.up)
+        return [*self._packed]
 
 
 class WholeLayer(nn.Module):
@@ -35,68 +48,25 @@ class WholeLayer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
+        self._packed: PackedWeight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
+        """[..., in_features] to [..., out_features]; packed, of flat rows."""
+        if self._packed is not None:
+            return self._packed(x, self.bias)
         return functional.linear(x, self.weight, self.bias)
 
-
-class PackedProduct:
-    """The weights of linears that read the same rows, laid out for oneDNN: one product for all of them.
-
-    On a CPU this is what makes the few rows of a decode step cheap: plain float32 products of 16 rows reach
-    a third of what packed ones do. `functional.linear` is the slow twin.
-    """
-
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        """Takes the weights over: what is left in each linear keeps shape and dtype, and nothing to read."""
-        self.sizes = [linear.out_features for linear in linears]
-        weights: list[Tensor] = [linear.weight for linear in linears]
-        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        biases = [linear.bias for linear in linears]
-        self._bias: Tensor | None = None
-        if any(bias is not None for bias in biases):
-            parts: list[Tensor] = [
-                weight.new_zeros(size) if bias is None else bias
-                for bias, size in zip(biases, self.sizes, strict=True)
-            ]
-            self._bias = torch.cat(parts).detach()
-        self._weight = pack_weight(weight)
-        # oneDNN takes longer for one to three rows of float32 than for four.
-        self._min_rows = 4 if weight.dtype == torch.float32 else 1
-        for linear in linears:
-            linear.weight = nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_tokens, in_features] to [num_tokens, sum of the linears' out_features]."""
-        return packed_linear(x, self._weight, self._bias, self._min_rows)
-
-    def weight(self) -> Tensor:
-        """A plain copy of what was taken over: [sum of the linears' out_features, in_features]."""
-        return self._weight.to_dense()
+    def pack(self) -> list[PackedWeight]:
+        """See `Linear.pack`."""
+        if not can_pack(self.weight):
+            return []
+        self._packed = PackedWeight(self.weight)
+        self.weight = without_numbers(self.weight)
+        return [self._packed]
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN has a packed form for it on this machine."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if weight.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
-
-
-def pack_weight(weight: Tensor) -> Tensor:
-    """[out_features, in_features] as an opaque tensor that only `packed_linear` reads."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 16)
-
-
-def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, min_rows: int = 1) -> Tensor:
-    """`functional.linear` of [n, in_features] with a packed weight, computed over at least `min_rows` rows."""
-    num_rows = x.shape[0]
-    if num_rows < min_rows:
-        x = functional.pad(x, (0, 0, 0, min_rows - num_rows))
-    y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
-    return y[:num_rows] if num_rows < min_rows else y
+Update = LowRank | WholeLayer
+"""What an adapter does to a layer."""
 
 
 class Linear(nn.Linear):
@@ -135,12 +105,14 @@ class Linear(nn.Linear):
 
     def plain_weight(self) -> Tensor:
         """[out_features, in_features], a copy where the layer is packed by itself."""
-        return self.weight if self._packed is None else self._packed.weight()
+        return self.weight if self._packed is None else self._packed.weight.plain()
 
-    def pack(self) -> None:
-        """Gives the weight to oneDNN for serving; nothing where it cannot take it."""
-        if can_pack(self.weight):
-            self._packed = PackedProduct([self])
+    def pack(self) -> list[PackedWeight]:
+        """Gives the weight to oneDNN for serving; nothing where it cannot take it. Returns what it has become."""
+        if not can_pack(self.weight):
+            return []
+        self._packed = PackedProduct([self])
+        return [self._packed.weight]
 
 
 class Together:
@@ -167,7 +139,9 @@ class Together:
             return torch.cat(self(x, adapter_spans), dim=-1)
         return self._packed(x)
 
-    def pack(self) -> None:
+    def pack(self) -> list[PackedWeight]:
         """Gives the weights to oneDNN for serving; nothing where it cannot take them."""
-        if all(can_pack(linear.weight) for linear in self._linears):
-            self._packed = PackedProduct(self._linears)
+        if not all(can_pack(linear.weight) for linear in self._linears):
+            return []
+        self._packed = PackedProduct(self._linears)
+        return [self._packed.weight]

@@ -1,24 +1,14 @@
 """The position-wise feed-forward network, plain and gated."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model import kernels
-from model.config import CheckpointError, TransformerConfig
+from model.config import TransformerConfig
+from model.layers.activations import find_activation
 from model.layers.linear import AdapterSpans, Linear, Together
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": partial(functional.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "tanh": torch.tanh,
-}
+from model.layers.packed import PackedWeight
 
 GATE_KERNELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu_new": kernels.gelu_tanh_gate,
@@ -26,13 +16,6 @@ GATE_KERNELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "silu": kernels.silu_gate,
 }
 """`act(gate) * up` in one call, by the activation's name."""
-
-
-def find_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """By its published name; CheckpointError for one that we do not have."""
-    if name not in ACTIVATIONS:
-        raise CheckpointError(f"unknown activation {name!r}; known: {', '.join(sorted(ACTIVATIONS))}")
-    return ACTIVATIONS[name]
 
 
 class FeedForward(nn.Module):
@@ -49,10 +32,9 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self._inputs = Together(self.up) if self.gate is None else Together(self.up, self.gate)
 
-    def pack(self) -> None:
-        """See `Transformer.pack`."""
-        self._inputs.pack()
-        self.down.pack()
+    def pack(self) -> list[PackedWeight]:
+        """See `Linear.pack`."""
+        return self._inputs.pack() + self.down.pack()
 
     def forward(self, x: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
         """[num_tokens, hidden_size] to the same."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.engine.client import WORKER_COMMAND, EngineClient, Patience
@@ -18,6 +19,8 @@ from model.loading import save_model
 from tests.engine.faulty_worker import POISON
 from tests.engine.test_client import Observed, run, until
 from tests.engine.test_recovery import engine_process
+from tests.model.test_kernels import needs_kernel
+from tests.model.test_packing import needs_onednn
 from tests.tiny import BERT, LLAMA, T5, random_model
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +102,11 @@ class Crowd:
         return said
 
 
-def test_answers_are_the_same_however_often_the_engine_is_killed(config: WorkerConfig) -> None:
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=[needs_kernel, needs_onednn])])
+def test_answers_are_the_same_however_often_the_engine_is_killed(config: WorkerConfig, dtype: str) -> None:
+    """Rounding decides nothing in double precision, and is always the same where that is asked for."""
+    config = msgspec.structs.replace(config, dtype=dtype, deterministic=dtype == "float32")
+
     async def scene() -> None:
         observed = Observed()
         async with engine(config, observed) as client:

@@ -8,7 +8,7 @@ import torch
 
 from app.engine import grouping
 from app.engine.engine import Engine
-from app.engine.grouping import find_places, split_sequences
+from app.engine.grouping import LikeLengths, find_places, split_sequences
 from app.engine.protocol import GenerateRequest, Tokens
 from app.engine.sampling_params import SamplingParams
 from model.config import TransformerConfig
@@ -44,8 +44,8 @@ def test_what_is_read_in_place_is_what_is_gathered(
     monkeypatch.setattr(grouping, "IN_PLACE_PAIRS", most_pairs)
     save_model(random_model(config, dtype=torch.float32), tmp_path)
     engine, gathering = (make_engine({"m": tmp_path}, dtype="float32") for _ in range(2))
-    gathering._runners["m"].is_in_place = False
-    assert engine._runners["m"].is_in_place
+    gathering._runners["m"].grouping = LikeLengths(is_in_place=False)
+    assert engine._runners["m"].grouping == LikeLengths(is_in_place=True)
     source = random.Random(1)
     prompts = [random_ids(source, 40) for _ in range(12)]
     second = 7 if config.kind == "encoder-decoder" else None  # its decoder begins with two tokens

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from model import kernels
 from model.config import TransformerConfig
-from model.layers.mlp import GATE_KERNELS, find_activation
+from model.layers.activations import find_activation
+from model.layers.mlp import GATE_KERNELS
 from model.layers.norms import RMSNorm, add_norm
 from model.layers.positions import rotate
 from model.transformer import Transformer

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from model.config import TransformerConfig
-from model.layers.linear import Linear, LowRank, Together, can_pack
+from model.layers.linear import Linear, LowRank, Together
+from model.layers.packed import PackedWeight, can_pack
 from model.loading import load_model, save_model
 from model.transformer import Transformer
 from tests.tiny import BERT, LLAMA, T5, random_model
@@ -73,6 +74,44 @@ def test_a_packed_model_computes_the_same(config: TransformerConfig, tmp_path: P
     ids = torch.randint(3, 90, (3, 9))
     mask = torch.ones_like(ids, dtype=torch.bool)
     torch.testing.assert_close(_hidden(packed, ids, mask), _hidden(plain, ids, mask), atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(40, 24), (24, 1600), (3, 37)], ids=str)
+def test_a_rows_bits_do_not_depend_on_the_others(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    if not can_pack(torch.empty(1, dtype=dtype)):
+        pytest.skip("this processor has no bfloat16 products")
+    weight = PackedWeight(torch.randn(shape).to(dtype))
+    assert not weight.varies()
+    bias, x = torch.randn(shape[0]).to(dtype), torch.randn(2, 9, shape[1]).to(dtype)
+    wanted = torch.stack([torch.cat([weight(row[None], bias) for row in part]) for part in x])
+    assert torch.equal(weight(x, bias), wanted)
+
+
+@needs_onednn
+def test_a_product_whose_bits_depend_on_the_number_of_rows_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = PackedWeight(torch.randn(24, 40))
+    assert not weight.varies()
+    product = PackedWeight.__call__
+    monkeypatch.setattr(
+        PackedWeight, "__call__", lambda self, x: product(self, x) * (1 + 1e-6 * (len(x) > 32))
+    )
+    assert weight.varies()
+
+
+@needs_onednn
+@torch.inference_mode()
+def test_a_packed_masked_lm_scores_words_by_its_table(tmp_path: Path) -> None:
+    for tied in (True, False):
+        model = random_model(BERT, dtype=torch.float32, head="masked-lm", tie_embeddings=tied)
+        save_model(model, tmp_path / str(tied))
+        plain, packed = load_model(tmp_path / str(tied)), load_model(tmp_path / str(tied))
+        packed.pack()
+        hidden = torch.randn(3, plain.config.hidden_size)
+        torch.testing.assert_close(packed.masked_lm(hidden), plain.masked_lm(hidden), atol=1e-4, rtol=1e-4)
 
 
 def test_what_cannot_be_packed_stays_as_it_is() -> None:

@@ -1,0 +1,33 @@
+"""What is told of probabilities: of the tokens that were chosen, and of the likeliest. Functions of their inputs."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from app.engine.protocol import TokenLogprobs
+
+
+def logprobs_of(logits: Tensor, token_ids: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
+    """Of one token for each row of `logits` [N, V], and of as many of the likeliest in its place as `counts` says."""
+    logprobs = logits.log_softmax(dim=-1)
+    chosen = torch.tensor(token_ids, device=logits.device)
+    of_chosen: list[float] = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
+    return [
+        TokenLogprobs(logprob, top) for logprob, top in zip(of_chosen, largest(logprobs, counts), strict=True)
+    ]
+
+
+def largest(values: Tensor, counts: Sequence[int]) -> list[list[tuple[int, float]]]:
+    """So many of each row of `values` [N, V], or all of it, with their places: the largest first.
+
+    Which of equal ones are among the first few depends on how many are asked for, so each row's are by its own count.
+    """
+    found: list[list[tuple[int, float]]] = [[] for _ in counts]
+    for count in {*counts} - {0}:
+        rows = [i for i, wanted in enumerate(counts) if wanted == count]
+        of_rows = values if len(rows) == len(counts) else values[rows]
+        best, places = (column.tolist() for column in of_rows.topk(min(count, values.shape[-1]), dim=-1))
+        for i, *column in zip(rows, places, best, strict=True):
+            found[i] = list(zip(*column, strict=True))
+    return found
