@@ -59,6 +59,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._head_since: float | None = None  # while the head of a request is awaited
         self._num_head_bytes = 0
+        self._is_in_body = False  # which may go on behind the answer, where that was a refusal
         self._num_unsent = 0  # of what nothing more is put to, at the last look
         self._unsent_since = 0.0
 
@@ -83,7 +84,7 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._head_since is None and self._is_between_requests:
+        if self._head_since is None and self._is_between_requests and not self._is_in_body:
             self._await_head()
         is_of_head = self._head_since is not None
         super().data_received(data)
@@ -98,9 +99,13 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head_since = None
+        self._head_since, self._is_in_body = None, True
         self._all.idle.pop(self, None)
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_in_body = False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -124,7 +124,7 @@ def test_it_runs(service: Process, example: Example) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() or ("print" not in code and example.language == "python")
-    assert '"error"' not in run.stdout
+    assert '{"error"' not in run.stdout
     assert "Error" not in run.stderr
 
 

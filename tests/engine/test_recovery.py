@@ -11,13 +11,13 @@ import pytest
 from app.engine.client import Patience
 from app.engine.protocol import EncodeRequest
 from app.errors import EngineFailed, EngineFault, Unavailable
-from tests.engine.test_client import Observed, generated, request, run, started, until
+from tests.engine.test_client import Observed, engine_processes, generated, request, run, started, until
 
 QUICK = Patience(silence=0.3)
 
 
 def engine_process() -> psutil.Process:
-    [child] = psutil.Process().children()
+    [child] = engine_processes()
     return child
 
 
@@ -128,6 +128,6 @@ def test_a_start_that_takes_too_long_counts_as_failed(tmp_path: Path) -> None:
             with pytest.raises(Unavailable):
                 await held
             assert not client.is_ready
-            assert psutil.Process().children() == []
+            assert engine_processes() == []
 
     run(scene())

@@ -22,6 +22,8 @@ from tests.engine.test_scheduler import sequence_of
 
 SIZES = {"decoder": 4, "both": 3, "encoder": 1}
 TEXTS = [[1] * 16, [1] * 8 + [2] * 8, [3, 4] * 8]
+MOST = 9
+"""Sequences in a step."""
 ADAPTERS = st.sampled_from([None, None, "adapter"])
 
 
@@ -29,7 +31,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     """`pages` are what the arena would hold: whose page it is, and by offset what was computed there."""
 
     @initialize(
-        blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, 9), is_on=st.booleans()
+        blocks=st.integers(8, 20), budget=st.integers(1, 30), most=st.integers(1, MOST), is_on=st.booleans()
     )
     def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
         self.shape = (blocks, budget, most, is_on)
@@ -94,7 +96,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.scheduler.has_work)
     @rule(
-        samples=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+        samples=st.lists(st.integers(0, 2), min_size=MOST, max_size=MOST),
         seconds=st.sampled_from([0.5, 1.0]),
         num_drafted=st.integers(0, 5),
         prompt_budget=st.integers(1, 30),
@@ -105,7 +107,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._compute(step)
         self.scheduler.charge(step, seconds)
         self.scheduler.commit(step)
-        for sequence, token_id in zip(step.sequences, samples, strict=False):
+        for sequence, token_id in zip(step.sequences, samples[: len(step.sequences)], strict=True):
             if sequence.num_new_tokens or sequence is not sequence.unit[0]:
                 continue
             if sequence.group is not None:
@@ -212,7 +214,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(100 * len(self.everyone)):
             if not self.scheduler.has_work:
                 break
-            self.step([0] * 6, 1.0, 5, 30)
+            self.step([0] * MOST, 1.0, 5, 30)
         assert all(s.status is Status.FINISHED for s in self.everyone)
         assert self.ends == Counter(s.id for s in self.everyone)
         assert self.manager.num_free == self.manager.num_blocks
