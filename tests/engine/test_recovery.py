@@ -13,7 +13,7 @@ from app.engine.protocol import EncodeRequest
 from app.errors import EngineFailed, EngineFault, Unavailable
 from tests.engine.test_client import Observed, engine_processes, generated, request, run, started, until
 
-QUICK = Patience(silence=0.3)
+QUICK = Patience(silence=1.0)
 
 
 def engine_process() -> psutil.Process:
@@ -118,7 +118,7 @@ def test_an_engine_that_does_not_come_back_in_time_is_told_to_who_waits(tmp_path
 def test_a_start_that_takes_too_long_counts_as_failed(tmp_path: Path) -> None:
     async def scene() -> None:
         observed = Observed()
-        patience = Patience(start=0.5, max_failures=1)
+        patience = Patience(start=2.5, max_failures=1)
         async with started(observed, device=f"ready-once:{tmp_path / 'mark'}", patience=patience) as client:
             held = asyncio.create_task(generated(client, request("hold")))
             await until(lambda: client.num_requests == 1)
