@@ -34,7 +34,12 @@ class Desk:
         self.registry = registry
 
     def task(self, kind: type[AnyTask], model: str | None, timeout: float | None = None) -> AnyTask:
-        """The task of the named model, or of the default one. Raises ModelNotFound, UnsupportedTask, Unavailable."""
+        """The task of the named model, or of the default one. Raises ModelNotFound, UnsupportedTask, Unavailable.
+
+        An address is no name: clients that know nothing else send it in the model's place.
+        """
+        if model is not None and model.startswith(("http://", "https://")):
+            model = None
         self.call.task = kind.name
         task = self.registry.find(kind, model)
         self.call.model = task.model.name

@@ -288,3 +288,16 @@ def test_a_client_that_knows_only_a_url_gets_the_one_chat_model(shared: Service)
         assert ask(model, agent).json()["model"] == "assistant"
     assert fault(ask("gpt"))["code"] == "model_not_found"
     assert fault(ask("writer", "hf_hub/2.4.0"))["code"] == "unsupported_task"
+
+
+def test_a_models_address_is_enough_for_chats_and_completions(shared: Service) -> None:
+    """Hugging Face's clients put their paths behind it, and an address, or nothing of use, into `model`."""
+    chat = {"model": "dummy", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    text = {"model": "http://localhost:1", "prompt": "Hi", "max_tokens": 3}
+    for path, body in (("chat/completions", chat), ("completions", text)):
+        answer = shared.post(f"/models/assistant/v1/{path}", body)
+        assert (answer.status_code, answer.json()["model"]) == (200, "assistant")
+        unknown = shared.post(f"/models/nobody/v1/{path}", body)
+        assert (unknown.status_code, unknown.json()["error_type"]) == (404, "validation")
+    assert shared.post("/v1/completions", text).json()["model"] == "writer"
+    assert shared.post("/v1/completions", text | {"model": "nobody"}).status_code == 404

@@ -67,7 +67,9 @@ def completed(case: Case[Any], service: Service) -> None:
     if not isinstance(case.body, dict):
         return
     body: dict[str, Any] = case.body
-    if "{model}" in case.operation.path or case.operation.path == "/":
+    if "{model}/v1/" in case.operation.path:
+        case.path_parameters["model"] = "assistant"
+    elif "{model}" in case.operation.path or case.operation.path == "/":
         case.path_parameters.update({name: FOUND_BY_NAME[name] for name in case.path_parameters})
         body.clear()
         body["inputs"] = "a"

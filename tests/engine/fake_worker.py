@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,11 +62,12 @@ _STEP = TracedStep(
 )
 
 HEARTBEAT_SECONDS = 0.02
+SLOW_SECONDS = 1.5
 
 
 class FakeWorker:
-    """Answers at once, or as the name says: hold, release, aborted, die, garbage, oversize, invalid, internal; with
-    `-midway` after two tokens and not again: die, hang. The recorder has what is held and what is being answered."""
+    """Answers at once, or as the name says: hold, release, aborted, die, slow, garbage, oversize, invalid, internal;
+    with `-midway` after two tokens and not again: die, hang. The recorder has what is held and what is being answered."""
 
     def __init__(self, sock: socket.socket, recorder: FlightRecorder) -> None:
         self._sock = sock
@@ -140,6 +142,10 @@ class FakeWorker:
                 self._compute(request)
             case "die":
                 os._exit(9)
+            case "slow":
+                self._recorder.begin(1.0, [(request.id, 1)])
+                time.sleep(SLOW_SECONDS)
+                self._compute(request)
             case "garbage":
                 self._sock.sendall((3).to_bytes(HEADER_BYTES, "little") + b"\xff\xff\xff")
             case "oversize":

@@ -77,6 +77,16 @@ def test_an_engine_that_is_stopped_is_replaced_even_when_idle() -> None:
     run(scene())
 
 
+def test_a_step_that_was_to_take_long_is_given_its_time() -> None:
+    async def scene() -> None:
+        observed = Observed()
+        async with started(observed, patience=Patience(silence=0.3)) as client:
+            assert await generated(client, request("slow")) == [0, 1, 2]
+            assert observed.restarts == 0
+
+    run(scene())
+
+
 @pytest.mark.parametrize("poison", ["die", "garbage", "oversize"])
 def test_poison_is_found_by_trying_it_alone_and_is_then_refused(poison: str) -> None:
     async def scene() -> None:

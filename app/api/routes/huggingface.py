@@ -4,13 +4,20 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
+from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from app.api.answers import told
+from app.api.chat_schemas import ChatBody
 from app.api.deps import Desk, DeskDep
 from app.api.errors import JSON, encode_json
 from app.api.huggingface import PIPELINES, Pipeline, named_by_fields, pipeline_of
 from app.api.huggingface_schemas import AnyRequest, Request, TextGeneration
+from app.api.openai_answers import ChatAnswer, CompletionAnswer
+from app.api.openai_schemas import CompletionBody
+from app.api.routes.chat import chat
+from app.api.routes.openai import complete
 from app.errors import InvalidRequest, RouteNotFound
 
 router = APIRouter(tags=["hugging face"])
@@ -70,6 +77,18 @@ async def answer_task_of_model(model: ModelName, task: TaskName, body: AnyReques
     if pipeline is None:
         raise RouteNotFound(f"there is no task {task[:100]!r}; the tasks are {', '.join(PIPELINES)}")
     return await _answer(pipeline, _read(pipeline, body.fields()), model, desk)
+
+
+@router.post("/models/{model:path}/v1/chat/completions", responses=told(ChatAnswer, streams=True))
+async def chat_with_model(model: ModelName, body: ChatBody, request: HTTPRequest, desk: DeskDep) -> Response:
+    """A chat, as clients send it that know the address of a model alone."""
+    return await chat(body.model_copy(update={"model": model}), request, desk)
+
+
+@router.post("/models/{model:path}/v1/completions", responses=told(CompletionAnswer, streams=True))
+async def complete_by_model(model: ModelName, body: CompletionBody, desk: DeskDep) -> Response:
+    """A completion, as the JavaScript client asks a model's address for text."""
+    return await complete(body.model_copy(update={"model": model}), desk)
 
 
 @router.post("/models/{model:path}", responses=_STREAMS)
