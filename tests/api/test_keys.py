@@ -6,6 +6,7 @@ import hmac
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,17 @@ def test_libretranslate_s_clients_are_told_that_they_need_one(locked: Service, s
 def test_a_large_body_without_a_key_is_refused_and_heard_of(locked: Service) -> None:
     assert locked.post("/v1/generate", {"prompt": "x" * 900_000}).status_code == 401
     assert locked.client.get("/health").status_code == 200
+
+
+def test_a_body_that_comes_behind_its_refusal_is_no_head(locked: Service) -> None:
+    size = 200_000
+    with socket.create_connection(("127.0.0.1", locked.port), timeout=10) as connection:
+        head = "POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401")
+        connection.sendall(b"x" * size)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
 def test_administration_is_not_there_without_an_administrator(

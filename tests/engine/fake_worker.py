@@ -67,7 +67,8 @@ SLOW_SECONDS = 1.5
 
 class FakeWorker:
     """Answers at once, or as the name says: hold, release, aborted, die, slow, garbage, oversize, invalid, internal;
-    with `-midway` after two tokens and not again: die, hang. The recorder has what is held and what is being answered."""
+    with `-midway` after two tokens and not again: die, hang. The recorder has what is held and what is being answered.
+    """
 
     def __init__(self, sock: socket.socket, recorder: FlightRecorder) -> None:
         self._sock = sock
