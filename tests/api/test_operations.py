@@ -180,9 +180,10 @@ def test_the_description_has_our_errors_and_examples_that_run(shared: Service) -
     requests = list(described_requests(description))
     for method, path, example in requests:
         body = example and {key: renamed.get(str(value), value) for key, value in example.items()}
-        answer = shared.client.request(method, path.replace("sentiment", "mood"), json=body)
+        path = path.replace("sentiment", "mood").replace("writer/v1/chat", "assistant/v1/chat")
+        answer = shared.client.request(method, path, json=body)
         assert answer.status_code == 200, path
-    assert len([path for _, path, body in requests if body is not None]) == 30
+    assert len([path for _, path, body in requests if body is not None]) == 32
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(shared: Service) -> None:

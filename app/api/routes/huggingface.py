@@ -23,6 +23,7 @@ from app.errors import InvalidRequest, RouteNotFound
 router = APIRouter(tags=["hugging face"])
 
 ModelName = Annotated[str, Path(examples=["sentiment"])]
+GeneratorName = Annotated[str, Path(examples=["writer"])]
 TaskName = Annotated[str, Path(examples=["text-classification"])]
 
 _STREAMS: dict[int | str, dict[str, Any]] = {
@@ -80,13 +81,15 @@ async def answer_task_of_model(model: ModelName, task: TaskName, body: AnyReques
 
 
 @router.post("/models/{model:path}/v1/chat/completions", responses=told(ChatAnswer, streams=True))
-async def chat_with_model(model: ModelName, body: ChatBody, request: HTTPRequest, desk: DeskDep) -> Response:
+async def chat_with_model(
+    model: GeneratorName, body: ChatBody, request: HTTPRequest, desk: DeskDep
+) -> Response:
     """A chat, as clients send it that know the address of a model alone."""
     return await chat(body.model_copy(update={"model": model}), request, desk)
 
 
 @router.post("/models/{model:path}/v1/completions", responses=told(CompletionAnswer, streams=True))
-async def complete_by_model(model: ModelName, body: CompletionBody, desk: DeskDep) -> Response:
+async def complete_by_model(model: GeneratorName, body: CompletionBody, desk: DeskDep) -> Response:
     """A completion, as the JavaScript client asks a model's address for text."""
     return await complete(body.model_copy(update={"model": model}), desk)
 
