@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.api.connections import ConnectionLimits, Connections, allowed_connections
+from app.api.door import Door
 from app.api.envelope import Envelope
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
@@ -30,6 +31,7 @@ __all__ = [
     "Adapter",
     "ConnectionLimits",
     "Connections",
+    "Door",
     "Guard",
     "Limits",
     "Rates",
