@@ -183,6 +183,7 @@ def run(sock: socket.socket, build: Callable[[WorkerConfig], BuiltEngine]) -> in
         logs.configure(config.log_format)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        os.nice(config.niceness)  # taken over by the threads that torch starts from here on
         try:
             engine = build(config)
         except CheckpointError as error:
