@@ -32,7 +32,7 @@ class Door:
         """Counts a request that wants work. Raises RateLimited, Overloaded."""
         self._guard.rates.admit(NOBODY if key is None else key.name)
         if needs_engine(path):
-            self._registry.check_room(asked_by(call))
+            self._registry.check_room(asked_by(call, path))
 
     def refuse(self, scope: Scope) -> Response | None:
         """The whole answer to a request for which there is no room, counted and logged like any other. None where the
@@ -46,7 +46,7 @@ class Door:
                 return None
             self._guard.check_host(path, headers)
             key = self._guard.admit(call, method, path, headers)
-            self._registry.check_room(asked_by(call))
+            self._registry.check_room(asked_by(call, path))
         except Overloaded as full:
             failure = full
         except QuartetError:
@@ -62,9 +62,10 @@ class Door:
         return error_response(failure, call, {"X-Request-ID": call.request_id})
 
 
-def asked_by(call: Call) -> Caller:
-    """A caller of whoever sent it: a key or, without keys, an address."""
-    return Caller(call.key or call.client or "")
+def asked_by(call: Call, path: str) -> Caller:
+    """A caller of whoever sent it: a key or, without keys, an address. Before the body is read its path is all that is
+    known of what it wants."""
+    return Caller(call.key or call.client or "", path)
 
 
 def needs_engine(path: str) -> bool:

@@ -87,7 +87,7 @@ class Gate:
         if body is None:
             body = await self._read(receive, headers)
         self._check(call, headers, body)
-        caller.set(asked_by(call))
+        caller.set(asked_by(call, path))
         may_hurry = security.may_hurry.set(key is None or "admin" in key.scopes)
         try:
             with self.registry.admit(asyncio.current_task()):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from app.caller import Caller
+from app.engine.line import Line
 from app.engine.protocol import Answer, Failed, GenerateRequest, Request, Tokens
 from app.engine.throughput import Throughput
 from app.engine.turns import Turns
@@ -22,7 +23,6 @@ from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError
 MOST_DEATHS = 2
 """What was there when so many engines died, and got no further in between, is tried by itself."""
 REFUSED_SECONDS = 600.0
-HELD_SECONDS = 1.0
 KEPT = 8
 """The part of the queue that is kept for senders who hold no more than such a part."""
 
@@ -78,7 +78,7 @@ class Journal:
         self._max_requests, self._max_tokens, self._max_wait = max_requests, max_tokens, max_wait
         self._ids = itertools.count(1)
         self._turns, self._throughput = Turns(), Throughput()
-        self._begun = Throughput()  # callers, and only in seconds in which the first in line waited for long
+        self._lines: dict[str, Line] = {}  # by the kind of caller
         self._refused: dict[bytes, float] = {}  # until when, by what is asked for
 
     def admit(self, requests: Sequence[Request], sink: Sink, caller: Caller | None = None) -> list[Request]:
@@ -91,8 +91,10 @@ class Journal:
         caller = caller or Caller()
         self.check_room(len(requests), sum(costs), caller)
         admitted, now = [], time.monotonic()
+        if caller not in self._turns:
+            self._lines.setdefault(caller.kind, Line()).join(caller, now)
         for place, (asked, tokens) in enumerate(zip(requests, costs, strict=True)):
-            behind = self._turns.join(caller, asked.priority, tokens, now)
+            behind = self._turns.join(caller, asked.priority, tokens)
             request = _prepared(asked, next(self._ids), behind)
             self.entries[request.id] = Entry(asked, request, tokens, place, sink, caller)
             admitted.append(request)
@@ -118,36 +120,16 @@ class Journal:
         ]
         if max(excess) > 0:
             raise Overloaded("the queue is full", retry_after=self._throughput.promise(now, *excess))
-        if self._is_held(now):
-            self._check_wait(now, caller)
-
-    def _check_wait(self, now: float, caller: Caller) -> None:
-        """As many begin in `max_wait` as began of late, or at least as many as were done."""
-        carried = max(one.carried(now, self._max_wait) for one in (self._begun, self._throughput))
-        num_before = self._turns.num_before(caller)
-        if 0 < carried < num_before:
-            wait = self._max_wait * num_before / carried
-            retry_after = self._throughput.promise(now, math.ceil(num_before - carried), 0)
-            raise Overloaded(f"the queue is {wait:.0f} s long", retry_after=retry_after)
-
-    def _is_held(self, now: float) -> bool:
-        """Whether the first in line waits for so long that there is no room in the batch: before that, nothing is known
-        of how long others will."""
-        waited = self._turns.longest_wait(now)
-        if waited < HELD_SECONDS:
-            self._begun.pause(now)
-            return False
-        self._begun.resume(now - waited)
-        return True
+        line = self._lines.get(caller.kind)
+        if line is not None and (late := line.excess(caller, self._max_wait, now)):
+            raise Overloaded(f"the wait is over {self._max_wait:g} s", retry_after=line.promise(now, late))
 
     def deliver(self, answer: Answer) -> None:
         """Hands an answer to whoever waits; the last one of a request ends it."""
         entry = self.entries.get(answer.id)
         if entry is not None:
             now = time.monotonic()
-            is_held = self._is_held(now)
-            if self._turns.begin(entry.caller) and is_held:
-                self._begun.note(now, 0)
+            self._lines[entry.caller.kind].begin(entry.caller, now)
             if is_end(answer):
                 if not isinstance(answer, Failed):
                     self._throughput.note(now, entry.cost)
@@ -190,6 +172,7 @@ class Journal:
             return False
         self.num_tokens -= entry.cost
         self._turns.leave(entry.caller, entry.cost)
+        self._lines[entry.caller.kind].leave(entry.caller)
         if not self.entries:
             self._throughput.pause(time.monotonic())
         return True

@@ -5,7 +5,6 @@ from collections import deque
 
 WINDOW_SECONDS = 10.0
 MOST_SECONDS = 60.0
-LEAST_SECONDS = 0.001
 
 
 class Throughput:
@@ -45,8 +44,12 @@ class Throughput:
         return self._span(now) * max(requests / len(self._done), tokens / max(self._done_tokens, 1))
 
     def carried(self, now: float, seconds: float) -> float:
-        """How many sequences are done in so long at the speed of late; 0 where nothing is known."""
-        return seconds * len(self._done) / max(self._span(now), LEAST_SECONDS) if self._done else 0.0
+        """How many are done in so long at the speed of late, which is known."""
+        return seconds * len(self._done) / self._span(now)
+
+    def is_known(self, now: float, least: float) -> bool:
+        """Whether something was done, in so many busy seconds at least."""
+        return bool(self._done) and self._span(now) >= least
 
     def promise(self, now: float, requests: int, tokens: int) -> float:
         """Whole seconds until there is room for so much more, behind those who were told before and are not back."""

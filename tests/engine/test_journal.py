@@ -34,57 +34,6 @@ def test_the_time_to_wait_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPa
     assert refused(journal, encode(126)) == 60.0, "nothing was done for so long"
 
 
-def test_a_queue_that_is_too_long_by_the_speed_of_late_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    journal = Journal(max_requests=1000, max_tokens=100_000, max_wait=5.0)
-    work(journal, clock, seconds=10)  # one sequence a second
-    journal.admit([encode(10)] * 100, lambda item: None, Caller())
-    for _ in range(5):  # one large request keeps others waiting for one turn only
-        journal.admit([encode(10)], lambda item: None, Caller())
-    clock.now += 0.75
-    journal.check_room(1, 10, Caller())  # as long as the first waits for less than a second
-    clock.now += 0.25
-    assert refused(journal, encode(10)) == 3.0
-    journal.check_room(1, 10, Caller("another"))  # who has nothing in line has its turn early
-    for number in (99, 0):
-        begun = next(one for one in journal.entries.values() if one.place == number)
-        journal.deliver(answered(begun.request.id))
-    journal.admit([encode(10)], lambda item: None, Caller())
-
-
-def test_many_that_come_at_once_are_no_sign_of_a_queue_while_they_begin(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Texts have taken ten seconds of late, as there was one at a time; now a hundred prompts are computed first."""
-    clock = Clock(monkeypatch)
-    journal = Journal(max_requests=1000, max_tokens=100_000, max_wait=5.0)
-    params = SamplingParams(max_tokens=5)
-    text = GenerateRequest(model="m", prompt_ids=[1], params=params)
-    for _ in range(3):
-        (one,) = journal.admit([text], lambda item: None)
-        journal.deliver(Tokens(id=one.id, token_ids=[1]))
-        clock.now += 10.0
-        journal.deliver(Tokens(id=one.id, token_ids=[1], finish_reason="stop"))
-    admitted = [journal.admit([text], lambda item: None, Caller())[0] for _ in range(100)]
-    for one in admitted[:60]:
-        clock.now += 0.1
-        journal.deliver(Tokens(id=one.id, token_ids=[1]))
-    journal.check_room(1, 10, Caller())
-    clock.now += 20.0
-    assert refused(journal, encode(10)) is not None, "now nobody has begun for long"
-
-
-def test_where_nothing_is_known_of_the_speed_the_queue_is_as_long_as_it_may_be(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Clock(monkeypatch)
-    journal = Journal(max_requests=1000, max_tokens=100_000, max_wait=5.0)
-    for _ in range(100):
-        journal.admit([encode(10)], lambda item: None, Caller())
-    clock.now += 100.0
-    journal.check_room(1, 10, Caller())
-
-
 def test_part_of_the_queue_is_kept_for_senders_who_hold_little() -> None:
     journal = Journal(max_requests=80, max_tokens=8000)
     journal.admit([encode(1)] * 60, lambda item: None, Caller("many"))
