@@ -78,7 +78,7 @@ class Journal:
         self._max_requests, self._max_tokens, self._max_wait = max_requests, max_tokens, max_wait
         self._ids = itertools.count(1)
         self._turns, self._throughput = Turns(), Throughput()
-        self._lines: dict[str, Line] = {}  # by the kind of caller
+        self._lines: dict[str, Line] = {}  # by the kind of caller, where somebody waits
         self._refused: dict[bytes, float] = {}  # until when, by what is asked for
 
     def admit(self, requests: Sequence[Request], sink: Sink, caller: Caller | None = None) -> list[Request]:
@@ -122,14 +122,17 @@ class Journal:
             raise Overloaded("the queue is full", retry_after=self._throughput.promise(now, *excess))
         line = self._lines.get(caller.kind)
         if line is not None and (late := line.excess(caller, self._max_wait, now)):
-            raise Overloaded(f"the wait is over {self._max_wait:g} s", retry_after=line.promise(now, late))
+            raise Overloaded(
+                f"it would wait for more than {self._max_wait:g} s", retry_after=line.promise(now, late)
+            )
 
     def deliver(self, answer: Answer) -> None:
         """Hands an answer to whoever waits; the last one of a request ends it."""
         entry = self.entries.get(answer.id)
         if entry is not None:
             now = time.monotonic()
-            self._lines[entry.caller.kind].begin(entry.caller, now)
+            if line := self._lines.get(entry.caller.kind):
+                line.begin(entry.caller, now)
             if is_end(answer):
                 if not isinstance(answer, Failed):
                     self._throughput.note(now, entry.cost)
@@ -172,7 +175,10 @@ class Journal:
             return False
         self.num_tokens -= entry.cost
         self._turns.leave(entry.caller, entry.cost)
-        self._lines[entry.caller.kind].leave(entry.caller)
+        if (line := self._lines.get(entry.caller.kind)) is not None:
+            line.leave(entry.caller)
+            if not line:
+                del self._lines[entry.caller.kind]
         if not self.entries:
             self._throughput.pause(time.monotonic())
         return True

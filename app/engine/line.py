@@ -19,20 +19,22 @@ class Line:
         self._senders: Counter[str] = Counter()
         self._begun = Throughput()  # callers, in seconds in which the line was held
 
+    def __len__(self) -> int:
+        return len(self._since)
+
     def join(self, caller: Caller, now: float) -> None:
         """One more, of whom nothing is in flight yet."""
         self._since[caller] = now
         self._senders[caller.sender] += 1
 
     def begin(self, caller: Caller, now: float) -> None:
-        """Something of this caller's is computed, whether it was the first or not."""
-        if caller in self._since:
-            if self._is_held(now):
-                self._begun.note(now, 0)
-            self.leave(caller)
+        """Something of this caller's is computed, whether it waits for that or not."""
+        if caller in self._since and self._is_held(now):
+            self._begun.note(now, 0)
+        self.leave(caller)
 
     def leave(self, caller: Caller) -> None:
-        """It waits no more."""
+        """It waits no more, if it did."""
         if self._since.pop(caller, None) is not None:
             self._senders[caller.sender] -= 1
             if not self._senders[caller.sender]:

@@ -92,12 +92,13 @@ def test_the_journal_refuses_by_the_line_of_what_is_asked_for(monkeypatch: pytes
         clock.now += 1.0
         journal.deliver(Tokens(id=texts[number][1].id, token_ids=[1]))  # one of the caller's three is enough
         journal.deliver(Tokens(id=texts[number][2].id, token_ids=[1]))
-    with pytest.raises(Overloaded, match="the wait is over 5 s") as refused:
+    with pytest.raises(Overloaded, match="it would wait for more than 5 s") as refused:
         journal.check_room(1, 10, Caller("a", "/texts"))
     assert refused.value.retry_after == 25.0
     journal.check_room(1, 10, Caller("b", "/texts"))
     [labels] = journal.admit([encode(10)], print, Caller("a", "/labels"))
     journal.deliver(answered(labels.id))
+    assert list(journal._lines) == ["/texts"], "of those for whom nobody waits nothing is kept"
     for text in texts[10:]:
         for request in text:
             journal.release(request.id)
