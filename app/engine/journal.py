@@ -91,7 +91,7 @@ class Journal:
         caller = caller or Caller()
         self.check_room(len(requests), sum(costs), caller)
         admitted, now = [], time.monotonic()
-        if caller not in self._turns:
+        if requests and caller not in self._turns:
             self._lines.setdefault(caller.kind, Line()).join(caller, now)
         for place, (asked, tokens) in enumerate(zip(requests, costs, strict=True)):
             behind = self._turns.join(caller, asked.priority, tokens)
@@ -120,8 +120,8 @@ class Journal:
         ]
         if max(excess) > 0:
             raise Overloaded("the queue is full", retry_after=self._throughput.promise(now, *excess))
-        line = self._lines.get(caller.kind)
-        if line is not None and (late := line.excess(caller, self._max_wait, now)):
+        line = None if caller in self._turns else self._lines.get(caller.kind)
+        if line and (late := line.excess(caller, self._max_wait, now)):
             raise Overloaded(
                 f"it would wait for more than {self._max_wait:g} s", retry_after=line.promise(now, late)
             )
