@@ -13,6 +13,7 @@ from benchmarks import (
     fairness,
     interference,
     loading,
+    memory,
     overload,
     recovery,
     speculation,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "fairness": fairness.run,
     "overload": overload.run,
     "crowds": crowds.run,
+    "memory": memory.run,
 }
 
 
