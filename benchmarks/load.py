@@ -15,7 +15,7 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: appli
 TICK = 0.01
 """Seconds between two looks at how late this process's own loop is."""
 LAST_WORDS = 1.0
-"""Seconds that requests have at the end, until they are left."""
+"""Seconds that requests have at the end to be begun or refused, until they are left."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class Outcome:
     first: float | None = None
     end: float | None = None
 
+    def part(self, begin: float, end: float) -> float:
+        """Of a whole answer, how much of the time from its first token to its end is within these moments."""
+        if self.first is None or self.end is None:
+            return 0.0
+        first, last = self.sent + self.first, max(self.sent + self.end, self.sent + self.first + 1e-6)
+        return max(0.0, min(last, end) - max(first, begin)) / (last - first)
+
 
 @dataclass
 class Load:
@@ -58,10 +65,12 @@ class Load:
     lags: list[float] = field(default_factory=list)
 
     def speed(self) -> tuple[float, float]:
-        """Texts and tokens a second of whole answers, in the last three quarters: at first nothing can be done yet."""
+        """Texts and tokens a second of whole answers, in the last three quarters of the time: of each as much as falls
+        into it between its first token and its end."""
         begin, end = self.begin + self.seconds / 4, self.begin + self.seconds
-        done = [one for one in self.outcomes if one.end is not None and begin < one.sent + one.end <= end]
-        return len(done) / (end - begin), sum(one.num_tokens for one in done) / (end - begin)
+        parts = [(one, one.part(begin, end)) for one in self.outcomes]
+        texts, tokens = sum(part for _, part in parts), sum(part * one.num_tokens for one, part in parts)
+        return texts / (end - begin), tokens / (end - begin)
 
     def statuses(self) -> dict[int, int]:
         """How many had each; 0: none in time."""
@@ -102,32 +111,41 @@ class _Asker(asyncio.Protocol):
 
 
 async def closed_loop(port: int, work: Work, num_clients: int, seconds: float) -> Load:
-    """Each client sends its next request when it has the answer to the last one. Those at work at the end are left."""
+    """Each client sends its next request when it has the answer to the last one."""
     load, numbers = Load(time.perf_counter(), seconds), iter(range(10**9))
 
     async def client() -> None:
-        while True:
+        while time.perf_counter() < load.begin + seconds:
             await _ask(port, work, next(numbers), time.perf_counter(), load)
 
-    await asyncio.wait([asyncio.create_task(client()) for _ in range(num_clients)], timeout=seconds)
-    await _leave()
+    await _finish([asyncio.create_task(client()) for _ in range(num_clients)], seconds)
     return load
 
 
 async def open_loop(port: int, work: Work, rate: float, seconds: float) -> Load:
-    """Requests come at random moments, whatever becomes of those before. Those still at work at the end are left."""
+    """Requests come at random moments, whatever becomes of those before. Those that still wait at the end are left."""
     load, moments = Load(time.perf_counter(), seconds), random.Random(0)
     ticking = asyncio.create_task(_tick(load))
-    moment, asked = load.begin, 0
+    moment, asked = load.begin, list[asyncio.Task[None]]()
     while (moment := moment + moments.expovariate(rate)) < load.begin + seconds:
         if moment > time.perf_counter():
             await asyncio.sleep(moment - time.perf_counter())
-        asyncio.create_task(_ask(port, work, asked, moment, load))  # noqa: RUF006 - `_leave` finds them all
-        asked += 1
+        asked.append(asyncio.create_task(_ask(port, work, len(asked), moment, load)))
     ticking.cancel()
     await asyncio.sleep(LAST_WORDS)
-    await _leave()
+    for task, outcome in zip(asked, load.outcomes, strict=True):
+        if outcome.first is None:
+            task.cancel()
+    await _finish(asked, seconds)
     return load
+
+
+async def _finish(asked: list["asyncio.Task[None]"], seconds: float) -> None:
+    """All that is at work, as long as it took at most."""
+    _, late = await asyncio.wait(asked, timeout=2 * seconds)
+    for one in late:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def _ask(port: int, work: Work, number: int, moment: float, load: Load) -> None:
@@ -152,15 +170,6 @@ async def _tick(load: Load) -> None:
         before = time.perf_counter()
         await asyncio.sleep(TICK)
         load.lags.append(time.perf_counter() - before - TICK)
-
-
-async def _leave() -> None:
-    """Ends all that is at work."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for one in others:
-        one.cancel()
-    if others:
-        await asyncio.wait(others)
 
 
 def percentile(values: list[float], percent: int) -> float:
