@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.large import NAME, SHAPE, write_checkpoint
 from benchmarks.load import Work, closed_loop, open_loop, percentile
 from benchmarks.measure import Claim, Options, Report
+from benchmarks.peers.shapes import QWEN, vocabulary, write
 from benchmarks.service import AS_IF_NEW, Service
 from benchmarks.workloads import w2_trace
 
@@ -32,9 +32,9 @@ def run(options: Options) -> Report:
     seconds = 60.0 if options.is_full else 20.0
     with ExitStack() as stack:
         if options.is_large:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            write_checkpoint(folder)
-            work, clients, least, serve = _w2(), NUM_LARGE, 0.9, ("--model", f"{NAME}={folder}")
+            folder = write(QWEN, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            work, clients, least = _w2(vocabulary(folder)), NUM_LARGE, 0.9
+            serve: tuple[str, ...] = ("--model", f"{QWEN}={folder}")
             seconds *= 5.0 if options.is_full else 3.0
         else:
             work, clients, least, serve = Work("writer", _short, lambda _: 64), NUM_CLIENTS, 0.75, ()
@@ -70,7 +70,7 @@ def run(options: Options) -> Report:
         Claim("the generator sends 99 of 100 late by", "s", [percentile(late, 99)], target=MOST_LATE),
     ]
     details: dict[str, Any] = {
-        "model": NAME if options.is_large else "writer",
+        "model": QWEN if options.is_large else "writer",
         "seconds": seconds,
         "sent_a_second": TIMES * texts,
         "statuses": load.statuses(),
@@ -89,10 +89,10 @@ def _short(number: int) -> list[int]:
     return [400 + number % 4000] * 8
 
 
-def _w2() -> Work:
-    trace = w2_trace(SHAPE.vocab_size, 256, (16, 512), (16, 256))
+def _w2(vocab_size: int) -> Work:
+    trace = w2_trace(vocab_size, 256, (16, 512), (16, 256))
     return Work(
-        NAME,
+        QWEN,
         lambda number: list(trace[number % len(trace)].prompt),
         lambda number: trace[number % len(trace)].num_output,
     )
