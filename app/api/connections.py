@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
         stood behind another on its connection goes the long way, and so does one whose client does not read."""
         answer = None
         if self._is_at_head and app is self.config.loaded_app and not self.flow.write_paused:
-            answer = self._all.refuse(self.scope)
+            answer = self._all.refuse(dict(self.scope))
         if answer is None:
             super()._start_asgi_task(cycle, app)
             return
