@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import torch
 
 from app.engine import memory
 from app.engine.build import build_engine
@@ -54,6 +55,7 @@ def _run(name: str, rounds: int, sizes: list[float]) -> float:
 def work(rounds: int) -> dict[str, float]:
     """One process's part: MiB resident at the end, tokens a second."""
     models = [ModelSpec(name, str(ZOO / name)) for name in ("minilm", "translator")]
+    torch.set_num_threads(1)
     engine = build_engine(WorkerConfig(models=models, device="cpu", kv_cache_memory=2**26, threads=1))
     source, start = random.Random(0), time.process_time()
     num_requests = num_tokens = 0
