@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
-CACHED_PRODUCTS = 128
+CACHED_PRODUCTS = 256
 _CACHES = (b"LRU_CACHE_CAPACITY", b"ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 """Where torch's binding to oneDNN, and oneDNN itself, look up how many compiled products they keep."""
 
