@@ -200,11 +200,11 @@ def _signals() -> tuple["asyncio.Future[None]", "asyncio.Future[None]"]:
 async def _drain(registry: Registry, seconds: float, impatient: "asyncio.Future[None]") -> None:
     """Waits for the work in flight; a second signal cuts it off."""
     _say(f"stopping: no new work; up to {seconds:g} s for what is in flight")
-    draining = asyncio.create_task(registry.drain(seconds))
+    draining = asyncio.create_task(registry.in_flight.drain(seconds))
     await _first_of(draining, impatient)
     if not draining.done():
         draining.cancel()
-        await registry.drain(0.0)
+        await registry.in_flight.drain(0.0)
     _say("stopped")
 
 

@@ -3,12 +3,9 @@
 Owns the life of the service as well: loading, ready, draining. Knows no HTTP.
 """
 
-import asyncio
-import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,11 +13,13 @@ from msgspec.structs import replace
 
 from app.adapters import AdapterEngine, Adapters
 from app.caller import Caller
+from app.cards import details, model_card
 from app.chrome_trace import chrome_trace
 from app.config import Settings
 from app.engine.protocol import ModelInfo, Ready
 from app.engine.questions import MAX_TRACED_STEPS, TracedStep
-from app.errors import InvalidRequest, ModelNotFound, QuartetError, Unavailable, UnsupportedTask
+from app.errors import InvalidRequest, ModelNotFound, Unavailable, UnsupportedTask
+from app.in_flight import InFlight
 from app.metrics import Metrics
 from app.tasks.base import Engine, Task
 from app.tasks.language_id import COMMON, LanguageDetector
@@ -30,7 +29,6 @@ from app.tasks.token_ids import TokenIds
 from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
-_log = logging.getLogger("quartet.registry")
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -68,7 +66,7 @@ class Registry:
         self.metrics = metrics
         self.created = int(time.time())
         self.ready: Ready | None = None
-        self.is_draining = False
+        self.in_flight = InFlight()
         self._defaults = defaults or {}
         self._engine: EngineProcess | None = None
         self._tasks: dict[tuple[str, str], Task] = {}
@@ -76,10 +74,6 @@ class Registry:
         self.detector = LanguageDetector(
             self._pool, COMMON.union(*(spoken(one.languages()) for one in served))
         )
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._working: set[asyncio.Task[Any]] = set()
-        self._stopped: set[asyncio.Task[Any]] = set()
         metrics.declare((one.name, [task.name for task in one.tasks]) for one in served)
 
     async def start(self, engine: EngineProcess) -> Ready:
@@ -160,7 +154,7 @@ class Registry:
     def refusals(self) -> list[str]:
         """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
         reasons = []
-        if self.is_draining:
+        if self.in_flight.is_draining:
             reasons.append("the service is shutting down")
         if self.ready is None:
             reasons.append("the models are being loaded")
@@ -168,7 +162,7 @@ class Registry:
 
     def check_room(self, caller: Caller) -> None:
         """Raises Overloaded where the queue takes nothing more of this caller's sender."""
-        if self._engine is not None and not self.is_draining:
+        if self._engine is not None and not self.in_flight.is_draining:
             self._engine.check_room(caller)
 
     def not_ready_reasons(self) -> list[str]:
@@ -177,42 +171,6 @@ class Registry:
         if self.ready is not None and (self._engine is None or not self._engine.is_ready):
             reasons.append("the engine is being started again")
         return reasons
-
-    @contextmanager
-    def admit(self, handler: "asyncio.Task[Any] | None") -> Iterator[None]:
-        """Counts a request in flight. Raises Unavailable while draining."""
-        if self.is_draining or handler is None:
-            raise Unavailable("the service is shutting down", code="draining", retry_after=5.0)
-        self._working.add(handler)
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._working.discard(handler)
-            self._stopped.discard(handler)
-            if not self._working:
-                self._idle.set()
-
-    async def drain(self, limit: float) -> None:
-        """Takes no new work, waits for what is in flight, and cancels what is not done in time."""
-        self.is_draining = True
-        try:
-            async with asyncio.timeout(limit):
-                await self._idle.wait()
-        except TimeoutError:
-            _log.warning("drain limit reached: %d requests are cut off", len(self._working))
-            self._stopped = set(self._working)
-            for handler in self._stopped:
-                handler.cancel()
-            await self._idle.wait()
-
-    def drain_error(self, handler: "asyncio.Task[Any]") -> QuartetError | None:
-        """What a handler that `drain` cancelled tells its client; None for any other."""
-        if handler not in self._stopped:
-            return None
-        return Unavailable(
-            "the service shut down before the request was done", code="draining", retry_after=5.0
-        )
 
     def exposition(self) -> bytes:
         """The metrics, with the engine's state as it is now."""
@@ -251,25 +209,7 @@ class Registry:
 
     def model_card(self, name: str) -> dict[str, Any]:
         """OpenAI's model object and, beside it, what we know."""
-        one = self._find_model(name)
-        card: dict[str, Any] = {
-            "id": name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "quartet",
-            "tasks": [task.name for task in one.tasks],
-            "kind": one.config.kind,
-        }
-        if one.base is not None:
-            card["base"] = one.base
-        if one.config.labels:
-            card["labels"] = list(one.config.labels)
-        if languages := one.languages():
-            card["languages"] = languages
-        info = next((info for info in self.ready.models if info.name == name), None) if self.ready else None
-        if info is not None:
-            card["max_model_len"] = info.max_model_len
-        return card
+        return model_card(self._find_model(name), self._info(name), self.created)
 
     def model_cards(self) -> list[dict[str, Any]]:
         """All, in the order they are served."""
@@ -282,19 +222,12 @@ class Registry:
             "name": "quartet",
             "version": self.version,
             "device": self.ready.device if self.ready else None,
-            "models": [self._details(one) for one in self.served.values()],
+            "models": [self.model_card(name) | details(self._info(name)) for name in self.served],
             "default_models": {n: self.default_model(n) for n in names if self.default_model(n) is not None},
         }
 
-    def _details(self, one: Served) -> dict[str, Any]:
-        info = (
-            next((info for info in self.ready.models if info.name == one.name), None) if self.ready else None
-        )
-        card = self.model_card(one.name)
-        if info is None:
-            return card
-        told = ("dtype", "device", "parameters", "bytes", "load_seconds", "block_size")
-        return card | {name: getattr(info, name) for name in told} | {"kv_cache_blocks": info.num_blocks}
+    def _info(self, name: str) -> ModelInfo | None:
+        return next((info for info in self.ready.models if info.name == name), None) if self.ready else None
 
     def _find_model(self, name: str, param: str = "model") -> Served:
         one = self.served.get(name)
