@@ -117,7 +117,6 @@ async def serve(settings: Settings) -> int:
 def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
     # half a second that the engine process need not wait for
     from app.main import (
-        Adapter,
         ConnectionLimits,
         Connections,
         Guard,
@@ -142,9 +141,7 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
         registry,
         limits,
         Guard(keys, hosts, rates),
-        shelf=Shelf(
-            {one.name: Adapter(one.base, one.folder) for one in settings.adapters}, settings.model_root
-        ),
+        shelf=Shelf(settings.model_root),
         cors_origins=settings.cors_origins,
         logs_prompts=settings.log_prompts,
     )

@@ -21,6 +21,8 @@ class InFlight:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopped: set[asyncio.Task[Any]] = set()
+        self._held: dict[asyncio.Task[Any], set[str]] = {}
+        self._changed: asyncio.Event | None = None
 
     @contextmanager
     def admit(self, handler: "asyncio.Task[Any] | None") -> Iterator[None]:
@@ -34,8 +36,23 @@ class InFlight:
         finally:
             self.handlers.discard(handler)
             self._stopped.discard(handler)
+            if self._held.pop(handler, None) and self._changed is not None:
+                self._changed.set()
+                self._changed = None
             if not self.handlers:
                 self._idle.set()
+
+    def hold(self, address: str) -> None:
+        """The handler that asks, if it is one, is at work on weights that the engine knows by `address`, to its end."""
+        handler = asyncio.current_task()
+        if handler is not None and handler in self.handlers:
+            self._held.setdefault(handler, set()).add(address)
+
+    async def until_left(self, address: str) -> None:
+        """Returns when nobody is at work on these weights."""
+        while any(address in held for held in self._held.values()):
+            self._changed = self._changed or asyncio.Event()
+            await self._changed.wait()
 
     async def drain(self, limit: float) -> None:
         """Takes no new work, waits for what is in flight, and cancels what is not done in time."""

@@ -54,7 +54,7 @@ def two_threads() -> Iterator[None]:
 
 
 def test_small_steps_take_one_thread_and_large_ones_all(two_threads: None) -> None:
-    threads = Threads(num_parameters=1_000_000)
+    threads = Threads(num_parameters=1_000_000, most=2)
     most_small = int(FEW_OPERATIONS / 2_000_000)
     for num_tokens, wanted in ((1, 1), (most_small + 1, 2), (most_small, 1), (4 * most_small, 2)):
         threads.use_for(num_tokens)
