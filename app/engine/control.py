@@ -135,7 +135,7 @@ class Control:
                 waiting.set_exception(error)
 
     async def _load(self, question: LoadModel | LoadAdapter, spec: ModelSpec | AdapterSpec) -> ModelInfo:
-        self._loading[question.id] = _Known(spec, await asyncio.to_thread(_stamp, spec.path))
+        self._loading[question.id] = _Known(spec, _stamp(spec.path))
         try:
             reply = await self._ask(question)
         finally:

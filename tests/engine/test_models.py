@@ -107,7 +107,8 @@ def num_held(engine: Engine) -> int:
 def expected(folders: dict[str, Path]) -> dict[str, list[int]]:
     """The tokens of each, from engines that had them when they started."""
     found = {
-        name: Running(folders, [name], kv_cache_memory=8_000_000).tokens(ask_for(1, name))[1] for name in ("old", "new", "t5", "wide")
+        name: Running(folders, [name], kv_cache_memory=8_000_000).tokens(ask_for(1, name))[1]
+        for name in ("old", "new", "t5", "wide")
     }
     assert found["old"] != found["new"]
     return found
