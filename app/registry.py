@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from app.caller import Caller
 from app.cards import details, model_card
 from app.chrome_trace import chrome_trace
-from app.config import ModelSettings, Settings
+from app.config import AdapterSettings, ModelSettings, Settings
 from app.engine.protocol import ModelInfo, Ready
 from app.engine.questions import MAX_TRACED_STEPS, TracedStep
 from app.errors import InvalidRequest, ModelNotFound, Unavailable, UnsupportedTask
@@ -244,11 +244,15 @@ def build_registry(settings: Settings, metrics: Metrics, version: str) -> Regist
     """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
     sources: dict[str, Source] = {}
     served: dict[str, Served] = {}
-    for one in (*settings.models, *settings.adapters):
+    entries: list[ModelSettings | AdapterSettings] = [*settings.models, *settings.adapters]
+    for one in entries:
         prompts = make_prompts(settings.prompts, one.prompts, one.name)
-        is_model = isinstance(one, ModelSettings)
-        base, weight = (None, one.weight) if is_model else (one.base, 1.0)
-        sources[one.name] = Source(one.folder, base, one.tasks, prompts, weight)
-        served[one.name] = read_served(one.name, one.folder, served.get(base or ""), one.tasks, prompts)
+        if isinstance(one, ModelSettings):
+            source = Source(one.folder, None, one.tasks, prompts, one.weight)
+        else:
+            source = Source(one.folder, one.base, one.tasks, prompts)
+        base = served.get(source.base or "")
+        sources[one.name] = source
+        served[one.name] = read_served(one.name, one.folder, base, one.tasks, prompts)
     known = Sources(sources, make_prompts(settings.prompts, {}, ""))
     return Registry(version, list(served.values()), metrics, settings.default_models, known)

@@ -49,7 +49,8 @@ class Control:
     ) -> None:
         self._known: dict[str, _Known] = {}
         self._latest: dict[str, str] = {}  # by folder, what was loaded from it last
-        for spec in (*models, *adapters):
+        specs: list[ModelSpec | AdapterSpec] = [*models, *adapters]
+        for spec in specs:
             self._note(_Known(spec, _stamp(spec.path)))
         self._send = send
         self._numbers = count(1)

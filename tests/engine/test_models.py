@@ -27,7 +27,8 @@ from app.engine.protocol import (
 from app.engine.questions import LoadAdapter, Loaded, LoadModel, Question, Refused, Reply, Unload, Unloaded
 from app.engine.sampling_params import SamplingParams
 from model.config import CheckpointError, TransformerConfig
-from model.loading import save_model
+from model.loading import load_model, save_model
+from tests.engine.constrained import write_folder
 from tests.engine.test_adapters import write_adapter
 from tests.engine.test_engine import collect, drain, greedy
 from tests.tiny import BERT, LLAMA, T5, random_model
@@ -63,7 +64,12 @@ class Running:
         self, folders: dict[str, Path], names: Sequence[str] = ("old", "t5", "bert"), **options: Any
     ) -> None:
         self.folders = folders
-        config = {"device": "cpu", "dtype": "float64", "kv_cache_memory": 400_000, "token_budget": 64}
+        config: dict[str, Any] = {
+            "device": "cpu",
+            "dtype": "float64",
+            "kv_cache_memory": 400_000,
+            "token_budget": 64,
+        }
         specs = [ModelSpec(name, str(folders[name])) for name in names]
         self.engine = build_engine(WorkerConfig(models=specs, **(config | options)))
         self.woken = threading.Semaphore(0)
@@ -149,16 +155,13 @@ def test_steps_go_on_while_a_model_is_read(
 ) -> None:
     running = Running(folders)
     began, released = threading.Semaphore(0), threading.Semaphore(0)
-    from app.engine import build
-
-    read = build.load_model
 
     def held(*arguments: Any) -> Any:
         began.release()
         assert released.acquire(timeout=30.0)
-        return read(*arguments)
+        return load_model(*arguments)
 
-    monkeypatch.setattr(build, "load_model", held)
+    monkeypatch.setattr("app.engine.build.load_model", held)
     for number, name in enumerate(("a", "b")):
         assert running.ask(LoadModel(number, ModelSpec(name, str(folders["new"])))) == []
     assert began.acquire(timeout=30.0)
@@ -349,3 +352,22 @@ def test_a_config_that_promises_more_than_is_stored_is_refused(
     assert "missing" in refused.message
     with pytest.raises(CheckpointError):
         Running({"deep": tmp_path / "deep"}, ["deep"])
+
+
+def test_what_was_compiled_for_a_model_goes_with_it(tmp_path: Path) -> None:
+    running = Running({"bytes": write_folder(tmp_path / "bytes"), "old": tmp_path}, ["bytes"])
+    engine = running.engine
+    constraint = Constraint("choice", '["yes", "no"]', "choice")
+    for number, model in enumerate(("bytes", "bytes:1")):
+        assert number == 0 or isinstance(running.load(model, "bytes"), Loaded)
+        params = SamplingParams(max_tokens=4, seed=0)
+        engine.add(
+            GenerateRequest(id=number, model=model, prompt_ids=[70], params=params, constraint=constraint)
+        )
+        assert running.woken.acquire(timeout=30.0)
+        reasons = drain(engine, {}, {})
+        assert reasons == {number: "stop"}
+    compiler = engine._compiler
+    assert {key[0] for key in compiler._kept} == set(compiler._vocabularies) == {"bytes", "bytes:1"}
+    assert running.ask(Unload(9, "bytes")) == [Unloaded(9)]
+    assert {key[0] for key in compiler._kept} == set(compiler._vocabularies) == {"bytes:1"}
