@@ -36,6 +36,12 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="BYTES",
         help="for all models together (a part of what is free)",
     )
+    add(
+        "--kv-cache-page",
+        type=int,
+        metavar="BYTES",
+        help="at least, so that models with wider caches can be loaded later (by those at the start)",
+    )
     add("--max-model-len", type=int, metavar="TOKENS", help="an upper bound on every model's context")
     add("--token-budget", type=int, metavar="TOKENS", help="most tokens computed in one step (2048)")
     add("--max-sequences", type=int, metavar="N", help="most sequences in one step (256)")
@@ -96,7 +102,7 @@ def _add_guard_flags(serve_: argparse.ArgumentParser) -> None:
         help="what this server is called, *.DOMAIN and * too (this machine's names when it listens there alone)",
     )
     add("--cors-origins", metavar="ORIGIN,…", help="sites whose pages may ask, * for all (none)")
-    add("--model-root", metavar="DIR", help="adapters below may be loaded by /admin (none)")
+    add("--model-root", metavar="DIR", help="models and adapters below may be loaded by /admin (none)")
     add(
         "--log-prompts",
         action="store_true",

@@ -117,7 +117,6 @@ async def serve(settings: Settings) -> int:
 def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
     # half a second that the engine process need not wait for
     from app.main import (
-        Adapter,
         ConnectionLimits,
         Connections,
         Guard,
@@ -142,9 +141,7 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
         registry,
         limits,
         Guard(keys, hosts, rates),
-        shelf=Shelf(
-            {one.name: Adapter(one.base, one.folder) for one in settings.adapters}, settings.model_root
-        ),
+        shelf=Shelf(settings.model_root),
         cors_origins=settings.cors_origins,
         logs_prompts=settings.log_prompts,
     )
@@ -200,11 +197,11 @@ def _signals() -> tuple["asyncio.Future[None]", "asyncio.Future[None]"]:
 async def _drain(registry: Registry, seconds: float, impatient: "asyncio.Future[None]") -> None:
     """Waits for the work in flight; a second signal cuts it off."""
     _say(f"stopping: no new work; up to {seconds:g} s for what is in flight")
-    draining = asyncio.create_task(registry.drain(seconds))
+    draining = asyncio.create_task(registry.in_flight.drain(seconds))
     await _first_of(draining, impatient)
     if not draining.done():
         draining.cancel()
-        await registry.drain(0.0)
+        await registry.in_flight.drain(0.0)
     _say("stopped")
 
 

@@ -96,6 +96,7 @@ class Settings(_Frozen):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kv_cache_memory: Positive | None = None
+    kv_cache_page: Positive | None = None  # at least, for models to come
     max_model_len: Positive | None = None
     token_budget: Positive = 2048
     max_sequences: Positive = 256
@@ -136,7 +137,7 @@ class Settings(_Frozen):
     cors_origins: Origins = ()
     log_prompts: bool = False
     model_root: Path | None = None
-    """Adapters below may be loaded while the service runs."""
+    """Models and adapters below may be loaded while the service runs."""
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models", "prompts"}

@@ -23,11 +23,10 @@ from app.api.routes import (
     playground,
     tasks,
 )
-from app.api.shelf import Adapter, Shelf
+from app.api.shelf import Shelf
 from app.registry import Registry
 
 __all__ = [
-    "Adapter",
     "ConnectionLimits",
     "Connections",
     "Guard",

@@ -15,6 +15,7 @@ from benchmarks import (
     loading,
     overload,
     recovery,
+    reload,
     speculation,
     startup,
 )
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "interference": interference.run,
     "speculation": speculation.run,
     "recovery": recovery.run,
+    "reload": reload.run,
     "determinism": determinism.run,
     "fairness": fairness.run,
     "overload": overload.run,

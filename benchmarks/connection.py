@@ -31,10 +31,11 @@ class Reply:
 
 
 class Connection:
-    """One keep-alive connection; one request at a time."""
+    """One keep-alive connection; one request at a time, each with the `key`, if there is one."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str = "") -> None:
         self._port = port
+        self._key = f"Authorization: Bearer {key}\r\n" if key else ""
 
     async def __aenter__(self) -> "Connection":
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
@@ -56,7 +57,7 @@ class Connection:
     async def post(self, path: str, body: Body, heard: Callable[[int], None] | None = None) -> Reply:
         """`heard` is told how many pieces of the body have come. Raises RuntimeError for any status but 200."""
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{self._key}"
         start = time.perf_counter()
         self._writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data)
         await self._writer.drain()

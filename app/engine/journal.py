@@ -17,7 +17,7 @@ from app.caller import Caller
 from app.engine.protocol import Answer, Failed, GenerateRequest, Request, Tokens
 from app.engine.throughput import Throughput
 from app.engine.turns import Turns
-from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError
+from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError, Unavailable
 
 MOST_DEATHS = 2
 """What was there when so many engines died, and got no further in between, is tried by itself."""
@@ -78,13 +78,17 @@ class Journal:
         self._ids = itertools.count(1)
         self._turns, self._throughput = Turns(), Throughput()
         self._refused: dict[bytes, float] = {}  # until when, by what is asked for
+        self._forsaken: set[str] = set()
 
     def admit(self, requests: Sequence[Request], sink: Sink, caller: Caller | None = None) -> list[Request]:
         """All of them with ids, seeds and turns, or none.
 
-        Raises Overloaded, InvalidRequest for what never fits, EngineFault for what has ended the engine before.
+        Raises Overloaded, Unavailable for weights that are gone, InvalidRequest for what never fits, EngineFault for
+        what has ended the engine before.
         """
         self._check_refused(requests)
+        if not self._forsaken.isdisjoint(request.model for request in requests):
+            raise _replaced()
         costs = [cost(request) for request in requests]
         caller = caller or Caller()
         self.check_room(len(requests), sum(costs), caller)
@@ -154,11 +158,12 @@ class Journal:
 
     def fail_all(self, error: QuartetError) -> None:
         """Ends everything in flight with `error`, told once to those that were sent together."""
-        sinks = list({id(entry.sink): entry.sink for entry in self.entries.values()}.values())
-        for request_id in list(self.entries):
-            self.release(request_id)
-        for sink in sinks:
-            sink(error)
+        self._fail(list(self.entries.values()), error)
+
+    def forsake(self, model: str) -> None:
+        """No engine has these weights any more: what is in flight for them, or still comes, is told to ask again."""
+        self._forsaken.add(model)
+        self._fail([entry for entry in self.entries.values() if entry.request.model == model], _replaced())
 
     def release(self, request_id: int) -> bool:
         """Ends a request; whether it was in flight."""
@@ -171,11 +176,22 @@ class Journal:
             self._throughput.pause(time.monotonic())
         return True
 
+    def _fail(self, entries: Sequence[Entry], error: QuartetError) -> None:
+        for entry in entries:
+            self.release(entry.request.id)
+        for sink in {id(entry.sink): entry.sink for entry in entries}.values():
+            sink(error)
+
     def _check_refused(self, requests: Sequence[Request]) -> None:
         now = time.monotonic()
         self._refused = {key: until for key, until in self._refused.items() if until > now}
         if self._refused and any(_fingerprint(request) in self._refused for request in requests):
             raise EngineFault("this request has ended the engine before and is refused for now")
+
+
+def _replaced() -> Unavailable:
+    message = "the model was replaced, and the weights that this had begun on are gone: send it again"
+    return Unavailable(message, code="replaced", retry_after=1.0)
 
 
 def cost(request: Request) -> int:

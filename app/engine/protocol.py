@@ -26,7 +26,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """A checkpoint folder, the name it is served under, and its share of the device's time beside other models."""
+    """A checkpoint folder, the name that the engine knows its weights by (see `served_name`), and its share of the
+    device's time beside other models."""
 
     name: str
     path: str
@@ -34,7 +35,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
 
 class AdapterSpec(msgspec.Struct, frozen=True):
-    """An adapter folder, the name it is served under, and the served name of the model it sits on."""
+    """An adapter folder, the name that the engine knows it by, and that of the model it sits on."""
 
     name: str
     base: str
@@ -49,6 +50,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     device: str = "auto"
     dtype: str = "auto"
     kv_cache_memory: int | None = None
+    kv_cache_page: int | None = None
     token_budget: int = 2048
     max_num_seqs: int = 256
     max_model_len: int | None = None
@@ -257,3 +259,9 @@ class Heartbeat(Message, frozen=True):
 
 
 Request = GenerateRequest | EncodeRequest
+
+
+def served_name(name: str) -> str:
+    """What clients call that which the engine knows by `name`: what is before a colon, behind which weights that come
+    at run time have a number that no others had."""
+    return name.partition(":")[0]

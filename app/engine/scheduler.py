@@ -74,12 +74,26 @@ class Scheduler:
         max_num_seqs: int,
         prefix_cache: bool = True,
     ) -> None:
-        self.lanes = Lanes(block_sizes, token_budget)
+        self.lanes = Lanes(token_budget)
         self.max_num_seqs = max_num_seqs
         self.blocks = blocks
-        self._tables = BlockTables(blocks, block_sizes, prefix_cache)
+        self._sizes: dict[str, int] = {}
+        self._tables = BlockTables(blocks, self._sizes, prefix_cache)
         self._cache = self._tables.cache
         self._by_id: dict[int, Sequence] = {}
+        for model, size in block_sizes.items():
+            self.add_model(model, size)
+
+    def add_model(self, model: str, block_size: int, weight: float = 1.0) -> None:
+        """Sequences of one more model may come; `weight` is its share of the device's time."""
+        self._sizes[model] = block_size
+        self.lanes.add(model, block_size, weight)
+
+    def remove_model(self, model: str) -> None:
+        """It has no sequence left, and gets none."""
+        del self._sizes[model]
+        self.lanes.remove(model)
+        self.blocks.forget(model)
 
     @property
     def num_requests(self) -> int:

@@ -55,6 +55,13 @@ class TaskModel:
     """How many tokens the whole cache holds, where there is one."""
     task_prompts: Prompts = PROMPTS
     """What it is told to do for a task that it is not made for."""
+    engine_name: str = ""
+    """What the engine knows its weights by; empty: the same name."""
+
+    @property
+    def address(self) -> str:
+        """Which weights requests ask for."""
+        return self.engine_name or self.name
 
     @property
     def room(self) -> int:

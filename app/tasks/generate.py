@@ -82,7 +82,7 @@ class Generate(Task):
             constraint = self._placed(row, options)
             requests += [
                 GenerateRequest(
-                    model=self.model.name,
+                    model=self.model.address,
                     prompt_ids=row,
                     params=params,
                     index=len(requests) + i,

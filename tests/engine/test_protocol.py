@@ -41,7 +41,7 @@ from app.engine.questions import (
     Traced,
     TracedStep,
     TraceSteps,
-    UnloadAdapter,
+    Unload,
     Unloaded,
 )
 from app.engine.sampling_params import SamplingParams
@@ -68,7 +68,7 @@ TO_WORKER: list[ClientMessage] = [
     Abort([1, 2]),
     TraceSteps(2**40, 5),
     LoadAdapter(3, AdapterSpec("b", "a", "/ä")),
-    UnloadAdapter(4, "b"),
+    Unload(4, "b"),
     Shutdown(),
 ]
 INFO = ModelInfo(

@@ -188,8 +188,8 @@ def test_a_draft_takes_no_block_that_somebody_is_about_to_need() -> None:
 
 
 def test_a_model_of_twice_the_weight_has_twice_the_time() -> None:
-    scheduler, _ = make(a=4, b=4)
-    scheduler.lanes.set_weight("b", 2.0)
+    scheduler, _ = make(a=4)
+    scheduler.add_model("b", 4, weight=2.0)
     for number, model in enumerate("ab"):
         scheduler.add(sequence(number, model=model, outputs=100))
     turns = ""
