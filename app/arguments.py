@@ -72,13 +72,14 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         help="the same tokens in any batch, at some cost; on a CPU",
     )
     add("--threads", type=int, metavar="N", help="threads of the engine on a CPU")
+    add("--engine-niceness", type=int, metavar="N", help="how far the engine stands back, 0 to 19 (5)")
     add("--max-queue-requests", type=int, metavar="N", help="sequences admitted at most (4096)")
     add("--max-queue-tokens", type=int, metavar="TOKENS", help="tokens admitted at most (2000000)")
     add(
         "--max-queue-wait",
         type=float,
         metavar="SECONDS",
-        help="longest that a new request is expected to wait (no matter)",
+        help="longest that a new request is expected to wait (30)",
     )
     add("--max-connections", type=int, metavar="N", help="open at most (8192)")
     add("--max-body-bytes", type=int, metavar="BYTES", help="largest request body (16777216)")

@@ -4,10 +4,11 @@ from contextvars import ContextVar
 
 
 class Caller:
-    """One request that came in, and its `sender`: the key or the address that it came with, empty where unknown."""
+    """One request that came in; its `sender`, the key or the address that it came with; and its `kind`, what it was
+    addressed to. Empty where unknown."""
 
-    def __init__(self, sender: str = "") -> None:
-        self.sender = sender
+    def __init__(self, sender: str = "", kind: str = "") -> None:
+        self.sender, self.kind = sender, kind
 
 
 caller: ContextVar[Caller | None] = ContextVar("caller", default=None)

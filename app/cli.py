@@ -28,6 +28,8 @@ from model.config import CheckpointError
 
 USAGE_ERROR, ENGINE_LOST, INTERRUPTED = 2, 3, 130
 _BACKLOG = 2048
+_ACCEPTED_AT_ONCE = 32
+"""Connections, before those that are open get their turn."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +66,13 @@ def _fetch(name: str) -> Path:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: we drain before it stops."""
+    """uvicorn without its signal handlers: we drain before it stops. asyncio has one number for how many connections
+    it accepts in a row and how many may wait for that; here it is the former."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -119,6 +127,7 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
     from app.main import (
         ConnectionLimits,
         Connections,
+        Door,
         Guard,
         Limits,
         Rates,
@@ -137,23 +146,25 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
     if hosts is None and _is_loopback(settings.host):
         hosts = loopback_hosts(settings.host)
     rates = Rates(settings.rate_limit_requests, settings.rate_limit_tokens)
+    guard = Guard(keys, hosts, rates)
     app = create_app(
         registry,
         limits,
-        Guard(keys, hosts, rates),
+        guard,
         shelf=Shelf(settings.model_root),
         cors_origins=settings.cors_origins,
         logs_prompts=settings.log_prompts,
     )
+    connections = Connections(bounds, registry.metrics, Door(registry, guard, settings.max_timeout).refuse)
     return uvicorn.Config(
         app,
-        http=Connections(bounds, registry.metrics).protocol,  # type: ignore[arg-type]  # makes one, like a class
+        http=connections.protocol,  # type: ignore[arg-type]  # makes one, like a class
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,
     )

@@ -107,11 +107,12 @@ class Settings(_Frozen):
     deterministic: bool = False
     """The same bits in any batch; see docs/reliability.md for where."""
     threads: Positive | None = None
+    engine_niceness: Annotated[int, Field(ge=0, le=19)] = 5  # behind the process that answers clients
 
     max_queue_requests: Positive = 4096
     max_queue_tokens: Positive = 2_000_000
-    max_queue_wait: Seconds | None = None
-    """The longest that a new request is expected to wait until something of it is computed; None: no matter."""
+    max_queue_wait: Seconds = 30.0
+    """The longest that a new request is expected to wait until something of it is computed."""
     max_connections: Positive = 8192
     head_timeout: Seconds = 30.0
     write_timeout: Seconds = 30.0
@@ -141,8 +142,6 @@ class Settings(_Frozen):
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models", "prompts"}
-
-
 _TABLES = ("server", "defaults", "prompts", "models", "adapters")
 
 

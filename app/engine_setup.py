@@ -25,6 +25,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         speculation=settings.speculation,
         deterministic=settings.deterministic,
         threads=settings.threads,
+        niceness=settings.engine_niceness,
         log_format=settings.log_format,
     )
     return EngineClient(

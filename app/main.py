@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.api.connections import ConnectionLimits, Connections, allowed_connections
+from app.api.door import Door
 from app.api.envelope import Envelope
 from app.api.errors import install_handlers
 from app.api.gate import Gate, Limits
@@ -29,6 +30,7 @@ from app.registry import Registry
 __all__ = [
     "ConnectionLimits",
     "Connections",
+    "Door",
     "Guard",
     "Limits",
     "Rates",

@@ -13,6 +13,7 @@ from benchmarks import (
     fairness,
     interference,
     loading,
+    memory,
     overload,
     recovery,
     reload,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "fairness": fairness.run,
     "overload": overload.run,
     "crowds": crowds.run,
+    "memory": memory.run,
 }
 
 
@@ -45,12 +47,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", action="store_true", help="the sizes that the README's numbers come from")
     parser.add_argument("--pairs", type=int, help="alternated rounds (default: 5 with --full, else 2)")
     parser.add_argument("--serve", default="", help="more arguments for quartet serve")
+    parser.add_argument(
+        "--large", action="store_true", help="overload: a random checkpoint of 0.5 B, W2's lengths"
+    )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON (results)")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(BENCHMARKS)}")
     pairs = chosen.pairs or (5 if chosen.full else 2)
-    options = Options(pairs, chosen.full, tuple(shlex.split(chosen.serve)))
+    options = Options(pairs, chosen.full, tuple(shlex.split(chosen.serve)), chosen.large)
     is_met = True
     for name in chosen.names or BENCHMARKS:
         report = BENCHMARKS[name](options)

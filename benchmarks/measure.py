@@ -16,11 +16,13 @@ import psutil
 
 @dataclass(frozen=True)
 class Options:
-    """What a benchmark is run with: `pairs` alternated rounds, `serve` extra arguments for the service."""
+    """What a benchmark is run with: `pairs` alternated rounds, `serve` extra arguments for the service, and whether it
+    is to measure a checkpoint of half a billion parameters, where it can."""
 
     pairs: int = 5
     is_full: bool = True
     serve: tuple[str, ...] = ()
+    is_large: bool = False
 
 
 @dataclass(frozen=True)

@@ -82,11 +82,13 @@ class Service:
         """Open files of the process that clients are connected to."""
         return psutil.Process(self._process.pid).num_fds()
 
-    def kill_engine(self) -> None:
-        """The engine process ends at once, as by the kernel when memory is short."""
-        for child in psutil.Process(self._process.pid).children():
+    def kill_engine(self) -> int:
+        """The engine process ends at once, as by the kernel when memory is short; how many there were."""
+        children = psutil.Process(self._process.pid).children()
+        for child in children:
             child.kill()
-            psutil.wait_procs([child])
+        psutil.wait_procs(children)
+        return len(children)
 
     def wait_ready(self) -> None:
         """Returns when /ready says so."""

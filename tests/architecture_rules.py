@@ -69,9 +69,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.framing": ("app.engine.protocol", "app.engine.questions"),
     "app.engine.flight": (),
     "app.engine.turns": ("app.caller",),
+    "app.engine.line": ("app.caller", "app.engine.throughput"),
     "app.engine.throughput": (),
     "app.engine.journal": (
-        *("app.engine.throughput", "app.engine.turns"),
+        *("app.engine.line", "app.engine.throughput", "app.engine.turns"),
         *("app.caller", "app.errors", *BORDER),
     ),
     "app.engine.process": ("app.engine.flight", *BORDER),
@@ -147,6 +148,7 @@ TORCH_FREE = (
         "app.engine.process",
         "app.engine.supervision",
         "app.engine.turns",
+        "app.engine.line",
         "app.engine.throughput",
     ),
     *(

@@ -7,11 +7,13 @@ request is the gate's business.
 import asyncio
 import resource
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.api.call import Call
 from app.api.dialects import dialect_of
@@ -21,7 +23,7 @@ from app.metrics import Metrics
 
 OTHER_FILES = 256
 """Open files of this process that are no connections, at most."""
-_CLOSE = {"Connection": "close"}
+_CLOSE = {b"connection": b"close"}
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,16 @@ class ConnectionLimits:
 
 
 class Connections:
-    """Those of one server. Where there are too many, the one that has been idle for longest is cut for a new one."""
+    """Those of one server. Where there are too many, the one that has been idle for longest is cut for a new one.
 
-    def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
-        self.limits, self.metrics = limits, metrics
+    `refuse` is asked about each request once its head is there, and gives the whole answer to one that the application
+    need not see.
+    """
+
+    def __init__(
+        self, limits: ConnectionLimits, metrics: Metrics, refuse: Callable[[Scope], Response | None]
+    ) -> None:
+        self.limits, self.metrics, self.refuse = limits, metrics, refuse
         self.idle: dict[Connection, None] = {}
         """Nothing that they ask for is worked on; who has been so for longest comes first."""
 
@@ -59,6 +67,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._head_since: float | None = None  # while the head of a request is awaited
         self._num_head_bytes = 0
+        self._is_at_head = False
         self._is_in_body = False  # which may go on behind the answer, where that was a refusal
         self._num_unsent = 0  # of what nothing more is put to, at the last look
         self._unsent_since = 0.0
@@ -101,7 +110,24 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_since, self._is_in_body = None, True
         self._all.idle.pop(self, None)
+        self._is_at_head = True
         super().on_headers_complete()
+        self._is_at_head = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Not for what is refused: a task, an application's layers and two writes cost several times as much. One that
+        stood behind another on its connection goes the long way, and so does one whose client does not read."""
+        answer = None
+        if self._is_at_head and app is self.config.loaded_app and not self.flow.write_paused:
+            answer = self._all.refuse(self.scope)
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        self._write(answer, {} if cycle.keep_alive else _CLOSE)
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_message_complete(self) -> None:
         self._is_in_body = False
@@ -158,11 +184,13 @@ class Connection(HttpToolsProtocol):
             return
         path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
         call = Call(uuid.uuid4().hex, 0.0, dialect_of(path))
-        answer = error_response(error, call, {**_CLOSE, "X-Request-ID": call.request_id})
-        lines = [STATUS_LINE[answer.status_code]]
-        lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
-        self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
+        self._write(error_response(error, call, {"X-Request-ID": call.request_id}), _CLOSE)
         self.transport.close()
+
+    def _write(self, answer: Response, more: Mapping[bytes, bytes]) -> None:
+        headers = [*self.server_state.default_headers, *answer.raw_headers, *more.items()]
+        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        self.transport.write(b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)]))
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """In place of the application."""
@@ -170,7 +198,7 @@ class Connection(HttpToolsProtocol):
         assert error.code is not None
         self._all.metrics.rejected.labels(error.code).inc()
         call = Call(uuid.uuid4().hex, 0.0, dialect_of(scope["path"]))
-        headers = {**_CLOSE, "X-Request-ID": call.request_id}
+        headers = {"Connection": "close", "X-Request-ID": call.request_id}
         await error_response(error, call, headers)(scope, receive, send)
 
 

@@ -32,16 +32,22 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        call = Call(_request_id(scope), self.max_timeout, dialect_of(scope["path"]))
-        call.client = scope["client"][0] if scope.get("client") else None
+        call = make_call(scope, self.max_timeout)
         reply = Reply(send, call.request_id)
         scope.setdefault("state", {}).update(call=call, reply=reply)
         token = logs.request_id.set(call.request_id)
         try:
             await self.app(scope, receive, reply.send)
         finally:
-            _finish(scope, call, reply.status, self.metrics)
+            finish(scope, call, reply.status, self.metrics)
             logs.request_id.reset(token)
+
+
+def make_call(scope: Scope, max_timeout: float) -> Call:
+    """What is known of a request by its head."""
+    call = Call(_request_id(scope), max_timeout, dialect_of(scope["path"]))
+    call.client = scope["client"][0] if scope.get("client") else None
+    return call
 
 
 def _request_id(scope: Scope) -> str:
@@ -49,8 +55,9 @@ def _request_id(scope: Scope) -> str:
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _finish(scope: Scope, call: Call, sent: int, metrics: Metrics) -> None:
-    """Counts and logs the request; operations routes are neither counted nor, when all is well, logged."""
+def finish(scope: Scope, call: Call, sent: int, metrics: Metrics) -> None:
+    """Counts and logs the request, of whose answer the status `sent` went out, 0 for none; operations routes are
+    neither counted nor, when all is well, logged."""
     status = call.failure.status if call.failure is not None else sent or 499
     seconds = call.elapsed()
     is_quiet = scope["path"] in _QUIET and status < 400
@@ -62,5 +69,5 @@ def _finish(scope: Scope, call: Call, sent: int, metrics: Metrics) -> None:
             scope["method"],
             scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200],
             status,
-            extra={"seconds": round(seconds, 6), **call.told()},
+            extra={"request_id": call.request_id, "seconds": round(seconds, 6), **call.told()},
         )

@@ -7,7 +7,6 @@ is over; cancelling frees the sequences, since every engine call aborts what is 
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,10 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import security
 from app.api.body import check_json, read_body, read_fields
 from app.api.call import Call
+from app.api.door import WITHOUT_WORK, Door, Headers, asked_by
 from app.api.errors import error_event, error_response, is_json
 from app.api.guard import NOBODY, Guard
 from app.api.reply import Reply
-from app.caller import Caller, caller
+from app.caller import caller
 from app.errors import (
     BodyTimeout,
     ClientClosed,
@@ -29,11 +29,8 @@ from app.errors import (
 )
 from app.registry import Registry
 
-_WITHOUT_ENGINE = frozenset({"/v1/tokenize", "/v1/detokenize", "/detect"})
 _LOGGED_CHARACTERS = 10_000
 _bugs = logging.getLogger("quartet.errors")
-
-Headers = Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class Gate:
         self.registry = registry
         self.limits = limits
         self.guard = guard
+        self.door = Door(registry, guard, limits.max_timeout)
         self.logs_prompts = logs_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,25 +80,21 @@ class Gate:
         self.guard.check_host(path, headers)
         body = await self._read(receive, headers) if self._comes_first(method, path, headers) else None
         key = self.guard.admit(call, method, path, headers, body)
-        if method in ("GET", "HEAD", "OPTIONS"):
+        if method in WITHOUT_WORK:
             await self.app(scope, receive, send)
             return
-        name = NOBODY if key is None else key.name
-        self.guard.rates.admit(name)
-        asked_by = Caller(call.key or call.client or "")
-        if path not in _WITHOUT_ENGINE and not path.startswith("/admin/"):
-            self.registry.check_room(asked_by)  # before more is spent on what will be refused
+        self.door.check(call, key, path)  # before more is spent on what will be refused
         if body is None:
             body = await self._read(receive, headers)
         self._check(call, headers, body)
-        caller.set(asked_by)
+        caller.set(asked_by(call, path))
         may_hurry = security.may_hurry.set(key is None or "admin" in key.scopes)
         try:
             with self.registry.in_flight.admit(asyncio.current_task()):
                 await self._work(scope, _Replay(receive, body), send, call)
         finally:
             security.may_hurry.reset(may_hurry)
-            self.guard.rates.charge(name, call.usage.as_dict()["total_tokens"])
+            self.guard.rates.charge(NOBODY if key is None else key.name, call.usage.as_dict()["total_tokens"])
 
     def _comes_first(self, method: str, path: str, headers: Headers) -> bool:
         """Whether the body must be read before it is known who asks."""

@@ -67,13 +67,13 @@ class EngineClient:
         *,
         max_queue_requests: int,
         max_queue_tokens: int,
-        max_queue_wait: float | None = None,
+        max_queue_wait: float = math.inf,
         on_report: Callable[[Report], object],
         on_restart: Callable[[], object],
         command: Sequence[str] = WORKER_COMMAND,
         patience: Patience | None = None,
     ) -> None:
-        self._journal = Journal(max_queue_requests, max_queue_tokens, max_queue_wait or math.inf)
+        self._journal = Journal(max_queue_requests, max_queue_tokens, max_queue_wait)
         self._on_report = on_report
         self._patience = patience or Patience()
         self._control = Control(config.models, config.adapters, self._send)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from app.caller import Caller
+from app.engine.line import Line
 from app.engine.protocol import Answer, Failed, GenerateRequest, Request, Tokens
 from app.engine.throughput import Throughput
 from app.engine.turns import Turns
@@ -77,6 +78,7 @@ class Journal:
         self._max_requests, self._max_tokens, self._max_wait = max_requests, max_tokens, max_wait
         self._ids = itertools.count(1)
         self._turns, self._throughput = Turns(), Throughput()
+        self._lines: dict[str, Line] = {}  # by the kind of caller, where somebody waits
         self._refused: dict[bytes, float] = {}  # until when, by what is asked for
         self._forsaken: set[str] = set()
 
@@ -92,14 +94,16 @@ class Journal:
         costs = [cost(request) for request in requests]
         caller = caller or Caller()
         self.check_room(len(requests), sum(costs), caller)
-        admitted = []
+        admitted, now = [], time.monotonic()
+        if requests and caller not in self._turns:
+            self._lines.setdefault(caller.kind, Line()).join(caller, now)
         for place, (asked, tokens) in enumerate(zip(requests, costs, strict=True)):
             behind = self._turns.join(caller, asked.priority, tokens)
             request = _prepared(asked, next(self._ids), behind)
             self.entries[request.id] = Entry(asked, request, tokens, place, sink, caller)
             admitted.append(request)
         self.num_tokens += sum(costs)
-        self._throughput.resume(time.monotonic())
+        self._throughput.resume(now)
         return admitted
 
     def check_room(self, requests: int, tokens: int, caller: Caller) -> None:
@@ -120,20 +124,24 @@ class Journal:
         ]
         if max(excess) > 0:
             raise Overloaded("the queue is full", retry_after=self._throughput.promise(now, *excess))
-        wait = self._throughput.seconds_for(now, self._turns.num_waiting)
-        if wait > self._max_wait:
-            raise Overloaded(f"the queue is {wait:.0f} s long", retry_after=max(1.0, wait - self._max_wait))
+        line = None if caller in self._turns else self._lines.get(caller.kind)
+        if line and (late := line.excess(caller, self._max_wait, now)):
+            raise Overloaded(
+                f"it would wait for more than {self._max_wait:g} s", retry_after=line.promise(now, late)
+            )
 
     def deliver(self, answer: Answer) -> None:
         """Hands an answer to whoever waits; the last one of a request ends it."""
         entry = self.entries.get(answer.id)
         if entry is not None:
+            now = time.monotonic()
+            if line := self._lines.get(entry.caller.kind):
+                line.begin(entry.caller, now)
             if is_end(answer):
                 if not isinstance(answer, Failed):
-                    self._throughput.note(time.monotonic(), entry.cost)
+                    self._throughput.note(now, entry.cost)
                 self.release(answer.id)
             elif isinstance(answer, Tokens):
-                self._turns.begin(entry.caller)
                 entry.said += answer.token_ids
             entry.sink((entry.place, answer))
 
@@ -172,6 +180,10 @@ class Journal:
             return False
         self.num_tokens -= entry.cost
         self._turns.leave(entry.caller, entry.cost)
+        if (line := self._lines.get(entry.caller.kind)) is not None:
+            line.leave(entry.caller)
+            if not line:
+                del self._lines[entry.caller.kind]
         if not self.entries:
             self._throughput.pause(time.monotonic())
         return True

@@ -59,6 +59,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     speculation: bool = True
     deterministic: bool = False
     threads: int | None = None
+    niceness: int = 0
     log_format: Literal["text", "json"] = "text"
 
 

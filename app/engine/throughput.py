@@ -41,9 +41,15 @@ class Throughput:
         """How long so much takes at the speed of late; 0 where nothing is known."""
         if not self._done:
             return 0.0
-        clock = self._clock(now)
-        span = clock - max(0.0, self._done[-1][0] - WINDOW_SECONDS)
-        return span * max(requests / len(self._done), tokens / max(self._done_tokens, 1))
+        return self._span(now) * max(requests / len(self._done), tokens / max(self._done_tokens, 1))
+
+    def carried(self, now: float, seconds: float) -> float:
+        """How many are done in so long at the speed of late, which is known."""
+        return seconds * len(self._done) / self._span(now)
+
+    def is_known(self, now: float, least: float) -> bool:
+        """Whether something was done, in so many busy seconds at least."""
+        return bool(self._done) and self._span(now) >= least
 
     def promise(self, now: float, requests: int, tokens: int) -> float:
         """Whole seconds until there is room for so much more, behind those who were told before and are not back."""
@@ -57,6 +63,10 @@ class Throughput:
         self._promised_requests += requests
         self._promised_tokens += tokens
         return seconds
+
+    def _span(self, now: float) -> float:
+        """Busy seconds in which was done what is known."""
+        return self._clock(now) - max(0.0, self._done[-1][0] - WINDOW_SECONDS)
 
     def _clock(self, now: float) -> float:
         return self._busy_seconds + (0.0 if self._busy_since is None else now - self._busy_since)

@@ -12,7 +12,6 @@ class _Call:
 
     priority: int
     num_open: int = 0
-    has_begun: bool = False
 
 
 @dataclass
@@ -25,10 +24,9 @@ class _Sender:
 
 
 class Turns:
-    """Counts by sender and caller. `num_waiting` callers have something in flight of which nothing has begun."""
+    """Counts by sender and caller."""
 
     def __init__(self) -> None:
-        self.num_waiting = 0
         self._senders: dict[str, _Sender] = {}
         self._calls: dict[Caller, _Call] = {}
 
@@ -51,20 +49,16 @@ class Turns:
         if call is None:
             call = self._calls[caller] = _Call(priority)
             sender.calls[priority] += 1
-            self.num_waiting += 1
         call.num_open += 1
         num_calls = sum(count for level, count in sender.calls.items() if level >= call.priority)
         return call.num_open * num_calls - 1
 
-    def begin(self, caller: Caller) -> None:
-        """Something of this caller's has been computed."""
-        call = self._calls[caller]
-        self.num_waiting -= not call.has_begun
-        call.has_begun = True
+    def __contains__(self, caller: Caller) -> bool:
+        """Whether it has something in flight."""
+        return caller in self._calls
 
     def leave(self, caller: Caller, tokens: int) -> None:
         """One of its sequences is over."""
-        self.begin(caller)
         call, sender = self._calls[caller], self._senders[caller.sender]
         sender.num_requests -= 1
         sender.num_tokens -= tokens

@@ -26,6 +26,7 @@ from app.engine.admission import RequestError
 from app.engine.build import build_engine
 from app.engine.flight import FlightRecorder
 from app.engine.framing import ClientMessage, FrameBuffer, ProtocolError, client_messages, encode_frame
+from app.engine.memory import bound_caches, release_free
 from app.engine.protocol import (
     Abort,
     EncodeRequest,
@@ -44,6 +45,8 @@ from app.engine.questions import LoadAdapter, LoadModel, Question, Reply, TraceS
 from model.config import CheckpointError
 
 HEARTBEAT_SECONDS = 1.0
+IDLE_BEATS = 5
+"""Heartbeats after which an idle engine gives memory back: temporaries of many sizes leave a gigabyte behind."""
 _SEND_BUFFER_BYTES = 2**20
 _RECEIVE_BYTES = 2**18
 
@@ -125,8 +128,10 @@ class Channel:
 
 def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS) -> None:
     """Works until Shutdown or Disconnected. An exception in a step is not caught: the state is unknown then."""
+    num_idle = 0
     while True:
         messages = channel.receive(0.0 if engine.has_work else heartbeat)
+        num_idle = 0 if messages or engine.has_work else num_idle + 1
         for message in messages:
             match message:
                 case GenerateRequest() | EncodeRequest():
@@ -145,6 +150,8 @@ def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS
             _send_outputs(channel, engine.step())
         elif not messages:
             channel.send(Heartbeat())
+            if num_idle == IDLE_BEATS:
+                release_free()
         for reply in engine.replies():
             channel.send(reply)
 
@@ -183,6 +190,7 @@ def run(sock: socket.socket, build: Callable[[WorkerConfig], BuiltEngine]) -> in
         logs.configure(config.log_format)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        os.nice(config.niceness)  # taken over by the threads that torch starts from here on
         try:
             engine = build(config)
         except CheckpointError as error:
@@ -217,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True, help="the socket to the client")
     parser.add_argument("--flight", type=int, required=True, help="the memory of the flight recorder")
     given = parser.parse_args(arguments)
+    bound_caches()
     recorder = FlightRecorder(given.flight)
     os.close(given.flight)
     # Signals go to the whole process group; when to end is the client's decision.

@@ -13,7 +13,9 @@ import pytest
 import uvicorn
 
 from app.api.connections import ConnectionLimits, Connections
+from app.api.door import Door
 from app.api.gate import Limits
+from app.api.guard import Guard
 from app.main import create_app
 from app.metrics import Metrics
 from app.registry import Registry
@@ -76,7 +78,8 @@ class Service:
             if self._send_bytes is not None:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_bytes)
             app = create_app(self.registry, self._limits, **self._options)
-            connections = Connections(self._connections, self.registry.metrics)
+            door = Door(self.registry, self._options.get("guard") or Guard(), self._limits.max_timeout)
+            connections = Connections(self._connections, self.registry.metrics, door.refuse)
             config = uvicorn.Config(
                 app,
                 http=connections.protocol,  # type: ignore[arg-type]

@@ -33,11 +33,10 @@ def test_requests_of_lower_priority_put_none_of_higher_back() -> None:
 def test_one_who_has_left_is_forgotten() -> None:
     turns, caller = Turns(), Caller("a")
     turns.join(caller, 0, 5)
-    assert turns.num_waiting == 1
-    turns.begin(caller)
-    assert turns.num_waiting == 0
+    assert caller in turns
     turns.leave(caller, 5)
-    assert (turns.num_waiting, turns.held(caller), turns.join(Caller("a"), 0, 1)) == (0, (0, 0), 0)
+    assert caller not in turns
+    assert (turns.held(caller), turns.join(Caller("a"), 0, 1)) == ((0, 0), 0)
     assert len(turns._senders) == len(turns._calls) == 1
 
 

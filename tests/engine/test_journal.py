@@ -34,19 +34,6 @@ def test_the_time_to_wait_follows_the_speed_of_late(monkeypatch: pytest.MonkeyPa
     assert refused(journal, encode(126)) == 60.0, "nothing was done for so long"
 
 
-def test_a_queue_that_is_too_long_by_the_speed_of_late_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    journal = Journal(max_requests=1000, max_tokens=100_000, max_wait=5.0)
-    work(journal, clock, seconds=10)  # one sequence a second
-    journal.admit([encode(10)] * 100, lambda item: None, Caller())
-    for _ in range(5):  # one large request keeps others waiting for one turn only
-        journal.admit([encode(10)], lambda item: None, Caller())
-    assert refused(journal, encode(10)) == 1.0
-    [begun] = [one for one in journal.entries.values() if one.place == 99]
-    journal.deliver(answered(begun.request.id))
-    journal.admit([encode(10)], lambda item: None, Caller())
-
-
 def test_part_of_the_queue_is_kept_for_senders_who_hold_little() -> None:
     journal = Journal(max_requests=80, max_tokens=8000)
     journal.admit([encode(1)] * 60, lambda item: None, Caller("many"))

@@ -15,6 +15,7 @@ import pytest
 from app.engine.admission import RequestError
 from app.engine.flight import closing_fd, make_flight
 from app.engine.framing import ProtocolError, WorkerMessage, encode_frame, worker_messages
+from app.engine.memory import CACHED_PRODUCTS
 from app.engine.protocol import (
     Abort,
     Answer,
@@ -35,7 +36,7 @@ from app.engine.protocol import (
 )
 from app.engine.questions import Question, Reply, Traced, TraceSteps
 from app.engine.sampling_params import SamplingParams
-from app.engine.worker import Channel, Disconnected, run, serve
+from app.engine.worker import IDLE_BEATS, Channel, Disconnected, run, serve
 from model.config import CheckpointError
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +198,26 @@ def test_an_idle_worker_sends_heartbeats() -> None:
         assert received == beats
 
 
+def test_an_idle_worker_gives_memory_back_once_until_there_is_work_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back: list[None] = []
+
+    def hear_beats(peer: Peer, count: int) -> None:
+        missing = count * len(encode_frame(Heartbeat()))
+        while missing:
+            missing -= len(peer.sock.recv(missing))
+
+    monkeypatch.setattr("app.engine.worker.release_free", lambda: given_back.append(None))
+    with in_thread(lambda sock: serve(Channel(sock), FakeEngine(), heartbeat=0.001)) as (peer, _):
+        hear_beats(peer, 3 * IDLE_BEATS)
+        assert len(given_back) == 1
+        peer.send(generate(1, max_tokens=1))
+        assert next(peer.outputs()).id == 1
+        hear_beats(peer, 3 * IDLE_BEATS)
+        assert len(given_back) == 2
+
+
 def test_an_answer_too_large_for_a_frame_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     class LargeAnswers(FakeEngine):
         def step(self) -> StepOutputs:
@@ -299,7 +320,7 @@ def test_nonsense_on_the_socket_ends_the_loop() -> None:
 
 
 @contextmanager
-def worker_process(*models: ModelSpec) -> Iterator[tuple[Peer, "subprocess.Popen[bytes]"]]:
+def worker_process(*models: ModelSpec, niceness: int = 0) -> Iterator[tuple[Peer, "subprocess.Popen[bytes]"]]:
     ours, theirs = socket.socketpair()
     flight = make_flight()
     with theirs, closing_fd(flight):
@@ -310,7 +331,7 @@ def worker_process(*models: ModelSpec) -> Iterator[tuple[Peer, "subprocess.Popen
         try:
             with ours:
                 peer = Peer(ours)
-                peer.send(WorkerConfig(models=list(models), device="cpu", threads=1))
+                peer.send(WorkerConfig(models=list(models), device="cpu", threads=1, niceness=niceness))
                 yield peer, process
             process.wait(60.0)
         finally:
@@ -325,6 +346,25 @@ def test_the_process_ignores_signals_and_ends_with_its_socket() -> None:
         peer.send(generate(1))
         assert isinstance(next(peer.outputs()), Failed)
     assert process.returncode == 0
+
+
+def test_the_process_and_its_threads_stand_back_as_far_as_they_are_told() -> None:
+    own = os.nice(0)
+    with worker_process(niceness=3) as (peer, process):
+        assert isinstance(peer.receive(), Ready)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, own + 3)
+
+
+def test_the_process_bounds_the_caches_of_compiled_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN reads these names when it first computes; what somebody has set stands."""
+    code = (
+        "import ctypes; from app.engine.memory import bound_caches; bound_caches(); c = ctypes.CDLL(None).getenv;"
+        "c.restype = ctypes.c_char_p; print(c(b'LRU_CACHE_CAPACITY'), c(b'ONEDNN_PRIMITIVE_CACHE_CAPACITY'))"
+    )
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert told.stdout.decode().split() == [str(f"{CACHED_PRODUCTS}".encode()), str(b"7")]
 
 
 def test_the_process_tells_which_folder_is_missing(tmp_path: Path) -> None:
