@@ -293,7 +293,7 @@ class Registry:
         card = self.model_card(one.name)
         if info is None:
             return card
-        told = ("dtype", "device", "parameters", "bytes", "load_seconds", "block_size")
+        told = ("dtype", "quantization", "device", "parameters", "bytes", "load_seconds", "block_size")
         return card | {name: getattr(info, name) for name in told} | {"kv_cache_blocks": info.num_blocks}
 
     def _find_model(self, name: str, param: str = "model") -> Served:

@@ -18,13 +18,14 @@ from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.memory import available_bytes
 from app.engine.pace import Pace
-from app.engine.protocol import ModelInfo, WorkerConfig
+from app.engine.protocol import ModelInfo, ModelSpec, WorkerConfig
 from app.engine.runner import Runner
 from app.engine.scheduler import Scheduler
 from model.config import CheckpointError
+from model.layers.quantized import Quantization
 from model.loading import load_model, stored_dtype
 from model.pooling import read_pooling
-from model.transformer import Transformer, parameter_bytes
+from model.transformer import Transformer, weight_bytes
 
 DTYPES = {
     "float32": torch.float32,
@@ -40,6 +41,7 @@ CPU_STEP_MS = 100.0
 class _Loaded:
     model: Transformer
     folder: Path
+    quantization: Quantization | None
     seconds: float
 
 
@@ -56,9 +58,11 @@ def build_engine(
     loaded: dict[str, _Loaded] = {}
     for spec in config.models:
         started, folder = time.perf_counter(), Path(spec.path)
-        model = load_model(folder, choose_dtype(config.dtype, device, stored_dtype(folder)), device)
+        dtype = choose_dtype(config.dtype, device, stored_dtype(folder))
+        quantization = choose_quantization(spec, device, dtype)
+        model = load_model(folder, dtype, device, quantization)
         model.pack()
-        loaded[spec.name] = _Loaded(model, folder, time.perf_counter() - started)
+        loaded[spec.name] = _Loaded(model, folder, quantization, time.perf_counter() - started)
     served = {name: _served(name, None, one.model, config.max_model_len) for name, one in loaded.items()}
     infos = {name: _info(name, served[name], one, device) for name, one in loaded.items()}
     if config.deterministic:
@@ -106,6 +110,24 @@ def choose_dtype(wanted: str, device: torch.device, stored: torch.dtype) -> torc
     return torch.float32
 
 
+def choose_quantization(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Quantization | None:
+    """None for none. Raises CheckpointError for one that cannot be computed with here."""
+    wanted = spec.quantization
+    if wanted == "none":
+        return None
+    where = f"--quantization {wanted}, model {spec.name}"
+    if wanted == "fp8":
+        raise CheckpointError(
+            f"{where}: 8-bit floating-point weights need a GPU's kernels; a CPU takes int8 and int4"
+        )
+    if device.type != "cpu":
+        raise CheckpointError(f"{where}: this is done on a CPU only; {device} takes weights as --dtype says")
+    if dtype not in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: rows of {name} cannot be quantized; --dtype float32 or bfloat16 can")
+    return wanted
+
+
 def _served(name: str, adapter: str | None, model: Transformer, max_model_len: int | None) -> Served:
     own = model.config.max_positions
     return Served(name, adapter, model.config, min(own, max_model_len) if max_model_len else own)
@@ -114,10 +136,7 @@ def _served(name: str, adapter: str | None, model: Transformer, max_model_len: i
 def _runners(
     loaded: dict[str, _Loaded], device: torch.device, cache_bytes: int | None, is_deterministic: bool
 ) -> tuple[dict[str, Runner], Arena]:
-    shapes = {
-        name: CacheShape.of(one.model.config, one.model.embeddings.words.weight.dtype)
-        for name, one in loaded.items()
-    }
+    shapes = {name: CacheShape.of(one.model.config, one.model.dtype) for name, one in loaded.items()}
     num_pages, page_bytes = plan_arena(list(shapes.values()), cache_bytes or _default_cache_bytes(device))
     arena = Arena(num_pages, page_bytes, device)
     runners = {}
@@ -151,9 +170,10 @@ def _info(name: str, served: Served, one: _Loaded, device: torch.device) -> Mode
         max_model_len=served.max_model_len,
         vocab_size=served.config.vocab_size,
         parameters=one.model.num_parameters,
-        bytes=parameter_bytes(one.model),
+        bytes=weight_bytes(one.model),
         load_seconds=one.seconds,
-        dtype=str(one.model.embeddings.words.weight.dtype).removeprefix("torch."),
+        dtype=str(one.model.dtype).removeprefix("torch."),
+        quantization=one.quantization or "none",
         device=str(device),
     )
 
