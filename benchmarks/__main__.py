@@ -14,6 +14,7 @@ from benchmarks import (
     interference,
     loading,
     overload,
+    quantization,
     recovery,
     speculation,
     startup,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "fairness": fairness.run,
     "overload": overload.run,
     "crowds": crowds.run,
+    "quantization": quantization.run,
 }
 
 
