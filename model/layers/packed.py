@@ -111,7 +111,7 @@ class PackedProduct:
                 weight.new_zeros(size, dtype=self.weight.dtype) if bias is None else bias
                 for bias, size in zip(biases, self.sizes, strict=True)
             ]
-            self._bias = torch.cat(parts).detach()
+            self._bias = torch.cat(parts).detach().to(self.weight.dtype)
         for linear in linears:
             linear.weight = without_numbers(linear.weight)
 
