@@ -31,6 +31,11 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add("--device", help="auto, cpu, cuda or cuda:N (auto)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="of the weights (auto)")
     add(
+        "--quantization",
+        choices=["none", "int8", "int4", "fp8"],
+        help="of the weights of products, int8 and int4 on a CPU (none)",
+    )
+    add(
         "--kv-cache-memory",
         type=int,
         metavar="BYTES",

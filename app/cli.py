@@ -227,6 +227,7 @@ def _tell_start(registry: Registry) -> None:
     for info in ready.models:
         tasks = ", ".join(task.name for task in registry.served[info.name].tasks)
         size = f"{info.parameters / 1e6:8.1f} M {info.dtype}"
+        size += "" if info.quantization == "none" else f" {info.quantization}"
         on = f" on {info.base}" if info.base else ""
         _say(f"  {info.name:<12} {size:<20} {info.load_seconds:5.2f} s  {tasks}{on}")
     memory = sum(_resident_bytes())

@@ -24,6 +24,7 @@ HUB_PATTERN = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
 """`org/repo`, with a branch, tag or commit behind an @."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Quantization = Literal["none", "int8", "int4", "fp8"]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -73,6 +74,7 @@ class ModelSettings(_Source):
     """One served checkpoint. `weight` is its share of the device's time, beside that of other models with work."""
 
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    quantization: Quantization | None = None
 
 
 class AdapterSettings(_Source):
@@ -95,6 +97,7 @@ class Settings(_Frozen):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Quantization = "none"
     kv_cache_memory: Positive | None = None
     kv_cache_page: Positive | None = None  # at least, for models to come
     max_model_len: Positive | None = None

@@ -11,7 +11,12 @@ from app.metrics import Metrics
 def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
     """The client of an engine process that is not started yet; what it reports goes into the metrics."""
     config = WorkerConfig(
-        models=[ModelSpec(model.name, str(model.folder), model.weight) for model in settings.models],
+        models=[
+            ModelSpec(
+                model.name, str(model.folder), model.weight, model.quantization or settings.quantization
+            )
+            for model in settings.models
+        ],
         adapters=[AdapterSpec(one.name, one.base, str(one.folder)) for one in settings.adapters],
         device=settings.device,
         dtype=settings.dtype,

@@ -146,7 +146,8 @@ class Loading:
         except (CheckpointError, ConfigError) as fault:
             raise InvalidRequest(str(fault), "path") from None
         if source.base is None:
-            info = await self._engine.load_model(ModelSpec(address, str(folder), source.weight))
+            spec = ModelSpec(address, str(folder), source.weight, source.quantization)
+            info = await self._engine.load_model(spec)
         else:
             below = news[0].info if news else self._catalogue.infos[source.base]
             info = await self._engine.load_adapter(AdapterSpec(address, below.name, str(folder)))

@@ -248,11 +248,12 @@ def build_registry(settings: Settings, metrics: Metrics, version: str) -> Regist
     for one in entries:
         prompts = make_prompts(settings.prompts, one.prompts, one.name)
         if isinstance(one, ModelSettings):
-            source = Source(one.folder, None, one.tasks, prompts, one.weight)
+            quantization = one.quantization or settings.quantization
+            source = Source(one.folder, None, one.tasks, prompts, one.weight, quantization)
         else:
             source = Source(one.folder, one.base, one.tasks, prompts)
         base = served.get(source.base or "")
         sources[one.name] = source
         served[one.name] = read_served(one.name, one.folder, base, one.tasks, prompts)
-    known = Sources(sources, make_prompts(settings.prompts, {}, ""))
+    known = Sources(sources, make_prompts(settings.prompts, {}, ""), settings.quantization)
     return Registry(version, list(served.values()), metrics, settings.default_models, known)

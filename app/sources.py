@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from app.engine.protocol import Quantization
 from app.errors import InvalidRequest, ModelNotFound
 from app.tasks.prompts import PROMPTS, Prompts
 
@@ -12,7 +13,8 @@ from app.tasks.prompts import PROMPTS, Prompts
 class Source:
     """A checkpoint's folder, or an adapter's, which has a `base`: the served model that it sits on.
 
-    `tasks` is what it is narrowed to; None: all that it can do. `weight` is its share of the device's time.
+    `tasks` is what it is narrowed to; None: all that it can do. `weight` is its share of the device's time,
+    `quantization` what its weights are made.
     """
 
     folder: Path
@@ -20,6 +22,7 @@ class Source:
     tasks: tuple[str, ...] | None = None
     prompts: Prompts = PROMPTS
     weight: float = 1.0
+    quantization: Quantization = "none"
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,12 @@ class Wanted:
 class Sources:
     """`named` are those of the settings; `loaded` is what is served now, where that is something else.
 
-    `prompts` are for names that the settings do not know.
+    `prompts` and `quantization` are for names that the settings do not know.
     """
 
     named: Mapping[str, Source] = field(default_factory=dict)
     prompts: Prompts = PROMPTS
+    quantization: Quantization = "none"
     loaded: dict[str, Source] = field(default_factory=dict)
 
     def find(self, name: str, wanted: Wanted) -> Source:
@@ -56,7 +60,7 @@ class Sources:
                 raise ModelNotFound(f"the settings name no model {name[:100]!r}, but {names}", param="name")
             source = known
         elif known is None:
-            source = Source(wanted.folder, wanted.base, prompts=self.prompts)
+            source = Source(wanted.folder, wanted.base, prompts=self.prompts, quantization=self.quantization)
         else:
             source = replace(known, folder=wanted.folder, base=wanted.base)
         return source if wanted.weight is None else replace(source, weight=wanted.weight)

@@ -15,6 +15,7 @@ from benchmarks import (
     loading,
     memory,
     overload,
+    quantization,
     recovery,
     reload,
     speculation,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "overload": overload.run,
     "crowds": crowds.run,
     "memory": memory.run,
+    "quantization": quantization.run,
 }
 
 

@@ -23,6 +23,7 @@ from app.engine.protocol import AdapterSpec, ModelSpec, WorkerConfig, served_nam
 from app.engine.scheduler import Scheduler
 from model.config import CheckpointError
 from model.families import read_config
+from model.layers.quantized import Quantization
 from model.loading import load_model, stored_dtype
 from model.pooling import read_pooling
 from model.stored import read_tensors
@@ -77,11 +78,13 @@ def build_engine(
 def _read_model(spec: ModelSpec, config: WorkerConfig, device: torch.device) -> LoadedModel:
     """Raises CheckpointError."""
     started, folder = time.perf_counter(), Path(spec.path)
-    model = load_model(folder, choose_dtype(config.dtype, device, stored_dtype(folder)), device)
+    dtype = choose_dtype(config.dtype, device, stored_dtype(folder))
+    quantization = choose_quantization(spec, device, dtype)
+    model = load_model(folder, dtype, device, quantization)
     model.pack()
     if config.deterministic:
         check_deterministic(served_name(spec.name), model)
-    return LoadedModel(model, folder, read_pooling(folder), time.perf_counter() - started)
+    return LoadedModel(model, folder, read_pooling(folder), quantization, time.perf_counter() - started)
 
 
 def _add_adapter(spec: AdapterSpec, models: Models, adapters: Adapters) -> None:
@@ -98,7 +101,8 @@ def _check_fit(spec: ModelSpec, config: WorkerConfig, arena: Arena, device: torc
     folder = Path(spec.path)
     dtype = choose_dtype(config.dtype, device, stored_dtype(folder))
     arena.block_size(CacheShape.of(read_config(folder), dtype))
-    needed = dtype.itemsize * sum(tensor.num_elements for tensor in read_tensors(folder).values())
+    numbers = sum(tensor.num_elements for tensor in read_tensors(folder).values())
+    needed = numbers * (dtype.itemsize if spec.quantization == "none" else 1)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     if needed > free:
         raise CheckpointError(
@@ -126,6 +130,24 @@ def choose_dtype(wanted: str, device: torch.device, stored: torch.dtype) -> torc
     if stored == torch.bfloat16 and torch.cpu.get_capabilities().get("avx512_bf16", False):
         return torch.bfloat16
     return torch.float32
+
+
+def choose_quantization(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Quantization | None:
+    """None for none. Raises CheckpointError for one that cannot be computed with here."""
+    wanted = spec.quantization
+    if wanted == "none":
+        return None
+    where = f"--quantization {wanted}, model {served_name(spec.name)}"
+    if wanted == "fp8":
+        raise CheckpointError(
+            f"{where}: 8-bit floating-point weights need a GPU's kernels; a CPU takes int8 and int4"
+        )
+    if device.type != "cpu":
+        raise CheckpointError(f"{where}: this is done on a CPU only; {device} takes weights as --dtype says")
+    if dtype not in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: rows of {name} cannot be quantized; --dtype float32 or bfloat16 can")
+    return wanted
 
 
 def _pace(wanted: float | None, device: torch.device) -> Pace | None:

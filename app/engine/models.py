@@ -17,8 +17,9 @@ from app.engine.kv_cache import Arena, CacheShape
 from app.engine.protocol import ModelInfo, ModelSpec, served_name
 from app.engine.runner import Runner
 from app.engine.scheduler import Scheduler
+from model.layers.quantized import Quantization
 from model.pooling import Pooling
-from model.transformer import Transformer, parameter_bytes
+from model.transformer import Transformer, weight_bytes
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class LoadedModel:
     model: Transformer
     folder: Path
     pooling: Pooling
+    quantization: Quantization | None
     seconds: float
 
     @property
     def shape(self) -> CacheShape:
         """What it keeps for a position."""
-        return CacheShape.of(self.model.config, self.model.embeddings.words.weight.dtype)
+        return CacheShape.of(self.model.config, self.model.dtype)
 
 
 class Measuring(Protocol):
@@ -79,9 +81,10 @@ class Models:
             max_model_len=limit,
             vocab_size=model.config.vocab_size,
             parameters=model.num_parameters,
-            bytes=parameter_bytes(model),
+            bytes=weight_bytes(model),
             load_seconds=loaded.seconds,
             dtype=str(shape.dtype).removeprefix("torch."),
+            quantization=loaded.quantization or "none",
             device=str(runner.device),
             num_blocks=self._arena.num_pages if shape.num_layers else 0,
             block_size=size if shape.num_layers else 0,

@@ -16,6 +16,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 EncodeOutput = Literal["embedding", "class", "token-class", "span", "mask", "next-sentence"]
 ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
 Phase = Literal["encode", "prefill", "decode"]
+Quantization = Literal["none", "int8", "int4", "fp8"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -26,12 +27,13 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """A checkpoint folder, the name that the engine knows its weights by (see `served_name`), and its share of the
-    device's time beside other models."""
+    """A checkpoint folder, the name that the engine knows its weights by (see `served_name`), its share of the
+    device's time beside other models, and what its weights are made."""
 
     name: str
     path: str
     weight: float = 1.0
+    quantization: Quantization = "none"
 
 
 class AdapterSpec(msgspec.Struct, frozen=True):
@@ -141,6 +143,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float
     dtype: str
     device: str
+    quantization: Quantization = "none"
     num_blocks: int = 0
     block_size: int = 0
     base: str | None = None

@@ -40,7 +40,7 @@ class Runner:
         num_threads: int,
     ) -> None:
         self.model, self.block_size, self.pooling = model, block_size, pooling
-        self.device, self._dtype = model.embeddings.words.weight.device, model.embeddings.words.weight.dtype
+        self.device, self._dtype = model.embeddings.words.weight.device, model.dtype
         self._layers = None if cache is None else [cache[layer] for layer in range(len(cache))]
         can_read_in_place = can_decode(self.device, self._dtype)
         self.grouping: Grouping = EachInPlace() if is_deterministic else LikeLengths(can_read_in_place)

