@@ -2,12 +2,18 @@
 
 from contextvars import ContextVar
 
+from app.timeline import Timeline
+
 
 class Caller:
-    """One request that came in, and its `sender`: the key or the address that it came with, empty where unknown."""
+    """One request that came in, and its `sender`: the key or the address that it came with, empty where unknown.
 
-    def __init__(self, sender: str = "") -> None:
+    `timeline` is where to note what is done for it, if anywhere.
+    """
+
+    def __init__(self, sender: str = "", timeline: Timeline | None = None) -> None:
         self.sender = sender
+        self.timeline = timeline
 
 
 caller: ContextVar[Caller | None] = ContextVar("caller", default=None)

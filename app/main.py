@@ -1,6 +1,7 @@
 """create_app(): routes, what surrounds them, the error handlers, the OpenAPI description. No logic."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -26,6 +27,9 @@ from app.api.routes import (
 from app.api.shelf import Adapter, Shelf
 from app.registry import Registry
 
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
 __all__ = [
     "Adapter",
     "ConnectionLimits",
@@ -50,8 +54,11 @@ def create_app(
     shelf: Shelf | None = None,
     cors_origins: Sequence[str] = (),
     logs_prompts: bool = False,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
-    """The ASGI application over a registry, which whoever runs it starts and stops. Without `guard` all is open."""
+    """The ASGI application over a registry, which whoever runs it starts and stops. Without `guard` all is open, without
+    `tracing` nothing is traced; whoever gave it closes it.
+    """
     app = FastAPI(
         title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
     )
@@ -84,5 +91,5 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout)
+    app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout, tracing=tracing)
     return app

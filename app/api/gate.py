@@ -87,7 +87,7 @@ class Gate:
             return
         name = NOBODY if key is None else key.name
         self.guard.rates.admit(name)
-        asked_by = Caller(call.key or call.client or "")
+        asked_by = Caller(call.key or call.client or "", call.timeline)
         if path not in _WITHOUT_ENGINE and not path.startswith("/admin/"):
             self.registry.check_room(asked_by)  # before more is spent on what will be refused
         if body is None:

@@ -45,12 +45,13 @@ class _Loaded:
 
 def build_engine(
     config: WorkerConfig,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.monotonic,
     recorder: FlightRecorder | None = None,
 ) -> Engine:
     """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
 
-    `clock`, in seconds, tells the engine how long its steps take; in `recorder` it writes down what it is at.
+    `clock`, in seconds, tells the engine how long its steps take, and the client when they began, who compares that with
+    `time.monotonic()`; in `recorder` it writes down what it is at.
     """
     device = choose_device(config.device)
     loaded: dict[str, _Loaded] = {}

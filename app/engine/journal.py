@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from app.caller import Caller
-from app.engine.protocol import Answer, Failed, GenerateRequest, Request, Tokens
+from app.engine.protocol import Answer, Failed, GenerateRequest, Request, StepOutputs, Tokens
 from app.engine.throughput import Throughput
 from app.engine.turns import Turns
 from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError
@@ -94,8 +94,11 @@ class Journal:
             request = _prepared(asked, next(self._ids), behind)
             self.entries[request.id] = Entry(asked, request, tokens, place, sink, caller)
             admitted.append(request)
+        now = time.monotonic()
+        if caller.timeline is not None:
+            caller.timeline.submit(now, requests)
         self.num_tokens += sum(costs)
-        self._throughput.resume(time.monotonic())
+        self._throughput.resume(now)
         return admitted
 
     def check_room(self, requests: int, tokens: int, caller: Caller) -> None:
@@ -120,10 +123,25 @@ class Journal:
         if wait > self._max_wait:
             raise Overloaded(f"the queue is {wait:.0f} s long", retry_after=max(1.0, wait - self._max_wait))
 
+    def receive(self, step: StepOutputs) -> None:
+        """Takes what came out of an engine step to whoever waits for it."""
+        for request_id in step.begun:
+            entry = self.entries.get(request_id)
+            if entry is not None and entry.caller.timeline is not None:
+                entry.caller.timeline.begin(step.started)
+        for request_id in step.preempted:
+            entry = self.entries.get(request_id)
+            if entry is not None and entry.caller.timeline is not None:
+                entry.caller.timeline.preempt()
+        for answer in step.outputs:
+            self.deliver(answer)
+
     def deliver(self, answer: Answer) -> None:
         """Hands an answer to whoever waits; the last one of a request ends it."""
         entry = self.entries.get(answer.id)
         if entry is not None:
+            if entry.caller.timeline is not None and isinstance(answer, Tokens):
+                entry.caller.timeline.say(time.monotonic())
             if is_end(answer):
                 if not isinstance(answer, Failed):
                     self._throughput.note(time.monotonic(), entry.cost)
@@ -132,6 +150,12 @@ class Journal:
                 self._turns.begin(entry.caller)
                 entry.said += answer.token_ids
             entry.sink((entry.place, answer))
+
+    def note_restart(self) -> None:
+        """Another engine goes on with what is in flight."""
+        timelines = [entry.caller.timeline for entry in self.entries.values()]
+        for timeline in {id(one): one for one in timelines if one is not None}.values():
+            timeline.restart(time.monotonic())
 
     def note_death(self, lengths: Mapping[int, int]) -> bool:
         """An engine died in a step of these requests, of which each had so many tokens: the one to blame, where that is
@@ -165,6 +189,8 @@ class Journal:
         entry = self.entries.pop(request_id, None)
         if entry is None:
             return False
+        if entry.caller.timeline is not None:
+            entry.caller.timeline.end(time.monotonic())
         self.num_tokens -= entry.cost
         self._turns.leave(entry.caller, entry.cost)
         if not self.entries:
