@@ -56,8 +56,9 @@ def create_app(
     logs_prompts: bool = False,
     tracing: "Tracing | None" = None,
 ) -> FastAPI:
-    """The ASGI application over a registry, which whoever runs it starts and stops. Without `guard` all is open, without
-    `tracing` nothing is traced; whoever gave it closes it.
+    """The ASGI application over a registry, which whoever runs it starts and stops, as they close `tracing`.
+
+    Without `guard` all is open, without `tracing` nothing is traced.
     """
     app = FastAPI(
         title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None

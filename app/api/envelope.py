@@ -1,4 +1,4 @@
-"""What surrounds every request, whatever comes of it: its id before, its line in the log, its count and its trace after.
+"""What surrounds every request, whatever comes of it: its id before; its line in the log, its count, its trace.
 
 A plain ASGI middleware, the outermost one of ours.
 """

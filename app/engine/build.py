@@ -50,8 +50,8 @@ def build_engine(
 ) -> Engine:
     """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
 
-    `clock`, in seconds, tells the engine how long its steps take, and the client when they began, who compares that with
-    `time.monotonic()`; in `recorder` it writes down what it is at.
+    `clock`, in seconds, tells the engine how long its steps take, and the client, who reads `time.monotonic()`, when they
+    began; in `recorder` it writes down what it is at.
     """
     device = choose_device(config.device)
     loaded: dict[str, _Loaded] = {}

@@ -43,6 +43,7 @@ class FakeEngine:
         self.failure: Exception | None = None
         self.fail_after = 0
         self.requests: list[GenerateRequest | EncodeRequest] = []
+        self.timelines: list[Timeline] = []
         self.adapters: list[AdapterSpec] = []
         self.num_running = 0
         self.num_requests = 0
@@ -170,7 +171,8 @@ class FakeEngine:
         if self.failure is not None and not self.fail_after:
             raise self.failure
         self.requests += requests
-        self._timeline().submit(time.monotonic(), requests)
+        self.timelines.append(self._timeline())
+        self.timelines[-1].submit(time.monotonic(), requests)
 
     @staticmethod
     def _timeline() -> Timeline:

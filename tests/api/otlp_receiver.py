@@ -1,7 +1,7 @@
 """A receiver of traces, as a collector is one: OTLP over HTTP, in protobuf."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,11 +30,11 @@ class Received:
 
 
 class Receiver:
-    """Keeps what comes. `status` is what it answers; `arrived` waits for spans."""
+    """Keeps what comes, while its `gate` is open; `arrived` waits for spans."""
 
     def __init__(self) -> None:
-        self.status = 200
-        self.num_requests = 0
+        self.gate = threading.Event()
+        self.gate.set()
         self._spans: list[Received] = []
         self._changed = threading.Condition()
         receiver = self
@@ -42,8 +42,9 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.gate.wait()
                 receiver.take(self.path, body)
-                self.send_response(receiver.status)
+                self.send_response(200)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -59,9 +60,7 @@ class Receiver:
     def take(self, path: str, body: bytes) -> None:
         assert path == "/v1/traces"
         with self._changed:
-            self.num_requests += 1
-            if self.status == 200:
-                self._spans += _read(body)
+            self._spans += _read(body)
             self._changed.notify_all()
 
     def spans(self) -> list[Received]:
@@ -70,14 +69,13 @@ class Receiver:
 
     def arrived(self, number: int) -> list[Received]:
         """So many spans, or more, in the order of their starts."""
-        self.wait(lambda: len(self._spans) >= number)
+        with self._changed:
+            is_so = self._changed.wait_for(lambda: len(self._spans) >= number, timeout=20)
+            assert is_so, [span.name for span in self._spans]
         return sorted(self.spans(), key=lambda span: (span.start, -span.end))
 
-    def wait(self, condition: Callable[[], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(condition, timeout=20), [span.name for span in self._spans]
-
     def close(self) -> None:
+        self.gate.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -92,28 +90,30 @@ def receiving() -> Iterator[Receiver]:
 
 
 def _read(body: bytes) -> list[Received]:
-    found = []
-    for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-        for scope in resource.scope_spans:
-            for span in scope.spans:
-                found.append(
-                    Received(
-                        name=span.name,
-                        trace_id=span.trace_id.hex(),
-                        id=span.span_id.hex(),
-                        parent=span.parent_span_id.hex(),
-                        state=span.trace_state,
-                        kind=span.kind,
-                        start=span.start_time_unix_nano,
-                        end=span.end_time_unix_nano,
-                        attributes=_values(span.attributes),
-                        events=[event.name for event in span.events],
-                        status=span.status.code,
-                        message=span.status.message,
-                        resource=_values(resource.resource.attributes),
-                    )
-                )
-    return found
+    return [
+        _span(span, _values(resource.resource.attributes))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _span(span: Any, resource: dict[str, Any]) -> Received:
+    return Received(
+        name=span.name,
+        trace_id=span.trace_id.hex(),
+        id=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        state=span.trace_state,
+        kind=span.kind,
+        start=span.start_time_unix_nano,
+        end=span.end_time_unix_nano,
+        attributes=_values(span.attributes),
+        events=[event.name for event in span.events],
+        status=span.status.code,
+        message=span.status.message,
+        resource=resource,
+    )
 
 
 def _values(pairs: Any) -> dict[str, Any]:
