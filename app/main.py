@@ -61,7 +61,13 @@ def create_app(
     Without `guard` all is open, without `tracing` nothing is traced.
     """
     app = FastAPI(
-        title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
+        title="Quartet",
+        version=registry.version,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        # It would tell of what clients sent, and each request would have two spans.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     guard = guard or Guard()
     app.state.registry = registry

@@ -25,8 +25,9 @@ def standard_endpoint(environ: Mapping[str, str]) -> dict[str, str]:
 
     Raises ConfigError where they ask for a protocol that is not ours.
     """
-    exporters = environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or "otlp" not in exporters.split(","):
+    is_disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    exporters = environ.get("OTEL_TRACES_EXPORTER", "").replace(",", " ").split() or ["otlp"]
+    if is_disabled or "otlp" not in exporters:
         return {}
     base, url = environ.get(f"{_PREFIX}ENDPOINT", ""), environ.get(f"{_PREFIX}TRACES_ENDPOINT", "")
     if not base and not url:

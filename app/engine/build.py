@@ -50,7 +50,7 @@ def build_engine(
 ) -> Engine:
     """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
 
-    `clock`, in seconds, tells the engine how long its steps take, and the client, who reads `time.monotonic()`, when they
+    `clock`, in seconds, tells the engine how long its steps take, and the client, on `time.monotonic()`, when they
     began; in `recorder` it writes down what it is at.
     """
     device = choose_device(config.device)

@@ -309,6 +309,17 @@ def test_the_log_line_names_the_trace(
     assert [record.trace_id for record in caplog.records] == [root.trace_id]  # type: ignore[attr-defined]
 
 
+def test_nothing_else_makes_spans_where_a_provider_is_there_for_all(
+    start: Start, tracing: Tracing, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", tracing._provider)
+    service = start()
+    assert service.post("/v1/generate", GENERATE | {"max_tokens": -1}).status_code == 400
+    service.close()
+    tracing.close(5.0)
+    assert receiver.spans() == []
+
+
 def test_without_tracing_nothing_of_it_shows(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "quartet.access"):
         assert service.post("/v1/generate", GENERATE, headers={"traceparent": PARENT}).status_code == 200

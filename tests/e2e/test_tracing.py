@@ -1,4 +1,4 @@
-"""The real service with a receiver of traces: the engine's own times, a crash in between, and the last ones at the end."""
+"""The real service with a receiver of traces: the engine's own times, a crash in between, the last spans at the end."""
 
 import json
 from collections.abc import Callable
