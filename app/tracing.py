@@ -25,6 +25,7 @@ QUIET_SECONDS = 60.0
 Headers = Iterable[tuple[bytes, bytes]]
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
 
+_OWN = ("opentelemetry.exporter", "opentelemetry.sdk")
 _log = logging.getLogger("quartet.tracing")
 
 
@@ -110,7 +111,8 @@ class _HeaderGetter(Getter[Headers]):
 
     def get(self, carrier: Headers, key: str) -> list[str] | None:
         wanted = key.lower().encode("latin-1")
-        values = [value.decode("latin-1") for name, value in carrier if name == wanted]
+        # Runs of blanks are one: the SDK's patterns take quadratic time for them.
+        values = [b" ".join(value.split()).decode("latin-1") for name, value in carrier if name == wanted]
         if len(values) > 1 and key == "traceparent":
             return None  # two parents are none
         return values or None
@@ -123,7 +125,10 @@ _GETTER = _HeaderGetter()
 
 
 class _Relay(logging.Handler):
-    """What the SDK has to say, in one line of ours, and not again within QUIET_SECONDS."""
+    """What the SDK has to say of its own work, in one line of ours, and not again within QUIET_SECONDS.
+
+    What it says of headers that it cannot read is left out: it quotes them.
+    """
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(logging.WARNING)
@@ -131,7 +136,7 @@ class _Relay(logging.Handler):
         self._quiet_until = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.created < self._quiet_until:
+        if record.created < self._quiet_until or not record.name.startswith(_OWN):
             return
         self._quiet_until = record.created + QUIET_SECONDS
         _log.warning("traces to %s: %s", self._endpoint, record.getMessage())

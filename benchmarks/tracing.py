@@ -1,7 +1,7 @@
-"""What traces cost a request: `python -m benchmarks.tracing`. The application in process, with an engine that answers at
-once, so that what is measured is ours; in CPU time of the whole process, the SDK's thread counted.
+"""What traces cost a request: `python -m benchmarks.tracing`.
 
-Modes take turns, round by round; the figure is the median round's.
+The application in process, with an engine that answers at once, so that what is measured is ours; in CPU time of the
+whole process, the SDK's thread counted. Modes take turns, round by round; the figure is the median round's.
 """
 
 import asyncio
