@@ -1,12 +1,13 @@
 # docker build -t quartet .
 # With TORCH_INDEX_URL set to torch's index of CPU wheels (its install page names it) the image is a fraction
 # of the size; without, pip takes the package index's build, which carries CUDA and serves on a CPU too.
-# EXTRAS are the package's own, comma between; langid (96 MB) is what `source: auto` needs, hub what downloads need.
+# EXTRAS are the package's own, comma between; langid (96 MB) is what `source: auto` needs, hub what downloads need, otel
+# what traces need.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX_URL=
-ARG EXTRAS=hub,langid
+ARG EXTRAS=hub,langid,otel
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # for the kernels; the last stage has no compiler
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*

@@ -91,6 +91,11 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add("--max-timeout", type=float, metavar="SECONDS", help="longest a request may take (600)")
     add("--drain-timeout", type=float, metavar="SECONDS", help="for work in flight at the end (30)")
     add("--log-format", choices=["text", "json"], help="of the log on stderr (text)")
+    add(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="send OpenTelemetry traces there, such as http://localhost:4318",
+    )
     _add_guard_flags(serve_)
     _add_checkpoint_commands(commands)
     _add_key_command(commands)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import uvicorn
@@ -26,7 +26,12 @@ from app.registry import Registry, build_registry
 from app.security import KeyRing
 from model.config import CheckpointError
 
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
 USAGE_ERROR, ENGINE_LOST, INTERRUPTED = 2, 3, 130
+FLUSH_SECONDS = (1.0, 5.0)
+"""The least and the most that the last traces have to get through, within what is left of the drain limit."""
 _BACKLOG = 2048
 _ACCEPTED_AT_ONCE = 32
 """Connections, before those that are open get their turn."""
@@ -84,14 +89,16 @@ async def serve(settings: Settings) -> int:
     started = time.perf_counter()
     metrics = Metrics(read_version())
     keys = None if settings.api_key_file is None else KeyRing(settings.api_key_file)
+    tracing = None if settings.otlp_endpoint is None else _tracing(settings.otlp_endpoint)
     registry = build_registry(settings, metrics, read_version())
     engine = build_engine(settings, metrics)
     with _listen(settings.host, settings.port) as listener:
         first, second = _signals()
         loading = asyncio.create_task(registry.start(engine))
         await asyncio.sleep(0)  # the engine process starts, beside what is imported and built here
-        server = _Server(_server_config(registry, settings, keys))
+        server = _Server(_server_config(registry, settings, keys, tracing))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stop_by = time.monotonic()
         try:
             await _first_of(loading, first, serving)
             if not loading.done():
@@ -110,6 +117,7 @@ async def serve(settings: Settings) -> int:
             if lost.done():
                 await lost
             lost.cancel()
+            stop_by = time.monotonic() + settings.drain_timeout
             await _drain(registry, settings.drain_timeout, second)
         except QuartetError as error:
             print(f"quartet: {error.message}", file=sys.stderr)
@@ -119,10 +127,29 @@ async def serve(settings: Settings) -> int:
             await registry.stop()
             server.should_exit = True
             await serving
+            if tracing is not None:
+                least, most = FLUSH_SECONDS
+                await asyncio.to_thread(tracing.close, min(most, max(least, stop_by - time.monotonic())))
     return 0
 
 
-def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
+def _tracing(endpoint: str) -> "Tracing":
+    try:
+        from app.tracing import Tracing
+
+        return Tracing(endpoint, read_version())
+    except ModuleNotFoundError as absent:
+        raise ConfigError(
+            f"traces to {endpoint} need the extra `otel` ({absent.name} is not installed): "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
+        ) from None
+    except ValueError as error:  # one of OpenTelemetry's own variables
+        raise ConfigError(f"traces: {error}") from None
+
+
+def _server_config(
+    registry: Registry, settings: Settings, keys: KeyRing | None, tracing: "Tracing | None"
+) -> uvicorn.Config:
     # half a second that the engine process need not wait for
     from app.main import (
         ConnectionLimits,
@@ -154,8 +181,10 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
         shelf=Shelf(settings.model_root),
         cors_origins=settings.cors_origins,
         logs_prompts=settings.log_prompts,
+        tracing=tracing,
     )
-    connections = Connections(bounds, registry.metrics, Door(registry, guard, settings.max_timeout).refuse)
+    door = Door(registry, guard, settings.max_timeout, is_traced=tracing is not None)
+    connections = Connections(bounds, registry.metrics, door.refuse)
     return uvicorn.Config(
         app,
         http=connections.protocol,  # type: ignore[arg-type]  # makes one, like a class

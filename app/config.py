@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
+from app.otlp import OtlpEndpoint, standard_endpoint
 
 PREFIX = "QUARTET_"
 ZOO = ("minilm", "qa", "intent", "banking", "sentiment", "fill-mask", "translator", "writer")
@@ -131,6 +132,8 @@ class Settings(_Frozen):
     recovery_timeout: Seconds = 120.0
     """How long requests wait for an engine that is being started again; then 503."""
     log_format: Literal["text", "json"] = "text"
+    otlp_endpoint: OtlpEndpoint | None = None
+    """Where traces go, if anywhere. None: as OpenTelemetry's own variables say."""
 
     api_key_file: Path | None = None
     rate_limit_requests: Positive | None = None
@@ -157,7 +160,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
     given = {name: value for name, value in flags.items() if value is not None and value != []}
     variables = _read_environment(environ)
     file = given.pop("config", None) or variables.pop("config", None)
-    values = _read_file(Path(file)) if file else {}
+    values = standard_endpoint(environ) | (_read_file(Path(file)) if file else {})
     for source, origin in ((variables, "the environment"), (given, "the command line")):
         models, adapters = source.pop("model", None), source.pop("adapter", None)
         if models is not None or adapters is not None:

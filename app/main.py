@@ -1,6 +1,7 @@
 """create_app(): routes, what surrounds them, the error handlers, the OpenAPI description. No logic."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -27,6 +28,9 @@ from app.api.routes import (
 from app.api.shelf import Shelf
 from app.registry import Registry
 
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
 __all__ = [
     "ConnectionLimits",
     "Connections",
@@ -51,10 +55,20 @@ def create_app(
     shelf: Shelf | None = None,
     cors_origins: Sequence[str] = (),
     logs_prompts: bool = False,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
-    """The ASGI application over a registry, which whoever runs it starts and stops. Without `guard` all is open."""
+    """The ASGI application over a registry, which whoever runs it starts and stops, as they close `tracing`.
+
+    Without `guard` all is open, without `tracing` nothing is traced.
+    """
     app = FastAPI(
-        title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
+        title="Quartet",
+        version=registry.version,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        # It would tell of what clients sent, and each request would have two spans.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     guard = guard or Guard()
     app.state.registry = registry
@@ -85,5 +99,5 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout)
+    app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout, tracing=tracing)
     return app

@@ -18,7 +18,7 @@ LONGER_FILES = {
 }
 BANNED_FILE_NAMES = {"utils", "util", "helpers", "common", "misc"}
 
-LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security", "app.caller")
+LEAVES = ("app.errors", "app.metrics", "app.logs", "app.security", "app.caller", "app.timeline")
 MODEL_FACTS = (
     "model.config",
     "model.families",
@@ -40,17 +40,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.metrics": ("app.errors",),
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
-    "app.caller": (),
-    "app.config": LEAVES,
+    "app.caller": ("app.timeline",),
+    "app.timeline": ("app.engine.protocol", "app.engine.sampling_params"),
+    "app.otlp": ("app.errors",),
+    "app.tracing": ("app.errors", "app.timeline"),
+    "app.config": ("app.otlp", *LEAVES),
     "app.arguments": (),
     "app.cli": (
         *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
-        *(*LEAVES, *MODEL_FACTS),
+        *("app.tracing", *LEAVES, *MODEL_FACTS),
     ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
     "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
-    "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
-    "app.api": ("app.api", "app.registry", "app.sources", "app.tasks", *LEAVES),
+    "app.main": ("app.api", "app.registry", "app.config", "app.tracing", *LEAVES),
+    "app.api": ("app.api", "app.registry", "app.sources", "app.tasks", "app.tracing", *LEAVES),
     "app.registry": (
         *("app.cards", "app.chrome_trace", "app.config", "app.in_flight", "app.loading"),
         *("app.sources", "app.tasks", "app.engine.client"),
@@ -137,6 +140,8 @@ TORCH_FREE = (
         "app.loading",
         "app.sources",
         "app.engine_setup",
+        "app.otlp",
+        "app.tracing",
         *LEAVES,
         "app.api",
         "app.tasks",

@@ -40,12 +40,13 @@ CPU_STEP_MS = 100.0
 
 def build_engine(
     config: WorkerConfig,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.monotonic,
     recorder: FlightRecorder | None = None,
 ) -> Engine:
     """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
 
-    `clock`, in seconds, tells the engine how long its steps take; in `recorder` it writes down what it is at.
+    `clock`, in seconds, tells the engine how long its steps take, and the client, on `time.monotonic()`, when they
+    began; in `recorder` it writes down what it is at.
     """
     device = choose_device(config.device)
     loaded = [(spec, _read_model(spec, config, device)) for spec in config.models]

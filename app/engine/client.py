@@ -252,8 +252,7 @@ class EngineClient:
     def receive(self, message: WorkerMessage) -> None:
         """The supervisor's call: the engine says something."""
         if isinstance(message, StepOutputs):
-            for output in message.outputs:
-                self._journal.deliver(output)
+            self._journal.receive(message)
             if message.report is not None:
                 try:
                     self._on_report(message.report)
@@ -269,6 +268,7 @@ class EngineClient:
 
     def is_back(self) -> None:
         """The supervisor's call: a new engine goes on with what is in flight."""
+        self._journal.note_restart()
         for entry in list(self._journal.entries.values()):
             self._send(entry.again())
         self._control.send_again()

@@ -138,9 +138,11 @@ class Engine:
             return StepOutputs([*refused])
         self._record(step.sequences, self._prospects.seconds(step.model))
         laps.end("schedule")
+        started = laps.last
+        begun = _begin(step.sequences, started)
         done = self._run(step, laps)
         self._record(())  # not where it raises: then this is what the process ended with
-        return StepOutputs([*refused, *done.outputs], done.report)
+        return StepOutputs([*refused, *done.outputs], done.report, started, begun, step.preempted)
 
     def _record(self, sequences: Iterable[Sequence], expected: float = 0.0) -> None:
         """What would be to blame if this process ended now: a step's sequences, and those whose constraints compile."""
@@ -165,9 +167,6 @@ class Engine:
 
     def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:
         started, held_before = laps.last, self._drafting.num_held
-        for sequence in step.sequences:
-            if sequence.first_scheduled is None:
-                sequence.first_scheduled = started
         try:
             batch, logits, encoded = self._compute(step, laps)
         except Exception as fault:
@@ -248,8 +247,18 @@ class Engine:
             padding_tokens=batch.num_padding,
             drafted_tokens=step.num_drafted,
             accepted_tokens=num_accepted,
-            preemptions=step.num_preempted,
+            preemptions=len(step.preempted),
             running=running,
             waiting=waiting,
             kv_usage=usage,
         )
+
+
+def _begin(sequences: Iterable[Sequence], now: float) -> list[int]:
+    """Notes who is computed for the first time; their ids."""
+    begun = []
+    for sequence in sequences:
+        if sequence.first_scheduled is None:
+            sequence.first_scheduled = now
+            begun.append(sequence.id)
+    return begun

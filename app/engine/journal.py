@@ -15,7 +15,7 @@ import msgspec
 
 from app.caller import Caller
 from app.engine.line import Line
-from app.engine.protocol import Answer, Failed, GenerateRequest, Request, Tokens
+from app.engine.protocol import Answer, Failed, GenerateRequest, Request, StepOutputs, Tokens
 from app.engine.throughput import Throughput
 from app.engine.turns import Turns
 from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError, Unavailable
@@ -102,6 +102,9 @@ class Journal:
             request = _prepared(asked, next(self._ids), behind)
             self.entries[request.id] = Entry(asked, request, tokens, place, sink, caller)
             admitted.append(request)
+        now = time.monotonic()
+        if caller.timeline is not None:
+            caller.timeline.submit(now, requests)
         self.num_tokens += sum(costs)
         self._throughput.resume(now)
         return admitted
@@ -130,6 +133,19 @@ class Journal:
                 f"it would wait for more than {self._max_wait:g} s", retry_after=line.promise(now, late)
             )
 
+    def receive(self, step: StepOutputs) -> None:
+        """Takes what came out of an engine step to whoever waits for it."""
+        for request_id in step.begun:
+            entry = self.entries.get(request_id)
+            if entry is not None and entry.caller.timeline is not None:
+                entry.caller.timeline.begin(step.started)
+        for request_id in step.preempted:
+            entry = self.entries.get(request_id)
+            if entry is not None and entry.caller.timeline is not None:
+                entry.caller.timeline.preempt()
+        for answer in step.outputs:
+            self.deliver(answer)
+
     def deliver(self, answer: Answer) -> None:
         """Hands an answer to whoever waits; the last one of a request ends it."""
         entry = self.entries.get(answer.id)
@@ -137,6 +153,8 @@ class Journal:
             now = time.monotonic()
             if line := self._lines.get(entry.caller.kind):
                 line.begin(entry.caller, now)
+            if entry.caller.timeline is not None and isinstance(answer, Tokens):
+                entry.caller.timeline.say(now)
             if is_end(answer):
                 if not isinstance(answer, Failed):
                     self._throughput.note(now, entry.cost)
@@ -144,6 +162,12 @@ class Journal:
             elif isinstance(answer, Tokens):
                 entry.said += answer.token_ids
             entry.sink((entry.place, answer))
+
+    def note_restart(self) -> None:
+        """Another engine goes on with what is in flight."""
+        timelines = [entry.caller.timeline for entry in self.entries.values()]
+        for timeline in {id(one): one for one in timelines if one is not None}.values():
+            timeline.restart(time.monotonic())
 
     def note_death(self, lengths: Mapping[int, int]) -> bool:
         """An engine died in a step of these requests, of which each had so many tokens: the one to blame, where that is
@@ -178,6 +202,8 @@ class Journal:
         entry = self.entries.pop(request_id, None)
         if entry is None:
             return False
+        if entry.caller.timeline is not None:
+            entry.caller.timeline.end(time.monotonic())
         self.num_tokens -= entry.cost
         self._turns.leave(entry.caller, entry.cost)
         if (line := self._lines.get(entry.caller.kind)) is not None:

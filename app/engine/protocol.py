@@ -252,10 +252,17 @@ class Report(Message, frozen=True, kw_only=True):
 
 
 class StepOutputs(Message, frozen=True):
-    """One engine step: what came out, and the report about it."""
+    """One engine step: what came out, and the report about it.
+
+    It began at `started` (`time.monotonic()`, which both processes share). `begun` are the requests that were computed
+    in it for the first time, `preempted` those that gave their blocks back for it.
+    """
 
     outputs: list[Answer]
     report: Report | None = None
+    started: float = 0.0
+    begun: list[int] = []
+    preempted: list[int] = []
 
 
 class Heartbeat(Message, frozen=True):

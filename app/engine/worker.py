@@ -20,6 +20,7 @@ from functools import partial
 from typing import Protocol
 
 import torch
+from msgspec.structs import replace
 
 from app import logs
 from app.engine.admission import RequestError
@@ -174,7 +175,7 @@ def _send_outputs(channel: Channel, step: StepOutputs) -> None:
         channel.send(step)
         return
     except ProtocolError:
-        channel.send(StepOutputs([], step.report))
+        channel.send(replace(step, outputs=[]))
     for output in step.outputs:
         try:
             channel.send(StepOutputs([output]))

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
 
-from app.caller import Caller
+from app.caller import Caller, caller
 from app.engine.protocol import (
     AdapterSpec,
     Encoded,
@@ -26,6 +27,7 @@ from app.engine.protocol import (
 from app.engine.questions import TracedStep
 from app.errors import Overloaded
 from app.tasks.served import Served, read_served
+from app.timeline import Timeline
 
 TEXT = "Grüße, 世界! Stop here. "
 
@@ -47,6 +49,7 @@ class FakeEngine:
         self.requests: list[GenerateRequest | EncodeRequest] = []
         self.loaded: list[ModelSpec | AdapterSpec] = []
         self.unloaded: list[str] = []
+        self.timelines: list[Timeline] = []
         self.num_running = 0
         self.num_requests = 0
         self.num_aborted = 0
@@ -111,16 +114,25 @@ class FakeEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
         self._admit([request])
+        async with aclosing(self._say(request)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _say(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
         self.num_running += 1
         finished = False
+        timeline = self._timeline()
         try:
             for i, token_id in enumerate(self._ids(request)):
                 if i >= self.free_tokens:
                     await self.gate.wait()
+                if i == 0:
+                    timeline.begin(time.monotonic())
                 if self.failure is not None and i >= self.fail_after:
                     raise self.failure
                 await asyncio.sleep(self.delay)
                 is_last = i + 1 == request.params.max_tokens
+                timeline.say(time.monotonic())
                 yield Tokens(
                     id=1,
                     token_ids=[token_id],
@@ -134,6 +146,7 @@ class FakeEngine:
         finally:
             self.num_running -= 1
             self.num_aborted += not finished
+            timeline.end(time.monotonic())
 
     async def generate_many(self, requests: Sequence[GenerateRequest]) -> list[Tokens]:
         self._admit(requests)
@@ -143,6 +156,7 @@ class FakeEngine:
         """Hypothesis k is k tokens shorter than the longest that the request allows."""
         self._admit(requests)
         await self.gate.wait()
+        self._compute_all(requests)
         return [self._searched(request) for request in requests]
 
     def _searched(self, request: GenerateRequest) -> Hypotheses:
@@ -160,6 +174,7 @@ class FakeEngine:
         finished = False
         try:
             await self.gate.wait()
+            self._compute_all(requests)
             finished = True
             return [self._encoded(request) for request in requests]
         finally:
@@ -170,12 +185,25 @@ class FakeEngine:
         if self.failure is not None and not self.fail_after:
             raise self.failure
         self.requests += requests
+        self.timelines.append(self._timeline())
+        self.timelines[-1].submit(time.monotonic(), requests)
+
+    @staticmethod
+    def _timeline() -> Timeline:
+        """The request's, or one that nobody looks at."""
+        asked_by = caller.get()
+        return (asked_by and asked_by.timeline) or Timeline()
+
+    def _compute_all(self, requests: Sequence[GenerateRequest] | Sequence[EncodeRequest]) -> None:
+        timeline = self._timeline()
+        timeline.begin(time.monotonic())
+        for _ in requests:
+            timeline.end(time.monotonic())
 
     async def _whole(self, request: GenerateRequest) -> Tokens:
         ids: list[int] = []
         logprobs: list[TokenLogprobs] = []
-        async with aclosing(self.generate(request)) as stream:
-            self.requests.pop()
+        async with aclosing(self._say(request)) as stream:
             async for tokens in stream:
                 ids += tokens.token_ids
                 logprobs += tokens.logprobs or []

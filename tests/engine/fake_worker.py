@@ -190,7 +190,8 @@ class FakeWorker:
                 batch_tokens=1,
                 waiting={"seed": request.params.seed or 0},
             )
-            self._send(StepOutputs([tokens], report))
+            begun = [] if token_id else [request.id]
+            self._send(StepOutputs([tokens], report, time.monotonic(), begun))
 
     def _messages(self) -> Iterator[ClientMessage]:
         frames = client_messages()

@@ -104,7 +104,7 @@ TO_CLIENT: list[WorkerMessage] = [
     Refused(6, "invalid", "no", "path"),
     Ready(models=[INFO], device="cpu"),
     Fatal("checkpoint", "no such folder"),
-    StepOutputs([]),
+    StepOutputs([], None, 1.5, [1, 2], [3]),
     StepOutputs(
         [
             Tokens(id=1, token_ids=[3], logprobs=[TokenLogprobs(-0.5, [(3, -0.5), (4, -1.0)])]),
