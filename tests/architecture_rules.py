@@ -42,13 +42,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.security": ("app.errors",),
     "app.caller": (),
     "app.config": LEAVES,
-    "app.arguments": (),
+    "app.version": (),
+    "app.arguments": ("app.bench.arguments",),
+    # a client of servers: of the package it knows how errors are called
+    "app.bench": ("app.bench", "app.errors"),
     "app.cli": (
         *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
+        "app.version",
         *(*LEAVES, *MODEL_FACTS),
     ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
-    "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
+    "app.commands": ("app.bench", "app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
     "app.main": ("app.api", "app.registry", "app.config", *LEAVES),
     "app.api": ("app.api", "app.registry", "app.tasks", *LEAVES),
     "app.registry": (
@@ -122,12 +126,14 @@ TORCH_FREE = (
     *(
         "app.main",
         "app.arguments",
+        "app.bench",
         "app.cli",
         "app.commands",
         "app.config",
         "app.registry",
         "app.adapters",
         "app.chrome_trace",
+        "app.version",
         "app.engine_setup",
         *LEAVES,
         "app.api",
