@@ -147,8 +147,8 @@ def _add_bench_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     bench = commands.add_parser(
         "bench",
         help="put load on a server and measure it",
-        description="Sends requests to any server with OpenAI's routes, or Quartet's own, at one level of load after the "
-        "other, and tells throughput and latencies. docs/benchmarking.md explains each number.",
+        description="Sends requests to any server with OpenAI's routes, or Quartet's own, at one level of load after "
+        "the other, and tells throughput and latencies. docs/benchmarking.md explains each number.",
         allow_abbrev=False,
     )
     add_arguments(bench)

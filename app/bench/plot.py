@@ -24,13 +24,15 @@ _STYLE = {
     "axes.grid": True,
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
+    "svg.fonttype": "none",
     "svg.hashsalt": "quartet",
 }
 _LABELS = {"concurrency": "clients at once", "rate": "requests a second, sent", "trace": "trace"}
 
 
-def draw(levels: Sequence[Level], title: str, picture: Path) -> None:
+def draw(levels: Sequence[Level], title: str, subtitle: str, picture: Path) -> None:
     """As its name ends, .png or .svg. Streams show two latencies, other answers the one that they have."""
+    levels = sorted(levels, key=_x)
     is_streamed = any(level["ttft_s"] for level in levels)
     shown = (
         [("ttft_s", "Time to first token", "ttft"), ("inter_token_s", "Between tokens", "itl")]
@@ -38,8 +40,8 @@ def draw(levels: Sequence[Level], title: str, picture: Path) -> None:
         else [("end_to_end_s", "End to end", "e2e")]
     )
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.2 * (len(shown) + 1), 2.9), layout="constrained")
-        figure.suptitle(title, fontsize=9, color="#404040", x=0.01, ha="left")
+        figure = Figure(figsize=(3.2 * (len(shown) + 1), 3.1), layout="constrained")
+        figure.suptitle(f"{title}\n{subtitle}", fontsize=8, color="#404040", x=0.01, ha="left")
         *latencies, throughput = figure.subplots(1, len(shown) + 1)
         for axes, (key, name, objective) in zip(latencies, shown, strict=True):
             _draw_latency(axes, levels, key, objective)
@@ -70,15 +72,16 @@ def _draw_latency(axes: Axes, levels: Sequence[Level], key: str, objective: str)
 def _draw_throughput(axes: Axes, levels: Sequence[Level]) -> None:
     is_text = any(level["per_second"]["output_tokens"] for level in levels)
     key, name = ("output_tokens", "Output tokens/s") if is_text else ("requests", "Requests/s")
-    lines: list[tuple[str, str, Callable[[Level], float]]] = [
-        ("all answers", _BLUE, lambda level: level["per_second"][key])
+    lines: list[tuple[str, str, str, Callable[[Level], float]]] = [
+        ("all answers", _BLUE, "-", lambda level: level["per_second"][key])
     ]
     if all(level["goodput"] for level in levels):
-        lines.append(("within objectives", _GREEN, lambda level: level["goodput"][f"{key}_per_second"]))
-    for label, colour, value in lines:
+        lines.append(("within objectives", _GREEN, "--", lambda level: level["goodput"][f"{key}_per_second"]))
+    for label, colour, style, value in lines:
         axes.plot(
             [_x(level) for level in levels],
             [value(level) for level in levels],
+            style,
             color=colour,
             marker="o",
             markersize=3,

@@ -1,4 +1,4 @@
-"""How far a level is and how long it may still take: a bar where there is tqdm and a terminal, else lines now and then."""
+"""How far a level is, and how long it may still take: a bar where there is tqdm and a terminal, else lines."""
 
 import sys
 import time

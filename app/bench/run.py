@@ -14,6 +14,7 @@ from app.bench.connection import Fault
 from app.bench.load import Load
 from app.bench.options import Options
 from app.bench.outcome import REFUSED
+from app.bench.routes import Body
 from app.bench.summary import Level, summarize
 from app.bench.vocabulary import Vocabulary, find_vocabulary
 from app.bench.workload import Wanted, Workload, arrivals, planned
@@ -111,19 +112,21 @@ class Bench:
 
 
 async def find_model(client: Client, task: str) -> str | None:
-    """The first one listed, of those that tell their tasks the first that has this one; None where none is listed.
-
-    Raises Fault.
-    """
+    """Quartet's default for the task; elsewhere the first one listed, None where none is. Raises Fault."""
     try:
-        answer = await client.call("GET", "/v1/models")
+        cards = _objects(await client.call("GET", "/v1/models"), "data")
+        if not any("tasks" in card for card in cards):
+            return next((str(card["id"]) for card in cards if "id" in card), None)
+        defaults = (await client.call("GET", "/info")).get("default_models", {})
     except Fault as fault:
         raise Fault(fault.kind, f"{fault} (asked for its models; --model names one)") from None
-    cards = [card for card in answer.get("data") or () if isinstance(card, dict) and "id" in card]
-    able = [card for card in cards if task in card.get("tasks", [task])]
-    if cards and not able:
+    if task not in defaults:
         raise Fault("model", f"no model there has the task {task!r}")
-    return str(able[0]["id"]) if able else None
+    return str(defaults[task])
+
+
+def _objects(answer: Body, name: str) -> list[Body]:
+    return [one for one in answer.get(name) or () if isinstance(one, dict)]
 
 
 def _before(requests: Iterator[Request], seconds: float | None) -> Iterator[Request]:

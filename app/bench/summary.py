@@ -77,7 +77,7 @@ def summarize(load: Load, kind: str, value: float | None, objectives: Mapping[st
         "end_to_end_s": spread([one.end_to_end for one in done]),
         "refusal_s": spread([one.end_to_end for one in refused]),
         "goodput": _goodput(done, len(load.outcomes), seconds, objectives),
-        "generator": _generator(load, done, seconds),
+        "generator": _generator(load, done, is_open=kind != "concurrency"),
     }
 
 
@@ -136,12 +136,12 @@ def _meets(one: Outcome, name: str, most: float) -> bool:
     return taken is not None and taken <= most
 
 
-def _generator(load: Load, done: Sequence[Outcome], seconds: float) -> dict[str, Any]:
-    """How far the figures may be trusted."""
-    late = spread([one.lateness for one in load.outcomes])
+def _generator(load: Load, done: Sequence[Outcome], is_open: bool) -> dict[str, Any]:
+    """How far the figures may be trusted. In a closed loop no request has a moment for which it could be late."""
+    late = spread([one.lateness for one in load.outcomes]) if is_open else None
     firsts = sorted(one.end_to_end if one.ttft is None else one.ttft for one in done)
     most = max(LATE_SECONDS, LATE_PART * percentile(firsts, 50)) if firsts else LATE_SECONDS
-    share = _rate(load.processor_seconds, seconds)
+    share = _rate(load.processor_seconds, load.seconds)
     return {
         "lateness_s": late,
         "processor_share": share,

@@ -33,15 +33,18 @@ def name(level: Level) -> str:
 
 
 def _counts(levels: Sequence[Level]) -> Iterator[list[str]]:
+    has_texts = any(level["tokens"]["output"] for level in levels)
     has_goodput = any(level["goodput"] for level in levels)
+    rates_told = ("requests", "input_tokens", *(["output_tokens"] if has_texts else []))
     yield [
-        *("load", "ok", "refused", "failed", "requests/s", "input tok/s", "output tok/s", "in flight"),
-        *(["goodput/s", "met"] if has_goodput else []),
+        *("load", "ok", "refused", "failed", "requests/s", "input tok/s"),
+        *(["output tok/s"] if has_texts else []),
+        *("in flight", *(["goodput/s", "met"] if has_goodput else [])),
     ]
     for level in levels:
         requests, rates = level["requests"], level["per_second"]
         row = [name(level), *(f"{requests[key]:,}" for key in ("ok", "refused", "failed"))]
-        row += [number(rates[key]) for key in ("requests", "input_tokens", "output_tokens")]
+        row += [number(rates[key]) for key in rates_told]
         row.append(number(level["in_flight"]))
         if good := level["goodput"]:
             row += [number(good["requests_per_second"]), f"{100 * good['share']:.0f} %"]
@@ -74,7 +77,7 @@ def _aligned(rows: Iterator[list[str]], num_heads: int = 1) -> Iterator[str]:
         groups = [place for place, cell in enumerate(title) if cell]
         for start, end in zip(groups, [*groups[1:], len(title)], strict=True):
             missing = len(title[start]) - sum(widths[start:end]) - 2 * (end - start - 1)
-            widths[start] += max(0, missing)
+            widths[start] += max(0, missing) + 2
         line = " " * widths[0]
         for start, end in zip(groups, [*groups[1:], len(title)], strict=True):
             line += "  " + title[start].rjust(sum(widths[start:end]) + 2 * (end - start - 1))
@@ -106,9 +109,10 @@ def _notes(levels: Sequence[Level]) -> Iterator[str]:
 
 def _behind(generator: Mapping[str, Any]) -> str:
     late = generator["lateness_s"]
+    told = f"it sent {number(1000 * late['p99'])} ms late at p99 and used" if late else "it used"
     return (
-        f"the generator could not keep up (it sent {number(1000 * late['p99'])} ms late at p99 and used "
-        f"{100 * generator['processor_share']:.0f} % of a core): latencies are its own in part"
+        f"the generator could not keep up ({told} {100 * generator['processor_share']:.0f} % of a core): "
+        "latencies are its own in part"
     )
 
 

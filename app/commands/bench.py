@@ -37,8 +37,18 @@ def run(version: str, **arguments: Any) -> int:
 
 def _tell(bench: Bench, options: Options, version: str) -> None:
     """The tables, and the files that were asked for."""
-    title = _title(bench, options)
-    print(title, table(bench.levels) if bench.levels else "nothing was measured", sep="\n\n", flush=True)
+    title, details = (
+        f"{options.route} of {bench.model or 'the model'} at {options.url}",
+        _details(bench, options),
+    )
+    print(
+        title,
+        details,
+        "",
+        table(bench.levels) if bench.levels else "nothing was measured",
+        sep="\n",
+        flush=True,
+    )
     if options.json_file is not None:
         _write(options.json_file, "--json", json.dumps(_record(bench, options, version), indent=2) + "\n")
         _say(f"all numbers are in {options.json_file}")
@@ -46,16 +56,15 @@ def _tell(bench: Bench, options: Options, version: str) -> None:
         from app.bench.plot import draw
 
         try:
-            draw(bench.levels, title, options.plot)
+            draw(bench.levels, title, details, options.plot)
         except OSError as error:
             raise ConfigError(f"--plot: cannot write {options.plot}: {error.strerror or error}") from None
         _say(f"the picture is {options.plot}")
 
 
-def _title(bench: Bench, options: Options) -> str:
-    """What was asked of whom."""
-    parts = [f"{options.route} of {bench.model or 'the model'} at {options.url}"]
-    parts.append("streamed" if options.is_streamed else "not streamed")
+def _details(bench: Bench, options: Options) -> str:
+    """How it was asked."""
+    parts = ["streamed" if options.is_streamed else "not streamed"]
     if options.prompts or options.trace:
         parts.append(f"prompts from {(options.prompts or options.trace or Path()).name}")
     else:
