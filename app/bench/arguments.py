@@ -4,12 +4,15 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from app.bench.connection import Site
 from app.bench.routes import ROUTES
 from app.bench.summary import OBJECTIVES
+
+Number = TypeVar("Number", int, float)
 
 _PICTURES = (".png", ".svg")
 
@@ -89,14 +92,12 @@ def _positive(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
 
 
-def _number(text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], words: str) -> Any:
-    try:
+def _number(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], words: str) -> Number:
+    with suppress(ValueError):
         value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not fits(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
-    return value
+        if fits(value):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
 
 
 def _levels(kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:

@@ -221,10 +221,12 @@ def _number(text: str, base: int) -> int:
 
 
 async def _sized(reader: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:
+    """In one piece, unless it is large: what a server sent in one chunk came at one moment."""
     while size:
-        piece = await reader.read(min(size, _PIECE_BYTES))
-        if not piece:
-            raise Fault("closed", "the connection was closed in the middle of the answer")
+        try:
+            piece = await reader.readexactly(min(size, _PIECE_BYTES))
+        except asyncio.IncompleteReadError:
+            raise Fault("closed", "the connection was closed in the middle of the answer") from None
         size -= len(piece)
         yield piece
 

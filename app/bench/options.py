@@ -106,7 +106,7 @@ class Options:
 
     def body(self, model: str | None, prompt: str, output_tokens: int | None) -> Body:
         """Of a request."""
-        fields = {} if model is None else {"model": model}
+        fields: Body = {} if model is None else {"model": model}
         fields |= self.kind.body(prompt, output_tokens)
         if self.is_streamed:
             fields |= self.kind.streaming()

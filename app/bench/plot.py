@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from app.bench.summary import Level
 
 _BLUE, _RED, _GREEN, _GREY = "#3b78b0", "#d1495b", "#4c9f70", "#8c8c8c"
 _LINES = (("p50", _BLUE, "-"), ("p90", _BLUE, ":"), ("p99", _RED, "-"))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",

@@ -19,6 +19,8 @@ from app.bench.summary import Level, summarize
 from app.bench.vocabulary import Vocabulary, find_vocabulary
 from app.bench.workload import Wanted, Workload, arrivals, planned
 
+_WARMING_CLIENTS = 8
+
 
 class Bench:
     """One run. `levels` has what is done of it."""
@@ -74,37 +76,27 @@ class Bench:
 
     async def _warm_up(self, client: Client, work: Workload) -> None:
         count = self._options.warmup
-        requests = work.requests("warm-up")
-        asked = (client.ask(self._path, next(requests)) for _ in range(count))
-        outcomes = await asyncio.gather(*asked)
-        failed = [one for one in outcomes if one.failure not in (None, REFUSED)]
+        load = Load(partial(client.ask, self._path))
+        await load.closed(islice(work.requests("warm-up"), count), min(count, _WARMING_CLIENTS))
+        failed = [one for one in load.outcomes if one.failure not in (None, REFUSED)]
         if count and len(failed) == count:
             raise Fault(str(failed[0].failure), f"{failed[0].failure}: {failed[0].message}")
 
     async def _level(
         self, client: Client, work: Workload, kind: str, value: float | None, title: str
     ) -> None:
-        options = self._options
-        count = (
-            options.num_requests
-            if kind != "trace"
-            else min(len(self._lines), options.requests or len(self._lines))
-        )
-        title = f"{title} {kind}" + ("" if value is None else f" {value:g}")
-        bar = progress.follow(title, count, options.duration)
+        options, level = self._options, kind if value is None else f"{kind} {value:g}"
+        count = len(self._lines[: options.requests]) if kind == "trace" else options.num_requests
+        bar = progress.follow(f"{title} {level}", count, options.duration)
         load = Load(partial(client.ask, self._path), bar.ended)
         try:
-            if kind == "concurrency":
-                assert value is not None
-                requests = work.requests(f"{kind} {value}")
-                await load.closed(islice(requests, count), int(value), options.duration)
+            if value is None:
+                await load.open(_before(islice(work.replayed(), count), options.duration))
             elif kind == "rate":
-                assert value is not None
-                level = f"{kind} {value}"
                 moments = arrivals(value, options.arrivals or "poisson", options.seed, level)
                 await load.open(planned(work.requests(level), moments, count, options.duration))
             else:
-                await load.open(_before(islice(work.replayed(), options.requests), options.duration))
+                await load.closed(islice(work.requests(level), count), int(value), options.duration)
         finally:
             bar.close()
             if load.num_sent:
