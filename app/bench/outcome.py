@@ -1,6 +1,7 @@
 """What came of one request."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 REFUSED = "refused"
 
@@ -47,7 +48,7 @@ class Outcome:
     @property
     def gaps(self) -> list[float]:
         """Between one piece of text and the next."""
-        return [later - earlier for earlier, later in zip(self.pieces, self.pieces[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(self.pieces)]
 
     @property
     def per_token(self) -> float | None:

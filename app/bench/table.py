@@ -16,7 +16,9 @@ _TIMES = (
 
 def table(levels: Sequence[Level]) -> str:
     """Lines without an end of line behind the last one."""
-    lines = [*_aligned(_counts(levels)), "", *_aligned(_latencies(levels), num_heads=2)]
+    lines = [*_aligned(_counts(levels))]
+    if any(level["end_to_end_s"] for level in levels):
+        lines += ["", *_aligned(_latencies(levels), num_heads=2)]
     if notes := [*_notes(levels)]:
         lines += ["", *notes]
     return "\n".join(lines)
