@@ -11,7 +11,7 @@ from app.bench.workload import Range, Wanted, read_prompts, read_trace
 from app.errors import ConfigError
 
 _REQUESTS, _CONCURRENCY, _OUTPUT_TOKENS = 100, (8,), (16, 128)
-EXTRA = "pip install 'quartet[bench]'"
+EXTRA = "pip install 'matplotlib>=3.9' 'tqdm>=4.66'"
 
 
 @dataclass(frozen=True)

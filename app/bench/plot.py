@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from app.bench.summary import Level
 
@@ -100,8 +100,7 @@ def _draw_loads(axes: Axes, levels: Sequence[Level]) -> None:
     if places[-1] >= 8 * places[0]:
         axes.set_xscale("log")
     axes.set_xticks(places, [f"{place:g}" for place in places])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_tick_params(which="minor", size=0)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(_LABELS[levels[0]["load"]["kind"]])
 
 
@@ -114,4 +113,4 @@ def _set_log(axis: Axis) -> None:
     """Of a logarithmic axis: ticks that are read as plain numbers, some within a decade too."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())

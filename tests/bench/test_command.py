@@ -294,7 +294,7 @@ def test_without_matplotlib_a_picture_is_refused_before_anything_is_sent(
     monkeypatch.setattr("app.bench.options.find_spec", lambda name: None)
     bench = start()
     assert bench("--plot", str(bench.folder / "x.png")) == 2
-    assert "--plot: matplotlib is needed and not installed: pip install 'quartet[bench]'" in bench.err
+    assert "--plot: matplotlib is needed and not installed: pip install 'matplotlib" in bench.err
     assert not bench.site.asked
 
 
