@@ -85,7 +85,7 @@ class Client:
                 read = await answer.read()
             is_whole = True
             if answer.status != 200:
-                raise Fault(f"HTTP {answer.status}", _told(read))
+                raise Fault(f"HTTP {answer.status}", f"HTTP {answer.status}: {_told(read)}")
             return _parse(read)
         except TimeoutError:
             raise Fault("timeout", f"no answer within {self._timeout:g} s") from None

@@ -22,7 +22,9 @@ def requests(count: int) -> list[Request]:
 
 def server(seconds: Callable[[int], float], failing: Callable[[int], str | None] = lambda n: None) -> Ask:
     """Answers the n-th request after so many seconds, in two pieces, at half of the time and at its end."""
-    clock = lambda: asyncio.get_running_loop().time()  # noqa: E731
+
+    def clock() -> float:
+        return asyncio.get_running_loop().time()
 
     async def ask(request: Request, moment: float | None) -> Outcome:
         sent, taken = clock(), seconds(request.body["n"])
