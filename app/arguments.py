@@ -2,6 +2,8 @@
 
 import argparse
 
+from app.bench.arguments import add_arguments
+
 
 def make_parser(version: str) -> argparse.ArgumentParser:
     """Flags come out under the names of the settings, None where they are left out."""
@@ -99,6 +101,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     _add_guard_flags(serve_)
     _add_checkpoint_commands(commands)
     _add_key_command(commands)
+    _add_bench_command(commands)
     return parser
 
 
@@ -155,3 +158,14 @@ def _add_key_command(commands: "argparse._SubParsersAction[argparse.ArgumentPars
         "--scopes", default="infer", metavar="SCOPE,…", help="of infer, metrics and admin (infer)"
     )
     new.add_argument("--file", metavar="FILE", help="add the line there; left out, it is shown")
+
+
+def _add_bench_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="put load on a server and measure it",
+        description="Sends requests to any server with OpenAI's routes, or Quartet's own, at one level of load after "
+        "the other, and tells throughput and latencies. docs/benchmarking.md explains each number.",
+        allow_abbrev=False,
+    )
+    add_arguments(bench)

@@ -18,12 +18,13 @@ import uvicorn
 
 from app import logs
 from app.arguments import make_parser
-from app.config import Settings, load_settings, read_version, with_folders
+from app.config import Settings, load_settings, read_api_key, with_folders
 from app.engine_setup import build_engine
 from app.errors import ConfigError, QuartetError
 from app.metrics import Metrics
 from app.registry import Registry, build_registry
 from app.security import KeyRing
+from app.version import read_version
 from model.config import CheckpointError
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app.commands import key
 
             return key.new(**arguments)
+        if command == "bench":
+            from app.commands import bench
+
+            arguments["api_key"] = arguments["api_key"] or read_api_key()
+            return bench.run(read_version(), **arguments)
         settings = with_folders(load_settings(arguments), _fetch)
         logs.configure(settings.log_format)
         return asyncio.run(serve(settings))

@@ -8,7 +8,6 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -19,6 +18,7 @@ from app.errors import ConfigError
 from app.otlp import OtlpEndpoint, standard_endpoint
 
 PREFIX = "QUARTET_"
+API_KEY = "QUARTET_API_KEY"
 ZOO = ("minilm", "qa", "intent", "banking", "sentiment", "fill-mask", "translator", "writer")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 HUB_PATTERN = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
@@ -195,12 +195,9 @@ def with_folders(settings: Settings, fetch: Callable[[str], Path]) -> Settings:
     )
 
 
-def read_version() -> str:
-    """The installed package's version."""
-    try:
-        return version("quartet")
-    except PackageNotFoundError:
-        return "0.0.0"
+def read_api_key(environ: Mapping[str, str] | None = None) -> str | None:
+    """What `quartet bench` proves itself with where no flag says it; no setting of a server."""
+    return (os.environ if environ is None else environ).get(API_KEY) or None
 
 
 def zoo_models(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -229,7 +226,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     known = _SERVER_FIELDS | {"config", "model", "adapter"}
     for key, text in environ.items():
-        if not key.startswith(PREFIX) or text == "":
+        if not key.startswith(PREFIX) or key == API_KEY or text == "":
             continue
         name = key.removeprefix(PREFIX).lower()
         if name not in known:

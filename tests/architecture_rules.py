@@ -45,13 +45,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.otlp": ("app.errors",),
     "app.tracing": ("app.errors", "app.timeline"),
     "app.config": ("app.otlp", *LEAVES),
-    "app.arguments": (),
+    "app.version": (),
+    "app.arguments": ("app.bench.arguments",),
+    # a client of servers: of the package it knows how errors are called
+    "app.bench": ("app.bench", "app.errors"),
     "app.cli": (
         *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
-        *("app.tracing", *LEAVES, *MODEL_FACTS),
+        *("app.tracing", "app.version", *LEAVES, *MODEL_FACTS),
     ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
-    "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
+    "app.commands": ("app.bench", "app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
     "app.main": ("app.api", "app.registry", "app.config", "app.tracing", *LEAVES),
     "app.api": ("app.api", "app.registry", "app.sources", "app.tasks", "app.tracing", *LEAVES),
     "app.registry": (
@@ -130,6 +133,7 @@ TORCH_FREE = (
     *(
         "app.main",
         "app.arguments",
+        "app.bench",
         "app.cli",
         "app.commands",
         "app.config",
@@ -139,6 +143,7 @@ TORCH_FREE = (
         "app.in_flight",
         "app.loading",
         "app.sources",
+        "app.version",
         "app.engine_setup",
         "app.otlp",
         "app.tracing",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.arguments import make_parser
-from app.config import Settings, load_settings, with_folders, zoo_models
+from app.config import Settings, load_settings, read_api_key, with_folders, zoo_models
 from app.engine_setup import build_engine
 from app.errors import ConfigError
 from app.metrics import Metrics
@@ -107,6 +107,13 @@ def test_a_repository_becomes_a_folder_and_a_folder_stays_one(
         Path("org/here"),
     ]
     assert [one.adapters[0].folder.parts[-1] for one in settings] == ["e", "1"]
+
+
+def test_the_key_of_a_client_is_no_setting_of_a_server() -> None:
+    environ = {"QUARTET_API_KEY": "secret"}
+    assert load_settings({}, environ) == load_settings({}, {})
+    assert read_api_key(environ) == "secret"
+    assert read_api_key({"QUARTET_API_KEY": ""}) is None
 
 
 @pytest.mark.parametrize(
