@@ -25,11 +25,16 @@ _SHORT = 20
 
 
 def check_file(
-    task: Task, path: Path, chosen: Mapping[str, str], encoding: str | None = None
+    task: Task,
+    path: Path,
+    chosen: Mapping[str, str],
+    encoding: str | None = None,
+    is_held_out: bool = False,
 ) -> tuple[list[Example], Report]:
     """The usable examples of a file, each text once, and the report; where that refuses, no examples.
 
-    `chosen` are columns by part, as told. Raises FileNotFoundError.
+    `chosen` are columns by part, as told; `is_held_out` says that these rows are to be tested on only, of which a few
+    of a few labels are enough. Raises FileNotFoundError.
     """
     report = Report(str(path))
     table = read_table(path, report, encoding)
@@ -50,11 +55,13 @@ def check_file(
         examples = _without_contradictions(examples, columns["label"], report)
     report.weigh()
     examples = _each_once(examples, report)
-    _CHECKS[task](examples, columns, report)
-    if len(examples) < FEWEST_ROWS[task]:
-        told = f"{len(examples)} usable rows; at least {FEWEST_ROWS[task]} are needed"
+    if not is_held_out:
+        _CHECKS[task](examples, columns, report)
+    fewest = 1 if is_held_out else FEWEST_ROWS[task]
+    if len(examples) < fewest:
+        told = f"{len(examples)} usable rows; at least {fewest} are needed"
         report.refuse("too few rows", told)
-    report.facts.append(f"{len(examples)} rows to train and test on")
+    report.facts.append(f"{len(examples)} rows to {'test on' if is_held_out else 'train and test on'}")
     return ([] if report.is_refused else examples), report
 
 
