@@ -150,7 +150,7 @@ def _limits(plan: Plan) -> list[str]:
     if plan.task == "classification":
         lines += [
             f"- Texts were cut at {plan.max_length} tokens. Whatever it is asked, it answers with one of its labels.",
-            "- Its probabilities were calibrated on the development rows by one temperature, folded into the last layer.",
+            "- Its probabilities were calibrated on the development rows by one temperature, now in the last layer.",
         ]
     elif plan.task == "qa":
         lines += ["- It copies answers out of the text; every training question had one."]
