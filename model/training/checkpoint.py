@@ -107,6 +107,13 @@ def drop_checkpoints(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def drop_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed was just writing under `folder`."""
+    for pattern in (".writing-*", ".replaced-*", ".*.writing"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 class AtomicFolder:
     """A folder that appears under its name with all its files, or not at all."""
 

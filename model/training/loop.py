@@ -105,13 +105,8 @@ class _Stage:
     def __init__(
         self, model: Transformer, objective: Objective, schedule: Schedule, run: Path, ranks: Ranks
     ) -> None:
-        self.model, self.objective, self.schedule, self.folder, self.ranks = (
-            model,
-            objective,
-            schedule,
-            run,
-            ranks,
-        )
+        self.model, self.objective, self.schedule = model, objective, schedule
+        self.folder, self.ranks = run, ranks
         torch.manual_seed(schedule.seed)
         parameters = trainable(model)
         self.state = TrainingState(parameters, build_optimizer(parameters, schedule))
@@ -119,7 +114,8 @@ class _Stage:
             self.state.average = WeightAverage(parameters, schedule.average)
         if schedule.validate_every:
             self.state.best = BestWeights(schedule.choose_by, schedule.patience)
-        load_checkpoint(run, self.state)
+        is_resumed = load_checkpoint(run, self.state)
+        self.saved_step = self.state.at.step if is_resumed else -1
         num_batches = len(_batches(objective, schedule, 0))
         total = max(1, schedule.max_epochs * num_batches // (schedule.accumulation * ranks.size))
         self.total_steps = min(total, schedule.max_steps or total)
@@ -214,9 +210,10 @@ class _Stage:
         log.write(step=state.at.step, **{f"dev_{name}": value for name, value in scores.items()})
 
     def _save(self, log: "_Log") -> None:
-        if self.ranks.is_first:
+        if self.ranks.is_first and self.saved_step != self.state.at.step:
             log.flush()
             save_checkpoint(self.folder, self.state)
+            self.saved_step = self.state.at.step
 
     def _finish(self, log: "_Log") -> dict[str, float]:
         """Leaves the weights to keep in the model, in eval mode."""

@@ -21,7 +21,7 @@ from model.training.own_data.columns import PARTS
 from model.training.own_data.examples import Example
 from model.training.own_data.learner import Learner, Setting
 from model.training.own_data.pairs import PairWriter
-from model.training.own_data.plan import KINDS, WORK, Plan, choose_length, longest, with_defaults
+from model.training.own_data.plan import KINDS, PLAN, WORK, Plan, choose_length, longest, with_defaults
 from model.training.own_data.report import Report
 from model.training.own_data.running_text import TextWriter
 from model.training.own_data.split import Split, split
@@ -95,8 +95,8 @@ def plan_run(options: argparse.Namespace) -> Plan:
     Raises Refused, and CheckpointError for options and bases that do not fit.
     """
     plan = _asked(options, ("task", "data", "base", "out"))
-    if options.out.is_dir() and any(options.out.iterdir()):
-        has_run = (options.out / WORK).is_dir()
+    has_run = (options.out / WORK / PLAN).is_file()
+    if has_run or (options.out.is_dir() and any(path.name != WORK for path in options.out.iterdir())):
         hint = "go on with its run by --resume, or choose another" if has_run else "choose another"
         raise CheckpointError(f"{options.out} is not empty: {hint}")
     data = _read(plan)

@@ -17,7 +17,7 @@ from model.config import CheckpointError, TransformerConfig
 from model.families import published_name
 from model.heads import HEADS, fresh_head
 from model.loading import load_model
-from model.training.checkpoint import drop_checkpoints, write_json
+from model.training.checkpoint import drop_checkpoints, drop_leftovers, write_json
 from model.training.curve import draw_loss_curve
 from model.training.loop import Interrupted, train
 from model.training.own_data.card import Outcome, write_card
@@ -112,6 +112,8 @@ class _Run:
         if (self.work / _RESULT).is_file():
             self._say(f"{self.out} is finished:\n  {serve_line(self.plan, self.out)}")
             return 0
+        if self._ranks.is_first:
+            drop_leftovers(self.work)
         torch.set_num_threads(self.plan.threads)
         prepared = prepare(self.plan)
         parts = prepared.parts
