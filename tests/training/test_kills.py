@@ -46,7 +46,7 @@ def test_a_run_that_is_killed_ten_times_ends_as_one_that_is_not(command: list[st
         process.join()
         words = ["train", "--resume", *often]
     assert 0 < newest(out) < len(losses(whole))
-    assert main(words) == 0
+    assert main(words[:-2]) == 0
     assert losses(out) == losses(whole)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert not list(out.rglob(".*"))
