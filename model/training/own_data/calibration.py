@@ -39,7 +39,7 @@ def fold_temperature(model: Transformer, head: str, temperature: float) -> None:
     module = model.heads[head]
     assert isinstance(module, SequenceClassHead)
     for parameter in module.classifier.parameters():
-        parameter /= temperature
+        parameter.div_(temperature)
 
 
 def calibration_error(logits: Tensor, expected: Sequence[int]) -> float:

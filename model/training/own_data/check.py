@@ -79,7 +79,7 @@ def _without_contradictions(examples: Sequence[Example], column: str, report: Re
     by_text: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in examples:
         by_text[_key(example)].append(example)
-    bad = set()
+    bad: set[int] = set()
     for same in by_text.values():
         first = same[0]
         others = [other for other in same if other.output != first.output]
