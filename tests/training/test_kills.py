@@ -1,5 +1,6 @@
 """Runs that are killed, and runs of several processes: both end as one that nothing happened to."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -18,15 +19,22 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_KILLS = 10
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    root = tmp_path_factory.mktemp("data")
-    base = write_checkpoints(root / "bases")["sentences"]
-    data = write_data(root, "classification")
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_checkpoints(tmp_path / "bases")["sentences"]
+
+
+@pytest.fixture
+def command(base: Path, tmp_path: Path) -> list[str]:
+    data = write_data(tmp_path, "classification")
     return ["train", "--task", "classification", "--data", str(data), "--base", str(base), "--batch", "4"]
 
 
-def test_a_run_that_is_killed_ten_times_ends_as_one_that_is_not(command: list[str], tmp_path: Path) -> None:
+def test_a_run_that_is_killed_ten_times_ends_as_one_that_is_not(
+    command: list[str], base: Path, tmp_path: Path
+) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.1}))  # so that it draws
     arguments = [*command, "--epochs", "25", "--patience", "0", "--validate-every", "5"]
     whole, out = tmp_path / "whole", tmp_path / "killed"
     assert main([*arguments, "--out", str(whole)]) == 0
