@@ -15,6 +15,7 @@ from model.training.base import import_base, published_folder
 from model.training.checkpoint import write_json
 from model.training.config import RECIPES, Recipe
 from model.training.evaluate import evaluate
+from model.training.loop import Diverged
 from model.training.own_data.arguments import add_train_command
 from model.training.own_data.run import run as run_own_data
 from model.training.stages import run_stage
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         return int(options.run(options))
-    except (CheckpointError, FileNotFoundError) as fault:
+    except (CheckpointError, Diverged, FileNotFoundError) as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
 

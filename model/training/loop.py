@@ -7,6 +7,7 @@ objective's business, where weights come from and go to is the command's.
 import contextlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,6 +57,10 @@ class Objective(Protocol):
 
 class Interrupted(Exception):
     """Training was asked to stop, and has: all of it is in a checkpoint. The message says how far it came."""
+
+
+class Diverged(Exception):
+    """The loss is no number any more; the message is one line that says what to do."""
 
 
 def device_of(model: Transformer) -> torch.device:
@@ -174,6 +179,9 @@ class _Stage:
             own = (loss, num_predictions, num_tokens, time.monotonic() - started, should_stop())
             loss, predictions, tokens, seconds, wants_stop = ranks.sums(own, device_of(self.model))
             loss, seconds = loss / ranks.size, seconds / ranks.size
+            if not math.isfinite(loss):
+                told = "the loss is no number; a lower --learning-rate may help"
+                raise Diverged(f"{self.folder}: step {at.step + 1}: {told}")
             norm = clip_gradients(state.parameters.values(), schedule.max_gradient_norm)
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)

@@ -63,14 +63,16 @@ class PairLoss:
 
     @torch.no_grad()
     def __call__(self, model: Transformer) -> dict[str, float]:
-        """The mean loss in nats a target token."""
+        """The mean loss in nats a target token; nothing where there are no pairs."""
+        if not self._pairs:
+            return {}
         total, count = 0.0, 0
         lengths: list[tuple[int, ...]] = [(len(source), len(target)) for source, target in self._pairs]
         for batch in bucketed_batches(lengths, 4096, 64, 0):
             tensors = text_to_text_batch([self._pairs[index] for index in batch], self._start, self._pad)
             loss, size = text_to_text_loss(model, on_device(tensors, model), 0.0, adapter=self._adapter)
             total, count = total + float(loss) * size, count + size
-        return {"loss": total / max(1, count)}
+        return {"loss": total / count}
 
 
 def translate(

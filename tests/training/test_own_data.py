@@ -207,6 +207,28 @@ def test_rows_to_test_on_are_never_trained_on(
     assert "32 rows to train on, 4 to choose by, 4 to test on" in told
 
 
+def test_a_run_may_do_without_rows_to_choose_by_and_to_test_on(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    assert main(command("classification", bases, tmp_path, "--dev-share", "0", "--test-share", "0")) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "nothing is known of how well it does" in card
+    assert "were not calibrated" in card
+    rows = [{"question": f"{i}?", "context": "one text for all: red", "answer": "red"} for i in range(12)]
+    arguments = command("qa", bases, tmp_path / "one context")
+    (tmp_path / "one context" / "qa.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(arguments) == 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--learning-rate", "1e30", "--warmup-steps", "1")
+    assert main(command("classification", bases, tmp_path, *flags)) == 2
+    assert "the loss is no number; a lower --learning-rate may help" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
 def test_a_resumed_run_wants_the_same_data(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,7 +91,7 @@ def write_card(
         "",
         "## Limits",
         "",
-        *_limits(plan),
+        *_limits(plan, is_calibrated="temperature" in outcome.facts),
     ]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -141,7 +141,7 @@ def _scores(plan: Plan, parts: Split, outcome: Outcome, results: Results | None)
     return lines
 
 
-def _limits(plan: Plan) -> list[str]:
+def _limits(plan: Plan, is_calibrated: bool) -> list[str]:
     lines = [
         "- It knows the kind of text that is in its data and no other; the test rows are of that kind too, so texts",
         "  from elsewhere will score lower.",
@@ -150,7 +150,9 @@ def _limits(plan: Plan) -> list[str]:
     if plan.task == "classification":
         lines += [
             f"- Texts were cut at {plan.max_length} tokens. Whatever it is asked, it answers with one of its labels.",
-            "- Its probabilities were calibrated on the development rows by one temperature, now in the last layer.",
+            "- Its probabilities were calibrated on the development rows by one temperature, now in the last layer."
+            if is_calibrated
+            else "- Its probabilities were not calibrated: there were no development rows.",
         ]
     elif plan.task == "qa":
         lines += ["- It copies answers out of the text; every training question had one."]

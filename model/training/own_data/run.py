@@ -133,7 +133,7 @@ class _Run:
             dev = train(
                 model,
                 objective,
-                self.plan.schedule,
+                self.plan.schedule if parts.dev else replace(self.plan.schedule, validate_every=0),
                 self.work,
                 checkpoint_minutes=self._checkpoint_minutes,
                 should_stop=should_stop,

@@ -98,7 +98,7 @@ def _decode(data: bytes, encoding: str | None, report: Report) -> str:
 
 
 def _read_csv(text: str, report: Report) -> Table:
-    header = text.split("\n", 1)[0]
+    header = text.lstrip("\r\n").split("\n", 1)[0]
     counts = {delimiter: header.count(delimiter) for delimiter in _DELIMITERS}
     best = max(counts, key=lambda delimiter: counts[delimiter])
     return _read_delimited(text, best if counts[best] else ",", report)
@@ -117,11 +117,11 @@ def _read_delimited(text: str, delimiter: str, report: Report) -> Table:
     try:
         for fields in reader:
             number, line = number + 1, reader.line_num + 1
-            if number == 1:
-                columns = _header(fields, report)
-                continue
             if not any(value.strip() for value in fields):
                 report.warn("blank rows", number, "", "nothing in it")
+                continue
+            if not columns:
+                columns = _header(fields, number, report)
                 continue
             report.num_rows += 1
             if len(fields) == len(columns):
@@ -136,11 +136,11 @@ def _read_delimited(text: str, delimiter: str, report: Report) -> Table:
     return Table(columns, rows)
 
 
-def _header(fields: Sequence[str], report: Report) -> list[str]:
+def _header(fields: Sequence[str], number: int, report: Report) -> list[str]:
     columns = [name.strip() for name in fields]
     for name, count in Counter(columns).items():
         if count > 1:
-            report.refuse("two columns of one name", f"{count} columns are called {name!r}", 1, name)
+            report.refuse("two columns of one name", f"{count} columns are called {name!r}", number, name)
     return columns
 
 
