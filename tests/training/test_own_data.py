@@ -22,6 +22,7 @@ from model.loading import load_model
 from model.tokenization import Tokenizer
 from model.training import loop
 from model.training.__main__ import main
+from model.training.own_data import classifier
 from model.training.own_data.columns import Task
 from model.training.own_data.plan import Plan
 from tests.e2e.checkpoints import write_checkpoints
@@ -89,18 +90,25 @@ def test_every_task_leaves_a_folder_to_serve(task: Task, bases: dict[str, Path],
     assert json.loads((out / "training" / "result.json").read_text())["test"]
 
 
-def test_a_served_classifier_is_the_one_that_was_calibrated(bases: dict[str, Path], tmp_path: Path) -> None:
-    assert main(command("classification", bases, tmp_path, "--epochs", "3")) == 0
-    out = tmp_path / "out"
-    result = json.loads((out / "training" / "result.json").read_text())
-    assert result["facts"]["temperature"] != 1.0
-    model = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
-    assert model.config.id2label == {0: "cold", 1: "warm"}
-    ids = torch.tensor([Tokenizer.from_folder(out).encode("red 4").ids])
-    ours = load_model(out, torch.float32)
-    with torch.no_grad():
-        hidden = ours.encode_padded(ids, torch.ones_like(ids, dtype=torch.bool))
-        assert torch.allclose(ours.classify(hidden[:, 0]), model(input_ids=ids).logits, atol=1e-5)
+def test_a_classifier_is_calibrated_in_its_weights(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = {}
+    for temperature in (1.0, 2.0):
+        monkeypatch.setattr(classifier, "find_temperature", lambda *_, t=temperature: t)
+        out = tmp_path / str(temperature)
+        assert main([*command("classification", bases, tmp_path), "--out", str(out)]) == 0
+        result = json.loads((out / "training" / "result.json").read_text())
+        assert result["facts"]["temperature"] == temperature
+        model = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
+        assert model.config.id2label == {0: "cold", 1: "warm"}
+        ids = torch.tensor([Tokenizer.from_folder(out).encode("red 4").ids])
+        ours = load_model(out, torch.float32)
+        with torch.no_grad():
+            logits[temperature] = model(input_ids=ids).logits
+            hidden = ours.encode_padded(ids, torch.ones_like(ids, dtype=torch.bool))
+            assert torch.allclose(ours.classify(hidden[:, 0]), logits[temperature], atol=1e-5)
+    assert torch.allclose(logits[1.0], 2.0 * logits[2.0], atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
