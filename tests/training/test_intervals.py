@@ -24,6 +24,12 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
     assert wider.high - wider.low > 1.5 * (score.high - score.low)
 
 
+def test_rows_that_are_all_right_do_not_prove_that_all_others_are() -> None:
+    score = mean_score("accuracy", [100.0] * 30)
+    assert score.low == pytest.approx(88.43, abs=0.01)  # 0.8843 ** 30 = 0.025
+    assert (score.value, score.high) == (100.0, 100.0)
+
+
 def test_macro_f1_of_chosen_rows_is_that_of_the_metrics() -> None:
     draw = np.random.default_rng(3)
     expected, predicted = draw.integers(4, size=50).tolist(), draw.integers(4, size=50).tolist()

@@ -30,11 +30,18 @@ def mean_score(name: str, values: Sequence[float]) -> Score:
 
 
 def resampled(name: str, statistic: Callable[[Indices], float], num_rows: int) -> Score:
-    """Any statistic of chosen rows, of which some come more than once and others not at all."""
+    """Any statistic in per cent of chosen rows, of which some come more than once and others not at all.
+
+    Where not one row is wrong, resampling sees no error at all; then the lower end is what is sure of so many rows
+    without an error (Clopper and Pearson 1934).
+    """
     draw = np.random.default_rng(0)
     many = [statistic(draw.integers(num_rows, size=num_rows)) for _ in range(NUM_RESAMPLES)]
     low, high = np.percentile(many, [2.5, 97.5])
-    return Score(name, statistic(np.arange(num_rows)), float(low), float(high))
+    value = statistic(np.arange(num_rows))
+    if value == low == 100.0:
+        low = 100.0 * 0.025 ** (1 / num_rows)
+    return Score(name, value, float(low), float(high))
 
 
 def macro_f1_of(

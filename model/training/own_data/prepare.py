@@ -85,7 +85,7 @@ def check_only(options: argparse.Namespace) -> int:
     print(data.told)
     if plan.epochs:
         told = f"{plan.epochs} epochs at most, batches of {plan.batch}, learning rate {plan.learning_rate:g}"
-        print(f"with {plan.base}: {told}, {plan.max_length} tokens")
+        print(f"with {options.base}: {told}, {plan.max_length} tokens")
     return 2 if data.is_refused else 0
 
 
