@@ -31,7 +31,7 @@ def test_the_example_runs_as_it_is_told(
     write_tickets()
     assert check[:2] == train[:2] == ["quartet", "train"]
     assert main(check[1:]) == 0
-    assert "200 rows; columns: text, label = queue" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("tickets.csv\n  200 rows; columns: text, label = queue\n")
     assert main([*train[1:], "--max-steps", "2", "--test-share", "0.03", "--dev-share", "0.03"]) == 0
     assert f"serve it with:\n  {shlex.join(serve)}" in capsys.readouterr().err
     served = read_served("tickets", tmp_path / "tickets")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model.training.own_data.columns import Task, find_columns
 from model.training.own_data.examples import Example, read_examples
-from model.training.own_data.report import Report, quoted
+from model.training.own_data.report import Report, quoted, shown
 from model.training.own_data.table import read_table
 
 FEWEST_ROWS: Mapping[Task, int] = {
@@ -36,7 +36,7 @@ def check_file(
     `chosen` are columns by part, as told; `is_held_out` says that these rows are to be tested on only, of which a few
     of a few labels are enough. Raises FileNotFoundError.
     """
-    report = Report(str(path))
+    report = Report(shown(path))
     table = read_table(path, report, encoding)
     columns = find_columns(task, table.columns, chosen, report) if table.columns else {}
     if report.is_refused:

@@ -22,7 +22,7 @@ from model.training.own_data.examples import Example
 from model.training.own_data.learner import Learner, Setting
 from model.training.own_data.pairs import PairWriter
 from model.training.own_data.plan import KINDS, PLAN, WORK, Plan, choose_length, longest, with_defaults
-from model.training.own_data.report import Report
+from model.training.own_data.report import Report, shown
 from model.training.own_data.running_text import TextWriter
 from model.training.own_data.split import Split, split
 from model.training.own_data.table import digest
@@ -85,7 +85,7 @@ def check_only(options: argparse.Namespace) -> int:
     print(data.told)
     if plan.epochs:
         told = f"{plan.epochs} epochs at most, batches of {plan.batch}, learning rate {plan.learning_rate:g}"
-        print(f"with {options.base}: {told}, {plan.max_length} tokens")
+        print(f"with {shown(Path(plan.base))}: {told}, {plan.max_length} tokens")
     return 2 if data.is_refused else 0
 
 

@@ -11,6 +11,7 @@ from model.loading import save_model
 from model.training.checkpoint import AtomicFolder, flush
 from model.training.own_data.learner import ADAPTER
 from model.training.own_data.plan import WORK, Plan
+from model.training.own_data.report import shown
 from model.transformer import Transformer
 
 _TAKEN_OVER = (
@@ -53,10 +54,9 @@ def serve_line(plan: Plan, out: Path) -> str:
     if not plan.lora:
         return f"quartet serve --model {shlex.quote(f'{name}={out}')}"
     base = Path(plan.base)
-    shown = base.relative_to(Path.cwd()) if base.is_relative_to(Path.cwd()) else base
     below = _served_name(base)
     adapter = shlex.quote(f"{name}={below}:{out}")
-    return f"quartet serve --model {shlex.quote(f'{below}={shown}')} --adapter {adapter}"
+    return f"quartet serve --model {shlex.quote(f'{below}={shown(base)}')} --adapter {adapter}"
 
 
 def _served_name(folder: Path) -> str:

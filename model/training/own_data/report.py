@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Severity = Literal["refused", "left out", "warning"]
@@ -100,6 +101,11 @@ class Report:
 
     def _note(self, severity: Severity, title: str, place: Place) -> None:
         self.findings.setdefault(title, Finding(severity, title)).places.append(place)
+
+
+def shown(path: Path) -> str:
+    """A path as one would give it here: short where it is below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def quoted(text: str) -> str:
