@@ -76,7 +76,7 @@ def replace_head(model: Transformer, config: TransformerConfig) -> None:
 
 
 class StopRequest:
-    """Whether Ctrl-C or SIGTERM asked to stop; a second one ends the process at once."""
+    """Whether Ctrl-C or SIGTERM asked to stop; the same once more ends the process at once."""
 
     def __init__(self) -> None:
         self._is_asked = False
@@ -95,9 +95,12 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(
+            number, self._before[number]
+        )  # torchrun adds a SIGTERM to a Ctrl-C: that is no second one
+        if not self._is_asked:
+            print("\nstopping after this step; once more to stop at once", file=sys.stderr)
         self._is_asked = True
-        self.__exit__()
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
 
 class _Run:
