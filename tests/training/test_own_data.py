@@ -161,7 +161,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert told in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (out / "config.json").exists()
+    (out / "training" / ".writing-of-one-that-was-killed").mkdir()
+    (out / "training" / ".log.jsonl.writing").touch()
     assert main(["train", "--resume", "--out", str(out)]) == 0
+    assert not list(out.rglob(".*"))
     assert losses(out) == losses(whole)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert main(["train", "--resume", "--out", str(out)]) == 0
