@@ -100,6 +100,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     _add_guard_flags(serve_)
     _add_checkpoint_commands(commands)
+    _add_train_command(commands)
     _add_key_command(commands)
     _add_bench_command(commands)
     return parser
@@ -142,6 +143,14 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
     )
     download.add_argument("name", metavar="ORG/REPO[@REVISION]", help="branch, tag or commit (main)")
     download.add_argument("--to", metavar="DIR", help="instead of the cache that all of HF's tools share")
+
+
+def _add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Everything behind `train` is read by `model.training`: no word of it is taken for a flag here."""
+    train = commands.add_parser(
+        "train", help="train on a file of your own", add_help=False, prefix_chars="\0", allow_abbrev=False
+    )
+    train.add_argument("words", nargs="*")
 
 
 def _add_key_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from app.commands import info
 
             return info.run(**arguments)
+        if command == "train":
+            from app.commands import train
+
+            train.run(**arguments)
         if command == "key":
             from app.commands import key
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
 from model.families import published_name, read_adapter_config, read_json, to_hf_config
-from model.heads import HEADS, pack_head, scores_words
+from model.heads import HEADS, fresh_head, pack_head, scores_words
 from model.layers.linear import Linear, LowRank, Update
 from model.layers.packed import ServedWeight
 from model.loading import check_weight
@@ -55,7 +55,7 @@ def add_adapter(
         module.adapters[name] = low_rank.to(model.embeddings.words.weight.device)
         trainable += low_rank.parameters()
     if config.head in HEADS:
-        model.heads[name] = _fresh_head(config)
+        model.heads[name] = fresh_head(config)
         trainable += model.heads[name].parameters()
     return trainable
 
@@ -213,7 +213,7 @@ def _read_updates(
 def _load_head(
     config: TransformerConfig, name: str, left: dict[str, Tensor], folder: Path, like: Tensor
 ) -> nn.Module:
-    head = _fresh_head(config).to(like.device, like.dtype)
+    head = fresh_head(config).to(like.device, like.dtype)
     for leaf, parameter in head.named_parameters():
         published = published_name(f"heads.{name}.{leaf}", config)
         value = left.pop(published, None)
@@ -221,16 +221,6 @@ def _load_head(
             raise CheckpointError(f"{folder / WEIGHTS}: {published} is missing or has another shape")
         parameter.data = value
     return head.eval().requires_grad_(False)
-
-
-def _fresh_head(config: TransformerConfig) -> nn.Module:
-    head = HEADS[config.head](config)
-    for module in head.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=config.initializer_range)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return head
 
 
 def _target_pattern(targets: set[str]) -> str:

@@ -149,6 +149,17 @@ HEADS: Mapping[Head, Callable[[TransformerConfig], nn.Module]] = {
 """The heads of encoders. A decoder's LM head is a projection that `Transformer` holds itself."""
 
 
+def fresh_head(config: TransformerConfig) -> nn.Module:
+    """The head of `config` with random weights."""
+    head = HEADS[config.head](config)
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return head
+
+
 def scores_words(head: nn.Module) -> bool:
     """Whether it scores words by the model's table."""
     return any(isinstance(part, MaskedLMHead) and part.projection is None for part in head.modules())
