@@ -116,40 +116,17 @@ async def serve(settings: Settings) -> int:
 
 def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
     # half a second that the engine process need not wait for
-    from app.main import (
-        Adapter,
-        ConnectionLimits,
-        Connections,
-        Guard,
-        Limits,
-        Rates,
-        Shelf,
-        allowed_connections,
-        create_app,
-        loopback_hosts,
-    )
+    from app.main import ConnectionLimits, Connections, allowed_connections, build_app, loopback_hosts
 
     num_connections = allowed_connections(settings.max_connections)
     if num_connections < settings.max_connections:
         _say(f"warning: at most {num_connections} connections, by the limit on open files (ulimit -n)")
     bounds = ConnectionLimits(settings.head_timeout, settings.write_timeout, num_connections)
-    limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     hosts = settings.allowed_hosts
     if hosts is None and _is_loopback(settings.host):
         hosts = loopback_hosts(settings.host)
-    rates = Rates(settings.rate_limit_requests, settings.rate_limit_tokens)
-    app = create_app(
-        registry,
-        limits,
-        Guard(keys, hosts, rates),
-        shelf=Shelf(
-            {one.name: Adapter(one.base, one.folder) for one in settings.adapters}, settings.model_root
-        ),
-        cors_origins=settings.cors_origins,
-        logs_prompts=settings.log_prompts,
-    )
     return uvicorn.Config(
-        app,
+        build_app(registry, settings, keys, hosts),
         http=Connections(bounds, registry.metrics).protocol,  # type: ignore[arg-type]  # makes one, like a class
         ws="none",
         lifespan="off",

@@ -1,4 +1,5 @@
-"""create_app(): routes, what surrounds them, the error handlers, the OpenAPI description. No logic."""
+"""create_app(): routes, what surrounds them, the error handlers, the OpenAPI description; build_app(): the same by the
+settings. No logic."""
 
 from collections.abc import Sequence
 
@@ -24,17 +25,17 @@ from app.api.routes import (
     tasks,
 )
 from app.api.shelf import Adapter, Shelf
+from app.config import Settings
 from app.registry import Registry
+from app.security import KeyRing
 
 __all__ = [
-    "Adapter",
     "ConnectionLimits",
     "Connections",
     "Guard",
     "Limits",
-    "Rates",
-    "Shelf",
     "allowed_connections",
+    "build_app",
     "create_app",
     "loopback_hosts",
 ]
@@ -86,3 +87,20 @@ def create_app(
         )
     app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout)
     return app
+
+
+def build_app(
+    registry: Registry, settings: Settings, keys: KeyRing | None, hosts: Sequence[str] | None
+) -> FastAPI:
+    """The application as the settings want it, for requests with one of these keys (None: anybody's) that mean one of
+    these `hosts` (None: any)."""
+    return create_app(
+        registry,
+        Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout),
+        Guard(keys, hosts, Rates(settings.rate_limit_requests, settings.rate_limit_tokens)),
+        shelf=Shelf(
+            {one.name: Adapter(one.base, one.folder) for one in settings.adapters}, settings.model_root
+        ),
+        cors_origins=settings.cors_origins,
+        logs_prompts=settings.log_prompts,
+    )
