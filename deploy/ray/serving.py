@@ -56,7 +56,7 @@ class Options(BaseModel):
 class Replica:
     """One engine process and the application over it; what `quartet serve` is but for the connections."""
 
-    async def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logs.configure(settings.log_format)
         settings = await asyncio.to_thread(with_folders, settings, fetch)
         metrics = Metrics(read_version())

@@ -132,6 +132,6 @@ def test_what_the_application_raises_is_raised() -> None:
 
 
 def test_what_travels_can_travel() -> None:
-    scope = generate() | {"state": {"lock": asyncio.Lock()}, "app": FastAPI()}
+    scope = {**generate(), "state": {"lock": asyncio.Lock()}, "app": FastAPI()}
     assert portable(scope) == generate()
     assert pickle.loads(pickle.dumps(portable(scope))) == generate()

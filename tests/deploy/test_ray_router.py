@@ -23,7 +23,7 @@ NAMES = [f"replica{number}" for number in range(5)]
 def choose(lengths: Mapping[str, int], max_lead: int = 4, **call: Any) -> list[list[str]]:
     """The ranks, for a call to replicas with so many requests."""
     replicas = [SimpleNamespace(replica_id=SimpleNamespace(unique_id=name)) for name in NAMES]
-    router = SimpleNamespace(
+    router: Any = SimpleNamespace(
         _max_lead=max_lead,
         _length=lambda replica: lengths.get(replica.replica_id.unique_id, 0),
     )
