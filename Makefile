@@ -32,7 +32,7 @@ serve: $(RUNTIME)
 	$(BIN)/quartet serve $(ARGS)
 
 test: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-ray: $(RAY)
 	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/deploy $(ARGS)
