@@ -165,12 +165,9 @@ def _server_config(
         ConnectionLimits,
         Connections,
         Door,
-        Guard,
-        Limits,
-        Rates,
-        Shelf,
         allowed_connections,
-        create_app,
+        build_app,
+        build_guard,
         loopback_hosts,
     )
 
@@ -178,25 +175,14 @@ def _server_config(
     if num_connections < settings.max_connections:
         _say(f"warning: at most {num_connections} connections, by the limit on open files (ulimit -n)")
     bounds = ConnectionLimits(settings.head_timeout, settings.write_timeout, num_connections)
-    limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     hosts = settings.allowed_hosts
     if hosts is None and _is_loopback(settings.host):
         hosts = loopback_hosts(settings.host)
-    rates = Rates(settings.rate_limit_requests, settings.rate_limit_tokens)
-    guard = Guard(keys, hosts, rates)
-    app = create_app(
-        registry,
-        limits,
-        guard,
-        shelf=Shelf(settings.model_root),
-        cors_origins=settings.cors_origins,
-        logs_prompts=settings.log_prompts,
-        tracing=tracing,
-    )
+    guard = build_guard(settings, keys, hosts)
     door = Door(registry, guard, settings.max_timeout, is_traced=tracing is not None)
     connections = Connections(bounds, registry.metrics, door.refuse)
     return uvicorn.Config(
-        app,
+        build_app(registry, settings, guard, tracing),
         http=connections.protocol,  # type: ignore[arg-type]  # makes one, like a class
         ws="none",
         lifespan="off",

@@ -1,4 +1,5 @@
-"""create_app(): routes, what surrounds them, the error handlers, the OpenAPI description. No logic."""
+"""create_app(): routes, what surrounds them, the error handlers, the OpenAPI description; build_app(): the same by the
+settings. No logic."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,7 +27,9 @@ from app.api.routes import (
     tasks,
 )
 from app.api.shelf import Shelf
+from app.config import Settings
 from app.registry import Registry
+from app.security import KeyRing
 
 if TYPE_CHECKING:
     from app.tracing import Tracing
@@ -37,9 +40,9 @@ __all__ = [
     "Door",
     "Guard",
     "Limits",
-    "Rates",
-    "Shelf",
     "allowed_connections",
+    "build_app",
+    "build_guard",
     "create_app",
     "loopback_hosts",
 ]
@@ -101,3 +104,23 @@ def create_app(
         )
     app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout, tracing=tracing)
     return app
+
+
+def build_guard(settings: Settings, keys: KeyRing | None, hosts: Sequence[str] | None) -> Guard:
+    """For requests with one of these keys (None: anybody's) that mean one of these `hosts` (None: any)."""
+    return Guard(keys, hosts, Rates(settings.rate_limit_requests, settings.rate_limit_tokens))
+
+
+def build_app(
+    registry: Registry, settings: Settings, guard: Guard, tracing: "Tracing | None" = None
+) -> FastAPI:
+    """The application as the settings want it."""
+    return create_app(
+        registry,
+        Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout),
+        guard,
+        shelf=Shelf(settings.model_root),
+        cors_origins=settings.cors_origins,
+        logs_prompts=settings.log_prompts,
+        tracing=tracing,
+    )
