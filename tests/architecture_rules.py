@@ -41,11 +41,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.logs": ("app.errors",),
     "app.security": ("app.errors",),
     "app.caller": (),
-    "app.config": LEAVES,
+    "app.config": ("app.models_file", *LEAVES),
+    "app.models_file": ("app.errors",),
+    "app.kept_files": (),
     "app.arguments": (),
     "app.cli": (
         *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
-        *(*LEAVES, *MODEL_FACTS),
+        *("app.kept_files", *LEAVES, *MODEL_FACTS),
     ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
     "app.commands": ("app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
