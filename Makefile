@@ -13,7 +13,7 @@ RECORDER := .venv-record/.packages
 KERNELS := $(wildcard model/kernels/*.cpp model/kernels/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: serve test check format train bench parity-record image clean help
+.PHONY: serve test check format docs train bench parity-record image clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test    the tests (ARGS='tests/engine -k scheduler')"
 	@echo "make check   formatter, linter, types"
 	@echo "make format  let the formatter and the linter mend what they can"
+	@echo "make docs    the pages of docs/ as a site, in build/site"
 	@echo "make train   python -m model.training (ARGS='finetune --recipe … --data …')"
 	@echo "make bench   the benchmarks in their short form (ARGS='--full')"
 	@echo "make parity-record   record anew what the parity tests are held against"
@@ -40,6 +41,10 @@ check: $(TOOLS)
 format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(TOOLS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html"
 
 train: $(TOOLS)
 	$(BIN)/python -m model.training $(if $(ARGS),$(ARGS),--help)
