@@ -31,7 +31,7 @@ serve: $(RUNTIME)
 	$(BIN)/quartet serve $(ARGS)
 
 test: $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check .
