@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"(?<=\]\()(\.\./[\w./-]+)(#[\w-]+)?(?=\))")
 _FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
-_LIST_BEHIND_TEXT = re.compile(r"^((?![-*|#>\s]|\d+\. ).+\n)(?=- )", re.MULTILINE)
+_LIST_BEHIND_TEXT = re.compile(r"^((?![-*+] |[|#>\s]|\d+\. ).+\n)(?=- )", re.MULTILINE)
 _HEAD = "---\nsearch: {exclude: true}\n---\n"
 _LANGUAGES = {".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".tpl": "yaml"}
 
