@@ -34,7 +34,7 @@ from app.tasks.qa import QA, Answer, QAOptions, Question
 from app.tasks.served import Served
 from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate
-from app.tasks.zero_shot import ZeroShot
+from app.tasks.zero_shot import ZeroShot, ZeroShotOptions
 
 
 async def classify(task: Classify, body: TextClassification, call: Call) -> Any:
@@ -48,13 +48,8 @@ async def classify(task: Classify, body: TextClassification, call: Call) -> Any:
 async def classify_zero_shot(task: ZeroShot, body: ZeroShotClassification, call: Call) -> Any:
     """The labels of the request with their scores, best first."""
     wanted = body.parameters
-    results = await task.run(
-        as_list(body.inputs),
-        wanted.candidate_labels,
-        call.usage,
-        multi_label=wanted.multi_label,
-        template=wanted.hypothesis_template,
-    )
+    options = ZeroShotOptions(wanted.multi_label, wanted.hypothesis_template)
+    results = await task.run(as_list(body.inputs), wanted.candidate_labels, call.usage, options)
     return results if isinstance(body.inputs, list) else results[0]
 
 

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,23 @@ _COSINE_SCALE = 20.0
 """What sentence-transformers multiplies cosines by before the softmax of its contrastive losses."""
 
 
+@dataclass(frozen=True)
+class ZeroShotOptions:
+    """How labels are weighed: against one another, or with `multi_label` each alone.
+
+    `template` has `{}` in the place of the label. `top_k` bounds how many of the best are told. `truncate` cuts texts
+    that are too long, never labels.
+    """
+
+    multi_label: bool = False
+    template: str | None = None
+    top_k: int | None = None
+    truncate: bool = False
+
+
+DEFAULTS = ZeroShotOptions()
+
+
 class ZeroShot(Task):
     """What every way of doing it promises; `method` is the word by which answers say which way it was."""
 
@@ -34,18 +52,20 @@ class ZeroShot(Task):
         texts: Sequence[str],
         labels: Sequence[str],
         usage: Usage,
-        *,
-        multi_label: bool = False,
-        template: str | None = None,
-        top_k: int | None = None,
-        truncate: bool = False,
+        options: ZeroShotOptions = DEFAULTS,
     ) -> list[list[Label]]:
         """The labels of each text, best first, at most `top_k`; scores are from 0 to 1.
 
         Scores of one text add up to 1 over all labels, unless with `multi_label` each label stands alone.
-        `template` has `{}` in the place of the label. Raises InvalidRequest for a template without it (`param`
-        "hypothesis_template"), and for a text or label too long; `truncate` cuts texts, never labels.
+        Raises InvalidRequest for a template without a place for the label (`param` "hypothesis_template"), and for a
+        text or label too long.
         """
+
+
+def check_number_of_pairs(num_texts: int, num_labels: int) -> None:
+    """For where each pair is a sequence. Raises InvalidRequest for more than `MAX_PAIRS`."""
+    if num_texts * num_labels > MAX_PAIRS:
+        raise InvalidRequest(f"texts times labels must not be over {MAX_PAIRS} for this model", "labels")
 
 
 def fill_template(template: str, labels: Sequence[str]) -> list[str]:
@@ -71,16 +91,12 @@ class NliZeroShot(ZeroShot):
         texts: Sequence[str],
         labels: Sequence[str],
         usage: Usage,
-        *,
-        multi_label: bool = False,
-        template: str | None = None,
-        top_k: int | None = None,
-        truncate: bool = False,
+        options: ZeroShotOptions = DEFAULTS,
     ) -> list[list[Label]]:
         """A softmax over the entailments of all labels; with `multi_label`, or one label, against contradiction."""
+        template, truncate = options.template, options.truncate
         hypotheses = fill_template(DEFAULT_TEMPLATE if template is None else template, labels)
-        if len(texts) * len(labels) > MAX_PAIRS:
-            raise InvalidRequest(f"texts times labels must not be over {MAX_PAIRS} for this model", "labels")
+        check_number_of_pairs(len(texts), len(labels))
         hypotheses = await shorten(self, hypotheses, "labels")
         texts = await shorten(self, texts, "text", truncate)
         pairs = [(text, hypothesis) for text in texts for hypothesis in hypotheses]
@@ -89,12 +105,12 @@ class NliZeroShot(ZeroShot):
         logits = rows.reshape(len(texts), len(labels), -1)
         entailment = _entailment(self.model.config.labels)
         assert entailment is not None, "fits() saw it"
-        if multi_label or len(labels) == 1:
+        if options.multi_label or len(labels) == 1:
             contradiction = 0 if entailment else len(self.model.config.labels) - 1
             scores = softmax(logits[:, :, [contradiction, entailment]])[:, :, 1]
         else:
             scores = softmax(logits[:, :, entailment])
-        return [rank(labels, row.tolist(), top_k) for row in scores]
+        return [rank(labels, row.tolist(), options.top_k) for row in scores]
 
 
 class EmbeddingZeroShot(ZeroShot):
@@ -116,24 +132,21 @@ class EmbeddingZeroShot(ZeroShot):
         texts: Sequence[str],
         labels: Sequence[str],
         usage: Usage,
-        *,
-        multi_label: bool = False,
-        template: str | None = None,
-        top_k: int | None = None,
-        truncate: bool = False,
+        options: ZeroShotOptions = DEFAULTS,
     ) -> list[list[Label]]:
         """A softmax over the scaled cosines; with `multi_label`, or one label, the cosines, those below 0 as 0.
 
         Labels stand alone unless a template is given: a sentence around them makes all of them alike.
         """
+        template = options.template
         prompts = list(labels) if template is None else fill_template(template, labels)
-        rows = await self._embed.read(texts, "text", truncate)
+        rows = await self._embed.read(texts, "text", options.truncate)
         rows += await self._embed.read(prompts, "labels")
         vectors = await self._embed.vectors(rows, usage)
         cosines = vectors[: len(texts)] @ vectors[len(texts) :].T  # [num_texts, num_labels]
-        is_alone = multi_label or len(labels) == 1
+        is_alone = options.multi_label or len(labels) == 1
         scores = np.clip(cosines, 0.0, 1.0) if is_alone else softmax(_COSINE_SCALE * cosines)
-        return [rank(labels, row.tolist(), top_k) for row in scores]
+        return [rank(labels, row.tolist(), options.top_k) for row in scores]
 
 
 def _entailment(labels: Sequence[str]) -> int | None:

@@ -14,7 +14,7 @@ from app.errors import InvalidRequest
 from app.tasks.base import Engine, TaskModel, Usage, softmax
 from app.tasks.classify import Label, rank
 from app.tasks.prompting import Prompter, generates
-from app.tasks.zero_shot import MAX_PAIRS, ZeroShot
+from app.tasks.zero_shot import DEFAULTS, ZeroShot, ZeroShotOptions, check_number_of_pairs
 from model.config import TransformerConfig
 
 _SCORED = SamplingParams(max_tokens=1, prompt_logprobs=0)
@@ -41,11 +41,7 @@ class GenerativeZeroShot(ZeroShot):
         texts: Sequence[str],
         labels: Sequence[str],
         usage: Usage,
-        *,
-        multi_label: bool = False,
-        template: str | None = None,
-        top_k: int | None = None,
-        truncate: bool = False,
+        options: ZeroShotOptions = DEFAULTS,
     ) -> list[list[Label]]:
         """A softmax over the labels' log-likelihoods, each the sum over its tokens behind the prompt; a lone label's
         likelihood.
@@ -53,17 +49,16 @@ class GenerativeZeroShot(ZeroShot):
         Not their mean: that is how likely the model is to say this label rather than another. A long label is less
         likely than a short one only where the model finds it so.
         """
-        if multi_label:
+        if options.multi_label:
             raise InvalidRequest(
                 f"{self.model.name!r} weighs labels against one another: none stands alone", "multi_label"
             )
-        if template is not None:
+        if options.template is not None:
             raise InvalidRequest(
                 f"{self.model.name!r} is asked by the prompt in models.toml, not by a hypothesis",
                 "hypothesis_template",
             )
-        if len(texts) * len(labels) > MAX_PAIRS:
-            raise InvalidRequest(f"texts times labels must not be over {MAX_PAIRS} for this model", "labels")
+        check_number_of_pairs(len(texts), len(labels))
         behind = " " if self._is_plain else ""
         tokenizer = self.model.tokenizer
         encoded = tokenizer.encode_batch([behind + label for label in labels], add_special_tokens=False)
@@ -71,7 +66,7 @@ class GenerativeZeroShot(ZeroShot):
         if not all(0 < len(ids) < self.model.room - 1 for ids in targets):
             raise InvalidRequest("has a label without tokens, or with too many", "labels")
         asked = [{"text": text, "labels": ", ".join(labels)} for text in texts]
-        if truncate:
+        if options.truncate:
             room = self._room(max(map(len, targets)))
             asked = [await self._prompter.shorten(places, room) for places in asked]
         requests = []
@@ -81,7 +76,7 @@ class GenerativeZeroShot(ZeroShot):
         sums = np.array(await self._likelihoods(requests, usage), dtype=np.float32)
         sums = sums.reshape(len(texts), len(labels))
         scores = softmax(sums) if len(labels) > 1 else np.exp(sums)
-        return [rank(labels, row.tolist(), top_k) for row in scores]
+        return [rank(labels, row.tolist(), options.top_k) for row in scores]
 
     async def _requests(
         self, places: Mapping[str, str], labels: Sequence[str], targets: Sequence[list[int]]

@@ -19,6 +19,7 @@ from app.errors import InvalidRequest
 from app.tasks.base import Usage
 from app.tasks.prompts import make_prompts
 from app.tasks.served import read_served
+from app.tasks.zero_shot import ZeroShotOptions
 from app.tasks.zero_shot_generative import GenerativeZeroShot
 from tests.engine.test_engine import make_engine
 from tests.parity.seeded import make_tokenizer
@@ -160,7 +161,9 @@ def test_a_text_that_is_too_long_is_refused_or_cut(checkpoint: Checkpoint) -> No
     with pytest.raises(InvalidRequest) as refused:
         asyncio.run(checkpoint.task.run([long], LABELS, Usage()))
     assert (refused.value.param, refused.value.code) == ("text", "too_long")
-    [ranked] = asyncio.run(checkpoint.task.run([long], LABELS, Usage(), truncate=True, top_k=2))
+    [ranked] = asyncio.run(
+        checkpoint.task.run([long], LABELS, Usage(), ZeroShotOptions(truncate=True, top_k=2))
+    )
     assert len(ranked) == 2
     request = checkpoint.engine.requests[-1]
     behind = 0 if checkpoint.is_encoder_decoder else len(request.target_ids) + 1
@@ -174,7 +177,7 @@ def test_what_it_cannot_do_is_refused_in_words(checkpoint: Checkpoint) -> None:
         "hypothesis_template": {"template": "It is {}."},
     }.items():
         with pytest.raises(InvalidRequest) as refused:
-            asyncio.run(run(["a"], LABELS, Usage(), **values))  # type: ignore[arg-type]
+            asyncio.run(run(["a"], LABELS, Usage(), ZeroShotOptions(**values)))  # type: ignore[arg-type]
         assert refused.value.param == param
     for labels in (["a", "the river " * 300], ["a"] * 4097):
         with pytest.raises(InvalidRequest) as refused:

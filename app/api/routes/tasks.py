@@ -37,7 +37,7 @@ from app.tasks.qa import QA, QAOptions, Question
 from app.tasks.summarize import Summarize
 from app.tasks.translate import Translate, TranslateOptions
 from app.tasks.translators import AUTO, Direction, Translators
-from app.tasks.zero_shot import ZeroShot
+from app.tasks.zero_shot import ZeroShot, ZeroShotOptions
 
 router = APIRouter(prefix="/v1", tags=["tasks"])
 
@@ -119,15 +119,8 @@ async def classify(body: ClassifyBody, desk: DeskDep) -> Response:
         )
         return desk.answer(results=results)
     zero_shot = desk.task(ZeroShot, body.model, body.timeout)
-    results = await zero_shot.run(
-        texts,
-        body.labels,
-        usage,
-        multi_label=body.multi_label is True,
-        template=body.hypothesis_template,
-        top_k=body.top_k,
-        truncate=truncate,
-    )
+    options = ZeroShotOptions(body.multi_label is True, body.hypothesis_template, body.top_k, truncate)
+    results = await zero_shot.run(texts, body.labels, usage, options)
     return desk.answer(results=results, method=zero_shot.method)
 
 
