@@ -14,7 +14,7 @@ RAY := .venv-ray/.packages
 KERNELS := $(wildcard model/kernels/*.cpp model/kernels/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: serve test test-ray check format train bench parity-record image clean help
+.PHONY: serve test test-ray check format docs train bench parity-record image clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test-ray    the tests that start Ray, in an environment of their own (.venv-ray)"
 	@echo "make check   formatter, linter, types"
 	@echo "make format  let the formatter and the linter mend what they can"
+	@echo "make docs    the pages of docs/ as a site, in build/site"
 	@echo "make train   python -m model.training (ARGS='finetune --recipe … --data …')"
 	@echo "make bench   the benchmarks in their short form (ARGS='--full')"
 	@echo "make parity-record   record anew what the parity tests are held against"
@@ -45,6 +46,10 @@ check: $(TOOLS)
 format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(TOOLS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html"
 
 train: $(TOOLS)
 	$(BIN)/python -m model.training $(if $(ARGS),$(ARGS),--help)

@@ -92,6 +92,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add("--max-body-bytes", type=int, metavar="BYTES", help="largest request body (16777216)")
     add("--max-timeout", type=float, metavar="SECONDS", help="longest a request may take (600)")
     add("--drain-timeout", type=float, metavar="SECONDS", help="for work in flight at the end (30)")
+    add("--cache-dir", metavar="DIR", help="for what is downloaded or compiled and kept (each library's own)")
     add("--log-format", choices=["text", "json"], help="of the log on stderr (text)")
     add(
         "--otlp-endpoint",

@@ -18,9 +18,17 @@ import uvicorn
 
 from app import logs
 from app.arguments import make_parser
-from app.config import Settings, load_settings, read_api_key, with_folders
+from app.config import (
+    Settings,
+    find_cache_dir,
+    load_settings,
+    read_api_key,
+    use_cache_dir,
+    with_folders,
+)
 from app.engine_setup import build_engine
 from app.errors import ConfigError, QuartetError
+from app.kept_files import prepare_folder
 from app.metrics import Metrics
 from app.registry import Registry, build_registry
 from app.security import KeyRing
@@ -46,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command == "download":
             from app.commands import download
 
+            _keep_files(find_cache_dir())
             return download.run(**arguments)
         if command == "info":
             from app.commands import info
@@ -64,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             arguments["api_key"] = arguments["api_key"] or read_api_key()
             return bench.run(read_version(), **arguments)
-        settings = with_folders(load_settings(arguments), _fetch)
+        settings = load_settings(arguments)
+        _keep_files(settings.cache_dir)
+        settings = with_folders(settings, _fetch)
         logs.configure(settings.log_format)
         return asyncio.run(serve(settings))
     except (ConfigError, CheckpointError) as error:
@@ -72,6 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     except KeyboardInterrupt:  # of a download; serving has its own way to stop
         return INTERRUPTED
+
+
+def _keep_files(folder: Path | None) -> None:
+    """Before any library that keeps files is imported."""
+    if folder is None:
+        return
+    use_cache_dir(folder)
+    fault = prepare_folder(folder)
+    if fault is not None:
+        _say(f"warning: {fault}")
 
 
 def _fetch(name: str) -> Path:

@@ -6,8 +6,7 @@ frozen object; components get the few fields they use, nobody stores the whole.
 
 import os
 import re
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
+from app.models_file import read_models_file
 from app.otlp import OtlpEndpoint, standard_endpoint
 
 PREFIX = "QUARTET_"
@@ -145,10 +145,13 @@ class Settings(_Frozen):
     log_prompts: bool = False
     model_root: Path | None = None
     """Models and adapters below may be loaded while the service runs."""
+    cache_dir: Path | None = None
+    """For what is fetched or compiled once and kept; None: each library's own place."""
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models", "prompts"}
-_TABLES = ("server", "defaults", "prompts", "models", "adapters")
+_FOLDERS = {"HF_HOME": "huggingface", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+"""Where other libraries look for a folder of theirs, and what it is called below `cache_dir`."""
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -160,7 +163,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
     given = {name: value for name, value in flags.items() if value is not None and value != []}
     variables = _read_environment(environ)
     file = given.pop("config", None) or variables.pop("config", None)
-    values = standard_endpoint(environ) | (_read_file(Path(file)) if file else {})
+    values = standard_endpoint(environ) | (read_models_file(Path(file), _SERVER_FIELDS) if file else {})
     for source, origin in ((variables, "the environment"), (given, "the command line")):
         models, adapters = source.pop("model", None), source.pop("adapter", None)
         if models is not None or adapters is not None:
@@ -200,6 +203,23 @@ def read_api_key(environ: Mapping[str, str] | None = None) -> str | None:
     return (os.environ if environ is None else environ).get(API_KEY) or None
 
 
+def find_cache_dir(environ: Mapping[str, str] | None = None) -> Path | None:
+    """What the environment says, for commands that have no other setting."""
+    text = (os.environ if environ is None else environ).get(f"{PREFIX}CACHE_DIR")
+    return Path(text) if text else None
+
+
+def use_cache_dir(folder: Path, environ: MutableMapping[str, str] | None = None) -> None:
+    """Has the libraries of this process and of those that it starts keep their files there.
+
+    Comes before they are imported. A variable of theirs that is set already stays as it is.
+    """
+    environ = os.environ if environ is None else environ
+    for name, below in _FOLDERS.items():
+        environ.setdefault(name, str(folder.absolute() / below))
+
+
+
 def zoo_models(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The `models` and `adapters` of the packaged zoo: what lies in `folder` complete, in the zoo's order."""
     models, adapters = [], []
@@ -233,48 +253,6 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             raise ConfigError(f"{key} is not a setting; see `quartet serve --help`")
         values[name] = text.replace(",", " ").split() if name in ("model", "adapter") else text
     return values
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            content = tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    unknown = set(content) - set(_TABLES)
-    if unknown:
-        raise ConfigError(f"{path}: unknown table {sorted(unknown)[0]!r}; known: {', '.join(_TABLES)}")
-    values = dict(_table(content, "server", path))
-    for name in values:
-        if name not in _SERVER_FIELDS:
-            raise ConfigError(f"{path}: [server] has no setting {name!r}")
-    for name in ("api_key_file", "model_root"):
-        if isinstance(values.get(name), str):
-            values[name] = path.parent / values[name]
-    values["default_models"] = _table(content, "defaults", path)
-    values["prompts"] = _table(content, "prompts", path)
-    for kind in ("models", "adapters"):
-        entries = _table(content, kind, path)
-        values[kind] = [_entry(kind, name, entry, path) for name, entry in entries.items()]
-    return values
-
-
-def _table(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    table = content.get(name, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: [{name}] must be a table")
-    return table
-
-
-def _entry(kind: str, name: str, entry: Any, path: Path) -> dict[str, Any]:
-    """A model of the file; its path is relative to the file."""
-    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-        return {"name": name} | entry | {"path": path.parent / entry["path"]}
-    if isinstance(entry, dict) and isinstance(entry.get("hub"), str):
-        return {"name": name} | entry
-    raise ConfigError(f'{path}: [{kind}.{name}] needs path = "FOLDER" or hub = "ORG/REPO"')
 
 
 def _parse_model(text: str, origin: str) -> dict[str, Any]:

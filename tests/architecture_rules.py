@@ -44,14 +44,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.timeline": ("app.engine.protocol", "app.engine.sampling_params"),
     "app.otlp": ("app.errors",),
     "app.tracing": ("app.errors", "app.timeline"),
-    "app.config": ("app.otlp", *LEAVES),
+    "app.config": ("app.models_file", "app.otlp", *LEAVES),
+    "app.models_file": ("app.errors",),
+    "app.kept_files": (),
     "app.version": (),
     "app.arguments": ("app.bench.arguments",),
     # a client of servers: of the package it knows how errors are called
     "app.bench": ("app.bench", "app.errors"),
     "app.cli": (
         *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
-        *("app.tracing", "app.version", *LEAVES, *MODEL_FACTS),
+        *("app.kept_files", "app.tracing", "app.version", *LEAVES, *MODEL_FACTS),
     ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
     "app.commands": ("app.bench", "app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from app.arguments import make_parser
-from app.config import Settings, load_settings, read_api_key, with_folders, zoo_models
+from app.config import (
+    Settings,
+    find_cache_dir,
+    load_settings,
+    read_api_key,
+    use_cache_dir,
+    with_folders,
+    zoo_models,
+)
 from app.engine_setup import build_engine
 from app.errors import ConfigError
+from app.kept_files import prepare_folder
 from app.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,3 +185,25 @@ def test_the_zoo_is_what_lies_there_complete(tmp_path: Path) -> None:
     found = zoo_models(tmp_path)
     assert [model["name"] for model in found["models"]] == ["minilm"]
     assert [(one["name"], one["base"]) for one in found["adapters"]] == [("qa", "minilm")]
+
+
+def test_libraries_keep_their_files_in_the_one_folder_unless_told_otherwise(tmp_path: Path) -> None:
+    environ = {"HF_HOME": "/elsewhere"}
+    use_cache_dir(tmp_path, environ)
+    assert environ == {
+        "HF_HOME": "/elsewhere",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        "TRITON_CACHE_DIR": str(tmp_path / "triton"),
+    }
+    assert find_cache_dir({}) is find_cache_dir({"QUARTET_CACHE_DIR": ""}) is None
+    assert find_cache_dir({"QUARTET_CACHE_DIR": str(tmp_path)}) == tmp_path
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_nothing_more(tmp_path: Path) -> None:
+    assert prepare_folder(tmp_path / "a" / "new" / "one") is None
+    assert list((tmp_path / "a" / "new" / "one").iterdir()) == []
+    (tmp_path / "file").touch()
+    told = prepare_folder(tmp_path / "file")
+    assert told is not None
+    assert str(tmp_path / "file") in told
+    assert "no kernel is compiled" in told
