@@ -219,7 +219,6 @@ def use_cache_dir(folder: Path, environ: MutableMapping[str, str] | None = None)
         environ.setdefault(name, str(folder.absolute() / below))
 
 
-
 def zoo_models(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The `models` and `adapters` of the packaged zoo: what lies in `folder` complete, in the zoo's order."""
     models, adapters = [], []

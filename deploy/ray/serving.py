@@ -21,12 +21,13 @@ from starlette.types import ASGIApp, Message
 
 from app import logs
 from app.commands.download import fetch
-from app.config import Settings, load_settings, read_version, with_folders
+from app.config import Settings, load_settings, with_folders
 from app.engine_setup import build_engine
 from app.main import Limits, build_app, build_guard
 from app.metrics import Metrics
 from app.registry import build_registry
 from app.security import KeyRing
+from app.version import read_version
 from deploy.ray.door import Door, ReplicaLost
 from deploy.ray.exchange import answer, whole_answer
 from deploy.ray.router import PrefixRouter
@@ -87,7 +88,7 @@ class Replica:
 
     async def __del__(self) -> None:
         """Called by Ray, when nothing is in flight any more; also where the start failed."""
-        await self._registry.drain(0.0)
+        await self._registry.in_flight.drain(0.0)
         await self._registry.stop()
 
 
