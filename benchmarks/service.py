@@ -1,5 +1,6 @@
 """One `quartet serve` process on a free port: started, waited for, weighed, stopped."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -76,7 +77,7 @@ class Service:
         """The sum over all of its labels."""
         with urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.partition("{")[0] == name)
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.split("[{ ]", line)[0] == name)
 
     def num_files(self) -> int:
         """Open files of the process that clients are connected to."""

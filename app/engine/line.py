@@ -7,8 +7,9 @@ from app.engine.throughput import Throughput
 
 HELD_SECONDS = 1.0
 """Where the first in line waits for less, there is room in the batch, and nobody waits for anybody's end."""
-SURE_SECONDS = 3.0
-"""So long it must have been held until anything is known of its speed."""
+SURE_SECONDS, SURE_CALLERS = 3.0, 8
+"""So long it must have been held, and so many begun, until anything is known of its speed."""
+WINDOW_SECONDS = 30.0
 
 
 class Line:
@@ -17,7 +18,7 @@ class Line:
     def __init__(self) -> None:
         self._since: OrderedDict[Caller, float] = OrderedDict()  # who came first is first
         self._senders: Counter[str] = Counter()
-        self._begun = Throughput()  # callers, in seconds in which the line was held
+        self._begun = Throughput(WINDOW_SECONDS)  # callers, in seconds in which the line was held
 
     def __len__(self) -> int:
         return len(self._since)
@@ -43,7 +44,7 @@ class Line:
     def excess(self, caller: Caller, seconds: float, now: float) -> float:
         """How many too many have their turn before a new one of this caller's sender, where it is to begin within so
         many seconds at the speed of late; 0 where it will, or where nothing is known of that."""
-        if not self._is_held(now) or not self._begun.is_known(now, SURE_SECONDS):
+        if not self._is_held(now) or not self._begun.is_known(now, SURE_SECONDS, SURE_CALLERS):
             return 0.0
         return max(0.0, self._num_before(caller) - self._begun.carried(now, seconds))
 

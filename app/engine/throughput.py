@@ -11,7 +11,8 @@ class Throughput:
     """Times are `time.monotonic()`. Only seconds in which there was work count, so that idle time makes nobody look
     slow."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: float = WINDOW_SECONDS) -> None:
+        self._window = window
         self._done: deque[tuple[float, int]] = deque()  # busy seconds until then, how many tokens
         self._done_tokens = 0
         self._busy_seconds = 0.0
@@ -34,7 +35,7 @@ class Throughput:
         clock = self._clock(now)
         self._done.append((clock, tokens))
         self._done_tokens += tokens
-        while self._done[0][0] <= clock - WINDOW_SECONDS:
+        while self._done[0][0] <= clock - self._window:
             self._done_tokens -= self._done.popleft()[1]
 
     def seconds_for(self, now: float, requests: int, tokens: int = 0) -> float:
@@ -47,9 +48,9 @@ class Throughput:
         """How many are done in so long at the speed of late, which is known."""
         return seconds * len(self._done) / self._span(now)
 
-    def is_known(self, now: float, least: float) -> bool:
-        """Whether something was done, in so many busy seconds at least."""
-        return bool(self._done) and self._span(now) >= least
+    def is_known(self, now: float, seconds: float, least: int) -> bool:
+        """Whether so many at least were done, in so many busy seconds at least."""
+        return len(self._done) >= least and self._span(now) >= seconds
 
     def promise(self, now: float, requests: int, tokens: int) -> float:
         """Whole seconds until there is room for so much more, behind those who were told before and are not back."""
@@ -66,7 +67,7 @@ class Throughput:
 
     def _span(self, now: float) -> float:
         """Busy seconds in which was done what is known."""
-        return self._clock(now) - max(0.0, self._done[-1][0] - WINDOW_SECONDS)
+        return self._clock(now) - max(0.0, self._done[-1][0] - self._window)
 
     def _clock(self, now: float) -> float:
         return self._busy_seconds + (0.0 if self._busy_since is None else now - self._busy_since)

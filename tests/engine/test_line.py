@@ -49,12 +49,13 @@ def test_senders_take_turns_so_one_with_few_has_few_before_it() -> None:
 def test_one_who_leaves_is_no_sign_of_speed_and_before_nobody() -> None:
     line = Line()
     callers = crowd(line, 50)
-    line.begin(callers[0], now=5.0)
-    for one in callers[1:31]:
+    for one in callers[:8]:
+        line.begin(one, now=5.0)
+    for one in callers[8:38]:
         line.leave(one)
         line.leave(one)
-    assert line.excess(Caller("many"), 30.0, 5.0) == 19 - 6
-    for one in callers[31:]:
+    assert line.excess(Caller("many"), 5.0, 5.0) == 12 - 8
+    for one in callers[38:]:
         line.leave(one)
     assert (line.excess(Caller("many"), 30.0, 9.0), len(line._since), line._senders) == (0, 0, {})
 
@@ -73,6 +74,15 @@ def test_nothing_is_known_before_the_first_has_waited_and_for_some_seconds_after
         line.begin(other, now=1.0 + number / 10)
     assert line.excess(Caller("many"), 5.0, 2.9) == 0
     assert line.excess(Caller("many"), 5.0, 3.1) > 0
+
+
+def test_a_few_who_begin_slowly_say_nothing_yet() -> None:
+    """An engine that is started again keeps some waiting."""
+    line = Line()
+    for number, other in enumerate(crowd(line, 20)[:8]):
+        assert line.excess(Caller("many"), 5.0, 4.0 + number) == 0
+        line.begin(other, now=4.0 + number)
+    assert line.excess(Caller("many"), 5.0, 11.0) > 0
 
 
 def test_prompts_that_are_computed_one_after_the_other_count_as_begun() -> None:
