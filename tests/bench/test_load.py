@@ -182,7 +182,7 @@ def test_goodput_counts_the_answers_that_meet_every_objective(objectives: dict[s
 def test_levels_are_drawn_in_the_order_of_their_load(tmp_path: Path) -> None:
     loads = {count: closed(server(lambda n: 1.0), 4, count) for count in (4, 1, 2)}
     levels = [summarize(load, "concurrency", count, {}) for count, load in loads.items()]
-    pictures = []
+    pictures: list[bytes] = []
     for order in (levels, sorted(levels, key=lambda level: float(level["load"]["value"]))):
         path = tmp_path / f"{len(pictures)}.svg"
         draw(order, "title", "details", path)
