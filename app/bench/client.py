@@ -28,7 +28,7 @@ class Request:
 
 
 class Client:
-    """Connections to one server, as many as there are requests at once, each kept for the next request, or for one.
+    """Connections to one server, as many as there are requests at once, each kept for the next request.
 
     `timeout` is in seconds, for a whole request.
     """
@@ -39,10 +39,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
         timeout: float = 600.0,
-        is_keeping: bool = True,
     ) -> None:
-        self._site, self._headers, self._tls = site, headers, tls
-        self._timeout, self._is_keeping = timeout, is_keeping
+        self._site, self._headers, self._tls, self._timeout = site, headers, tls, timeout
         self._idle: list[Connection] = []
 
     def close(self) -> None:
@@ -96,7 +94,7 @@ class Client:
         return self._idle.pop() if self._idle else Connection(self._site, self._headers, self._tls)
 
     def _give_back(self, connection: Connection, is_whole: bool) -> None:
-        if is_whole and self._is_keeping:
+        if is_whole:
             self._idle.append(connection)
         else:
             connection.close()

@@ -93,6 +93,13 @@ def test_an_answer_may_end_with_its_connection_which_is_then_made_anew(head: byt
     assert ask(answer, times=2) == ([(200, b"abc")] * 2, 2)
 
 
+def test_a_server_that_says_it_will_close_is_not_asked_again_over_the_same_connection() -> None:
+    def answer(asked: Asked, writer: Writer) -> None:
+        writer.write(sized(b"yes", "200 OK", "Connection: Close"))  # and leaves it open
+
+    assert ask(answer, times=2) == ([(200, b"yes")] * 2, 2)
+
+
 def test_a_connection_that_was_closed_while_idle_is_made_anew() -> None:
     def answer(asked: Asked, writer: Writer) -> None:
         if asked.number == 1:

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
 
 from app.bench.client import Request
 from app.bench.load import Ask, Load
 from app.bench.outcome import REFUSED, Outcome
+from app.bench.plot import draw
 from app.bench.summary import Level, percentile, spread, summarize
 from app.bench.workload import arrivals, planned
 from tests.bench import virtual
@@ -175,6 +177,17 @@ def test_goodput_counts_the_answers_that_meet_every_objective(objectives: dict[s
     assert good["requests_per_second"] == met / 10
     if objectives == {"itl": 1.0}:
         assert good["output_tokens_per_second"] == 0.3
+
+
+def test_levels_are_drawn_in_the_order_of_their_load(tmp_path: Path) -> None:
+    loads = {count: closed(server(lambda n: 1.0), 4, count) for count in (4, 1, 2)}
+    levels = [summarize(load, "concurrency", count, {}) for count, load in loads.items()]
+    pictures: list[bytes] = []
+    for order in (levels, sorted(levels, key=lambda level: float(level["load"]["value"]))):
+        path = tmp_path / f"{len(pictures)}.svg"
+        draw(order, "title", "details", path)
+        pictures.append(path.read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 def test_percentiles_lie_between_the_two_nearest() -> None:
