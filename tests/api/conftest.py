@@ -24,6 +24,7 @@ from app.tasks.language_id import LanguageDetector
 from app.tasks.served import Served, read_served
 from tests.api.fake_engine import FakeEngine
 from tests.api.folders import CONFIGS, write_folder
+from tests.api.otlp_receiver import Receiver, receiving
 
 T = TypeVar("T")
 TOLD_APART = ("de", "en", "fr", "it")
@@ -154,3 +155,10 @@ def service(served: list[Served]) -> Iterator[Service]:
     running = Service(served, LIMITS)
     yield running
     running.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Takes traces."""
+    with receiving() as receiver:
+        yield receiver
