@@ -22,7 +22,7 @@ class Service:
     """A context manager. `seconds_to_ready` runs from the start of the process to the first 200 of /ready."""
 
     def __init__(self, arguments: Sequence[str] = (), timeout: float = 180.0) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._command = [sys.executable, "-m", "app.cli", "serve", "--port", str(self.port), *arguments]
         self._timeout = timeout
         self.seconds_to_ready = 0.0
@@ -101,7 +101,7 @@ class Service:
             return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
