@@ -173,7 +173,7 @@ class Engine:
             return StepOutputs(self._give_up(step, fault))
         choices = Choices()
         if logits is not None:
-            choices = self._chooser.choose(batch.logit_rows, logits.float())
+            choices = self._chooser.choose(batch.logit_rows, logits)
             laps.end("sample")
         self._scheduler.commit(step)
         outputs = self._committer.commit(batch, choices, encoded)
@@ -200,6 +200,8 @@ class Engine:
         batch = build_batch(step, runner.block_size, runner.device, runner.grouping)
         laps.end("batch")
         logits, encoded = runner.run(batch)
+        if logits is not None:
+            logits = logits.float()  # here, as it may find no memory either
         laps.end("run")
         return batch, logits, encoded
 

@@ -3,6 +3,7 @@
 import random
 import re
 import resource
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -56,7 +57,7 @@ def to_classify(count: int) -> list[EncodeRequest]:
 
 
 class Limited:
-    """Within it the engine process gets so many bytes more than it has, and not one beyond."""
+    """Within it the engine process gets so many bytes more than it has, and not one beyond. One that is gone may."""
 
     def __init__(self, room: int) -> None:
         self._process, self._room = engine_process(), room
@@ -67,7 +68,8 @@ class Limited:
 
     def __exit__(self, *_: object) -> None:
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        resource.prlimit(self._process.pid, resource.RLIMIT_AS, unlimited)
+        with suppress(ProcessLookupError):
+            resource.prlimit(self._process.pid, resource.RLIMIT_AS, unlimited)
 
 
 async def answers(client: EngineClient) -> tuple[list[list[int]], list[bytes]]:
