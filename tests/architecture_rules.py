@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(*BORDER, *LEAVES, *MODEL_FACTS),
     ),
     "app.loading": ("app.in_flight", "app.sources", "app.tasks", *BORDER, *LEAVES, *MODEL_FACTS),
-    "app.sources": ("app.tasks", *LEAVES),
+    "app.sources": ("app.tasks", *BORDER, *LEAVES),
     "app.cards": ("app.tasks", *BORDER),
     "app.chrome_trace": BORDER,
     "app.in_flight": ("app.errors",),
