@@ -10,17 +10,20 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 TOOLS := .venv/.tools
 RECORDER := .venv-record/.packages
+RAY := .venv-ray/.packages
 KERNELS := $(wildcard model/kernels/*.cpp model/kernels/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: serve test check format train bench parity-record image clean help
+.PHONY: serve test test-ray check format docs train bench parity-record image clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   start the service on http://127.0.0.1:8000 (ARGS='--port 9000 …')"
 	@echo "make test    the tests (ARGS='tests/engine -k scheduler')"
+	@echo "make test-ray    the tests that start Ray, in an environment of their own (.venv-ray)"
 	@echo "make check   formatter, linter, types"
 	@echo "make format  let the formatter and the linter mend what they can"
+	@echo "make docs    the pages of docs/ as a site, in build/site"
 	@echo "make train   python -m model.training (ARGS='finetune --recipe … --data …')"
 	@echo "make bench   the benchmarks in their short form (ARGS='--full')"
 	@echo "make parity-record   record anew what the parity tests are held against"
@@ -32,6 +35,9 @@ serve: $(RUNTIME)
 test: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
+test-ray: $(RAY)
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/deploy $(ARGS)
+
 check: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,6 +46,10 @@ check: $(TOOLS)
 format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(TOOLS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html"
 
 train: $(TOOLS)
 	$(BIN)/python -m model.training $(if $(ARGS),$(ARGS),--help)
@@ -57,7 +67,7 @@ image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .
 
 clean:
-	rm -rf .venv .venv-record .venv-chart build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-record .venv-ray .venv-chart build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
@@ -79,4 +89,12 @@ $(RECORDER): tests/parity/recorder.txt
 	$(PYTHON) -m venv .venv-record
 	@echo "installing what the recorder needs into .venv-record"
 	.venv-record/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r $<
+	@touch $@
+
+$(RAY): pyproject.toml constraints.txt $(KERNELS)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv-ray
+	@echo "installing what the tests of Ray need into .venv-ray"
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) \
+		-e '.[ray]' httpx pytest pytest-timeout pyyaml
 	@touch $@

@@ -2,6 +2,8 @@
 
 import argparse
 
+from app.bench.arguments import add_arguments
+
 
 def make_parser(version: str) -> argparse.ArgumentParser:
     """Flags come out under the names of the settings, None where they are left out."""
@@ -31,10 +33,21 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add("--device", help="auto, cpu, cuda or cuda:N (auto)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="of the weights (auto)")
     add(
+        "--quantization",
+        choices=["none", "int8", "int4", "fp8"],
+        help="of the weights of products, int8 and int4 on a CPU (none)",
+    )
+    add(
         "--kv-cache-memory",
         type=int,
         metavar="BYTES",
         help="for all models together (a part of what is free)",
+    )
+    add(
+        "--kv-cache-page",
+        type=int,
+        metavar="BYTES",
+        help="at least, so that models with wider caches can be loaded later (by those at the start)",
     )
     add("--max-model-len", type=int, metavar="TOKENS", help="an upper bound on every model's context")
     add("--token-budget", type=int, metavar="TOKENS", help="most tokens computed in one step (2048)")
@@ -79,10 +92,18 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add("--max-body-bytes", type=int, metavar="BYTES", help="largest request body (16777216)")
     add("--max-timeout", type=float, metavar="SECONDS", help="longest a request may take (600)")
     add("--drain-timeout", type=float, metavar="SECONDS", help="for work in flight at the end (30)")
+    add("--cache-dir", metavar="DIR", help="for what is downloaded or compiled and kept (each library's own)")
     add("--log-format", choices=["text", "json"], help="of the log on stderr (text)")
+    add(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="send OpenTelemetry traces there, such as http://localhost:4318",
+    )
     _add_guard_flags(serve_)
     _add_checkpoint_commands(commands)
+    _add_train_command(commands)
     _add_key_command(commands)
+    _add_bench_command(commands)
     return parser
 
 
@@ -97,7 +118,7 @@ def _add_guard_flags(serve_: argparse.ArgumentParser) -> None:
         help="what this server is called, *.DOMAIN and * too (this machine's names when it listens there alone)",
     )
     add("--cors-origins", metavar="ORIGIN,…", help="sites whose pages may ask, * for all (none)")
-    add("--model-root", metavar="DIR", help="adapters below may be loaded by /admin (none)")
+    add("--model-root", metavar="DIR", help="models and adapters below may be loaded by /admin (none)")
     add(
         "--log-prompts",
         action="store_true",
@@ -125,6 +146,14 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
     download.add_argument("--to", metavar="DIR", help="instead of the cache that all of HF's tools share")
 
 
+def _add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Everything behind `train` is read by `model.training`: no word of it is taken for a flag here."""
+    train = commands.add_parser(
+        "train", help="train on a file of your own", add_help=False, prefix_chars="\0", allow_abbrev=False
+    )
+    train.add_argument("words", nargs="*")
+
+
 def _add_key_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     key = commands.add_parser("key", help="keys for --api-key-file", allow_abbrev=False)
     actions = key.add_subparsers(required=True, metavar="ACTION")
@@ -139,3 +168,14 @@ def _add_key_command(commands: "argparse._SubParsersAction[argparse.ArgumentPars
         "--scopes", default="infer", metavar="SCOPE,…", help="of infer, metrics and admin (infer)"
     )
     new.add_argument("--file", metavar="FILE", help="add the line there; left out, it is shown")
+
+
+def _add_bench_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="put load on a server and measure it",
+        description="Sends requests to any server with OpenAI's routes, or Quartet's own, at one level of load after "
+        "the other, and tells throughput and latencies. docs/benchmarking.md explains each number.",
+        allow_abbrev=False,
+    )
+    add_arguments(bench)

@@ -11,22 +11,36 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import uvicorn
 
 from app import logs
 from app.arguments import make_parser
-from app.config import Settings, load_settings, read_version, with_folders
+from app.config import (
+    Settings,
+    find_cache_dir,
+    load_settings,
+    read_api_key,
+    use_cache_dir,
+    with_folders,
+)
 from app.engine_setup import build_engine
 from app.errors import ConfigError, QuartetError
+from app.kept_files import prepare_folder
 from app.metrics import Metrics
 from app.registry import Registry, build_registry
 from app.security import KeyRing
+from app.version import read_version
 from model.config import CheckpointError
 
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
 USAGE_ERROR, ENGINE_LOST, INTERRUPTED = 2, 3, 130
+FLUSH_SECONDS = (1.0, 5.0)
+"""The least and the most that the last traces have to get through, within what is left of the drain limit."""
 _BACKLOG = 2048
 _ACCEPTED_AT_ONCE = 32
 """Connections, before those that are open get their turn."""
@@ -40,16 +54,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command == "download":
             from app.commands import download
 
+            _keep_files(find_cache_dir())
             return download.run(**arguments)
         if command == "info":
             from app.commands import info
 
             return info.run(**arguments)
+        if command == "train":
+            from app.commands import train
+
+            train.run(**arguments)
         if command == "key":
             from app.commands import key
 
             return key.new(**arguments)
-        settings = with_folders(load_settings(arguments), _fetch)
+        if command == "bench":
+            from app.commands import bench
+
+            arguments["api_key"] = arguments["api_key"] or read_api_key()
+            return bench.run(read_version(), **arguments)
+        settings = load_settings(arguments)
+        _keep_files(settings.cache_dir)
+        settings = with_folders(settings, _fetch)
         logs.configure(settings.log_format)
         return asyncio.run(serve(settings))
     except (ConfigError, CheckpointError) as error:
@@ -57,6 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     except KeyboardInterrupt:  # of a download; serving has its own way to stop
         return INTERRUPTED
+
+
+def _keep_files(folder: Path | None) -> None:
+    """Before any library that keeps files is imported."""
+    if folder is None:
+        return
+    use_cache_dir(folder)
+    fault = prepare_folder(folder)
+    if fault is not None:
+        _say(f"warning: {fault}")
 
 
 def _fetch(name: str) -> Path:
@@ -84,14 +120,16 @@ async def serve(settings: Settings) -> int:
     started = time.perf_counter()
     metrics = Metrics(read_version())
     keys = None if settings.api_key_file is None else KeyRing(settings.api_key_file)
+    tracing = None if settings.otlp_endpoint is None else _tracing(settings.otlp_endpoint)
     registry = build_registry(settings, metrics, read_version())
     engine = build_engine(settings, metrics)
     with _listen(settings.host, settings.port) as listener:
         first, second = _signals()
         loading = asyncio.create_task(registry.start(engine))
         await asyncio.sleep(0)  # the engine process starts, beside what is imported and built here
-        server = _Server(_server_config(registry, settings, keys))
+        server = _Server(_server_config(registry, settings, keys, tracing))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stop_by = time.monotonic()
         try:
             await _first_of(loading, first, serving)
             if not loading.done():
@@ -110,6 +148,7 @@ async def serve(settings: Settings) -> int:
             if lost.done():
                 await lost
             lost.cancel()
+            stop_by = time.monotonic() + settings.drain_timeout
             await _drain(registry, settings.drain_timeout, second)
         except QuartetError as error:
             print(f"quartet: {error.message}", file=sys.stderr)
@@ -119,22 +158,37 @@ async def serve(settings: Settings) -> int:
             await registry.stop()
             server.should_exit = True
             await serving
+            if tracing is not None:
+                least, most = FLUSH_SECONDS
+                await asyncio.to_thread(tracing.close, min(most, max(least, stop_by - time.monotonic())))
     return 0
 
 
-def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None) -> uvicorn.Config:
+def _tracing(endpoint: str) -> "Tracing":
+    try:
+        from app.tracing import Tracing
+
+        return Tracing(endpoint, read_version())
+    except ModuleNotFoundError as absent:
+        raise ConfigError(
+            f"traces to {endpoint} need the extra `otel` ({absent.name} is not installed): "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
+        ) from None
+    except ValueError as error:  # one of OpenTelemetry's own variables
+        raise ConfigError(f"traces: {error}") from None
+
+
+def _server_config(
+    registry: Registry, settings: Settings, keys: KeyRing | None, tracing: "Tracing | None"
+) -> uvicorn.Config:
     # half a second that the engine process need not wait for
     from app.main import (
-        Adapter,
         ConnectionLimits,
         Connections,
         Door,
-        Guard,
-        Limits,
-        Rates,
-        Shelf,
         allowed_connections,
-        create_app,
+        build_app,
+        build_guard,
         loopback_hosts,
     )
 
@@ -142,25 +196,14 @@ def _server_config(registry: Registry, settings: Settings, keys: KeyRing | None)
     if num_connections < settings.max_connections:
         _say(f"warning: at most {num_connections} connections, by the limit on open files (ulimit -n)")
     bounds = ConnectionLimits(settings.head_timeout, settings.write_timeout, num_connections)
-    limits = Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout)
     hosts = settings.allowed_hosts
     if hosts is None and _is_loopback(settings.host):
         hosts = loopback_hosts(settings.host)
-    rates = Rates(settings.rate_limit_requests, settings.rate_limit_tokens)
-    guard = Guard(keys, hosts, rates)
-    app = create_app(
-        registry,
-        limits,
-        guard,
-        shelf=Shelf(
-            {one.name: Adapter(one.base, one.folder) for one in settings.adapters}, settings.model_root
-        ),
-        cors_origins=settings.cors_origins,
-        logs_prompts=settings.log_prompts,
-    )
-    connections = Connections(bounds, registry.metrics, Door(registry, guard, settings.max_timeout).refuse)
+    guard = build_guard(settings, keys, hosts)
+    door = Door(registry, guard, settings.max_timeout, is_traced=tracing is not None)
+    connections = Connections(bounds, registry.metrics, door.refuse)
     return uvicorn.Config(
-        app,
+        build_app(registry, settings, guard, tracing),
         http=connections.protocol,  # type: ignore[arg-type]  # makes one, like a class
         ws="none",
         lifespan="off",
@@ -211,11 +254,11 @@ def _signals() -> tuple["asyncio.Future[None]", "asyncio.Future[None]"]:
 async def _drain(registry: Registry, seconds: float, impatient: "asyncio.Future[None]") -> None:
     """Waits for the work in flight; a second signal cuts it off."""
     _say(f"stopping: no new work; up to {seconds:g} s for what is in flight")
-    draining = asyncio.create_task(registry.drain(seconds))
+    draining = asyncio.create_task(registry.in_flight.drain(seconds))
     await _first_of(draining, impatient)
     if not draining.done():
         draining.cancel()
-        await registry.drain(0.0)
+        await registry.in_flight.drain(0.0)
     _say("stopped")
 
 
@@ -230,6 +273,7 @@ def _tell_start(registry: Registry) -> None:
     for info in ready.models:
         tasks = ", ".join(task.name for task in registry.served[info.name].tasks)
         size = f"{info.parameters / 1e6:8.1f} M {info.dtype}"
+        size += "" if info.quantization == "none" else f" {info.quantization}"
         on = f" on {info.base}" if info.base else ""
         _say(f"  {info.name:<12} {size:<20} {info.load_seconds:5.2f} s  {tasks}{on}")
     memory = sum(_resident_bytes())

@@ -6,9 +6,7 @@ frozen object; components get the few fields they use, nobody stores the whole.
 
 import os
 import re
-import tomllib
-from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -16,14 +14,18 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ConfigError
+from app.models_file import read_models_file
+from app.otlp import OtlpEndpoint, standard_endpoint
 
 PREFIX = "QUARTET_"
+API_KEY = "QUARTET_API_KEY"
 ZOO = ("minilm", "qa", "intent", "banking", "sentiment", "fill-mask", "translator", "writer")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 HUB_PATTERN = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
 """`org/repo`, with a branch, tag or commit behind an @."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Quantization = Literal["none", "int8", "int4", "fp8"]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -73,6 +75,7 @@ class ModelSettings(_Source):
     """One served checkpoint. `weight` is its share of the device's time, beside that of other models with work."""
 
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    quantization: Quantization | None = None
 
 
 class AdapterSettings(_Source):
@@ -95,7 +98,9 @@ class Settings(_Frozen):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Quantization = "none"
     kv_cache_memory: Positive | None = None
+    kv_cache_page: Positive | None = None  # at least, for models to come
     max_model_len: Positive | None = None
     token_budget: Positive = 2048
     max_sequences: Positive = 256
@@ -127,6 +132,8 @@ class Settings(_Frozen):
     recovery_timeout: Seconds = 120.0
     """How long requests wait for an engine that is being started again; then 503."""
     log_format: Literal["text", "json"] = "text"
+    otlp_endpoint: OtlpEndpoint | None = None
+    """Where traces go, if anywhere. None: as OpenTelemetry's own variables say."""
 
     api_key_file: Path | None = None
     rate_limit_requests: Positive | None = None
@@ -137,11 +144,14 @@ class Settings(_Frozen):
     cors_origins: Origins = ()
     log_prompts: bool = False
     model_root: Path | None = None
-    """Adapters below may be loaded while the service runs."""
+    """Models and adapters below may be loaded while the service runs."""
+    cache_dir: Path | None = None
+    """For what is fetched or compiled once and kept; None: each library's own place."""
 
 
 _SERVER_FIELDS = frozenset(Settings.model_fields) - {"models", "adapters", "default_models", "prompts"}
-_TABLES = ("server", "defaults", "prompts", "models", "adapters")
+_FOLDERS = {"HF_HOME": "huggingface", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+"""Where other libraries look for a folder of theirs, and what it is called below `cache_dir`."""
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -153,7 +163,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
     given = {name: value for name, value in flags.items() if value is not None and value != []}
     variables = _read_environment(environ)
     file = given.pop("config", None) or variables.pop("config", None)
-    values = _read_file(Path(file)) if file else {}
+    values = standard_endpoint(environ) | (read_models_file(Path(file), _SERVER_FIELDS) if file else {})
     for source, origin in ((variables, "the environment"), (given, "the command line")):
         models, adapters = source.pop("model", None), source.pop("adapter", None)
         if models is not None or adapters is not None:
@@ -188,12 +198,25 @@ def with_folders(settings: Settings, fetch: Callable[[str], Path]) -> Settings:
     )
 
 
-def read_version() -> str:
-    """The installed package's version."""
-    try:
-        return version("quartet")
-    except PackageNotFoundError:
-        return "0.0.0"
+def read_api_key(environ: Mapping[str, str] | None = None) -> str | None:
+    """What `quartet bench` proves itself with where no flag says it; no setting of a server."""
+    return (os.environ if environ is None else environ).get(API_KEY) or None
+
+
+def find_cache_dir(environ: Mapping[str, str] | None = None) -> Path | None:
+    """What the environment says, for commands that have no other setting."""
+    text = (os.environ if environ is None else environ).get(f"{PREFIX}CACHE_DIR")
+    return Path(text) if text else None
+
+
+def use_cache_dir(folder: Path, environ: MutableMapping[str, str] | None = None) -> None:
+    """Has the libraries of this process and of those that it starts keep their files there.
+
+    Comes before they are imported. A variable of theirs that is set already stays as it is.
+    """
+    environ = os.environ if environ is None else environ
+    for name, below in _FOLDERS.items():
+        environ.setdefault(name, str(folder.absolute() / below))
 
 
 def zoo_models(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -222,55 +245,13 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     known = _SERVER_FIELDS | {"config", "model", "adapter"}
     for key, text in environ.items():
-        if not key.startswith(PREFIX) or text == "":
+        if not key.startswith(PREFIX) or key == API_KEY or text == "":
             continue
         name = key.removeprefix(PREFIX).lower()
         if name not in known:
             raise ConfigError(f"{key} is not a setting; see `quartet serve --help`")
         values[name] = text.replace(",", " ").split() if name in ("model", "adapter") else text
     return values
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            content = tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    unknown = set(content) - set(_TABLES)
-    if unknown:
-        raise ConfigError(f"{path}: unknown table {sorted(unknown)[0]!r}; known: {', '.join(_TABLES)}")
-    values = dict(_table(content, "server", path))
-    for name in values:
-        if name not in _SERVER_FIELDS:
-            raise ConfigError(f"{path}: [server] has no setting {name!r}")
-    for name in ("api_key_file", "model_root"):
-        if isinstance(values.get(name), str):
-            values[name] = path.parent / values[name]
-    values["default_models"] = _table(content, "defaults", path)
-    values["prompts"] = _table(content, "prompts", path)
-    for kind in ("models", "adapters"):
-        entries = _table(content, kind, path)
-        values[kind] = [_entry(kind, name, entry, path) for name, entry in entries.items()]
-    return values
-
-
-def _table(content: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    table = content.get(name, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: [{name}] must be a table")
-    return table
-
-
-def _entry(kind: str, name: str, entry: Any, path: Path) -> dict[str, Any]:
-    """A model of the file; its path is relative to the file."""
-    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-        return {"name": name} | entry | {"path": path.parent / entry["path"]}
-    if isinstance(entry, dict) and isinstance(entry.get("hub"), str):
-        return {"name": name} | entry
-    raise ConfigError(f'{path}: [{kind}.{name}] needs path = "FOLDER" or hub = "ORG/REPO"')
 
 
 def _parse_model(text: str, origin: str) -> dict[str, Any]:

@@ -4,18 +4,24 @@ from functools import partial
 
 from app.config import Settings
 from app.engine.client import EngineClient, Patience
-from app.engine.protocol import AdapterSpec, ModelSpec, Report, WorkerConfig
+from app.engine.protocol import AdapterSpec, ModelSpec, Report, WorkerConfig, served_name
 from app.metrics import Metrics
 
 
 def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
     """The client of an engine process that is not started yet; what it reports goes into the metrics."""
     config = WorkerConfig(
-        models=[ModelSpec(model.name, str(model.folder), model.weight) for model in settings.models],
+        models=[
+            ModelSpec(
+                model.name, str(model.folder), model.weight, model.quantization or settings.quantization
+            )
+            for model in settings.models
+        ],
         adapters=[AdapterSpec(one.name, one.base, str(one.folder)) for one in settings.adapters],
         device=settings.device,
         dtype=settings.dtype,
         kv_cache_memory=settings.kv_cache_memory,
+        kv_cache_page=settings.kv_cache_page,
         token_budget=settings.token_budget,
         max_num_seqs=settings.max_sequences,
         max_model_len=settings.max_model_len,
@@ -39,8 +45,8 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
 
 
 def record(metrics: Metrics, report: Report) -> None:
-    """One engine step into the metrics."""
-    model = report.model
+    """One engine step into the metrics, in which old weights of a model count with its new ones."""
+    model = served_name(report.model)
     metrics.step_duration.labels(model, report.phase).observe(report.duration_s)
     metrics.batch_size.labels(model).observe(report.batch_size)
     metrics.batch_tokens.labels(model).observe(report.batch_tokens)
@@ -57,5 +63,9 @@ def record(metrics: Metrics, report: Report) -> None:
         (metrics.requests_waiting, report.waiting),
         (metrics.kv_usage, report.kv_usage),
     ):
-        for name, value in values.items():
+        together: dict[str, float] = {}
+        for address, value in values.items():
+            name = served_name(address)
+            together[name] = together.get(name, 0.0) + value
+        for name, value in together.items():
             gauge.labels(name).set(value)

@@ -1,6 +1,8 @@
-"""create_app(): routes, what surrounds them, the error handlers, the OpenAPI description. No logic."""
+"""create_app(): routes, what surrounds them, the error handlers, the OpenAPI description; build_app(): the same by the
+settings. No logic."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -24,19 +26,23 @@ from app.api.routes import (
     playground,
     tasks,
 )
-from app.api.shelf import Adapter, Shelf
+from app.api.shelf import Shelf
+from app.config import Settings
 from app.registry import Registry
+from app.security import KeyRing
+
+if TYPE_CHECKING:
+    from app.tracing import Tracing
 
 __all__ = [
-    "Adapter",
     "ConnectionLimits",
     "Connections",
     "Door",
     "Guard",
     "Limits",
-    "Rates",
-    "Shelf",
     "allowed_connections",
+    "build_app",
+    "build_guard",
     "create_app",
     "loopback_hosts",
 ]
@@ -52,10 +58,20 @@ def create_app(
     shelf: Shelf | None = None,
     cors_origins: Sequence[str] = (),
     logs_prompts: bool = False,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
-    """The ASGI application over a registry, which whoever runs it starts and stops. Without `guard` all is open."""
+    """The ASGI application over a registry, which whoever runs it starts and stops, as they close `tracing`.
+
+    Without `guard` all is open, without `tracing` nothing is traced.
+    """
     app = FastAPI(
-        title="Quartet", version=registry.version, description=DESCRIPTION, docs_url=None, redoc_url=None
+        title="Quartet",
+        version=registry.version,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        # It would tell of what clients sent, and each request would have two spans.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     guard = guard or Guard()
     app.state.registry = registry
@@ -86,5 +102,25 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout)
+    app.add_middleware(Envelope, metrics=registry.metrics, max_timeout=limits.max_timeout, tracing=tracing)
     return app
+
+
+def build_guard(settings: Settings, keys: KeyRing | None, hosts: Sequence[str] | None) -> Guard:
+    """For requests with one of these keys (None: anybody's) that mean one of these `hosts` (None: any)."""
+    return Guard(keys, hosts, Rates(settings.rate_limit_requests, settings.rate_limit_tokens))
+
+
+def build_app(
+    registry: Registry, settings: Settings, guard: Guard, tracing: "Tracing | None" = None
+) -> FastAPI:
+    """The application as the settings want it."""
+    return create_app(
+        registry,
+        Limits(settings.max_body_bytes, settings.body_timeout, settings.max_timeout),
+        guard,
+        shelf=Shelf(settings.model_root),
+        cors_origins=settings.cors_origins,
+        logs_prompts=settings.log_prompts,
+        tracing=tracing,
+    )

@@ -3,25 +3,22 @@
 Owns the life of the service as well: loading, ready, draining. Knows no HTTP.
 """
 
-import asyncio
-import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from msgspec.structs import replace
-
-from app.adapters import AdapterEngine, Adapters
 from app.caller import Caller
+from app.cards import details, model_card
 from app.chrome_trace import chrome_trace
-from app.config import Settings
+from app.config import AdapterSettings, ModelSettings, Settings
 from app.engine.protocol import ModelInfo, Ready
 from app.engine.questions import MAX_TRACED_STEPS, TracedStep
-from app.errors import InvalidRequest, ModelNotFound, QuartetError, Unavailable, UnsupportedTask
+from app.errors import InvalidRequest, ModelNotFound, Unavailable, UnsupportedTask
+from app.in_flight import InFlight
+from app.loading import Loading, LoadingEngine
 from app.metrics import Metrics
+from app.sources import Source, Sources, Wanted
 from app.tasks.base import Engine, Task
 from app.tasks.language_id import COMMON, LanguageDetector
 from app.tasks.prompts import make_prompts
@@ -30,12 +27,11 @@ from app.tasks.token_ids import TokenIds
 from app.tasks.translators import spoken
 
 _POOL_THREADS = 2
-_log = logging.getLogger("quartet.registry")
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
-class EngineProcess(Engine, AdapterEngine, Protocol):
+class EngineProcess(Engine, LoadingEngine, Protocol):
     """What the registry needs of the engine's client beside what tasks use."""
 
     @property
@@ -62,58 +58,59 @@ class Registry:
         served: Sequence[Served],
         metrics: Metrics,
         defaults: Mapping[str, str] | None = None,
+        sources: Sources | None = None,
     ) -> None:
+        """`defaults` say by task who answers where no model is named, while that one is served."""
         self.version = version
         self.served = {one.name: one for one in served}
+        self.infos: dict[str, ModelInfo] = {}
         self.metrics = metrics
-        self.created = int(time.time())
         self.ready: Ready | None = None
-        self.is_draining = False
-        self._defaults = defaults or {}
+        self.in_flight = InFlight()
+        self._defaults, self._sources = defaults or {}, sources or Sources()
+        self._started, self._loaded = int(time.time()), dict[str, int]()
         self._engine: EngineProcess | None = None
         self._tasks: dict[tuple[str, str], Task] = {}
         self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="tasks")
-        self.detector = LanguageDetector(
-            self._pool, COMMON.union(*(spoken(one.languages()) for one in served))
-        )
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._working: set[asyncio.Task[Any]] = set()
-        self._stopped: set[asyncio.Task[Any]] = set()
+        self._spoken = frozenset[str]().union(*(spoken(one.languages()) for one in served))
+        self.detector = LanguageDetector(self._pool, COMMON | self._spoken)
         metrics.declare((one.name, [task.name for task in one.tasks]) for one in served)
 
     async def start(self, engine: EngineProcess) -> Ready:
         """Loads the models; returns once requests can be served."""
         self._engine = engine
         ready = await engine.start()
-        self._adapters = Adapters(self, engine, self._defaults.values())
-        self.ready = replace(ready, models=[])
+        self._loading = Loading(self, engine, self.in_flight, self._sources)
         infos = {info.name: info for info in ready.models}
         for one in self.served.values():
-            self.add(one, infos[one.name])
+            self.put(one, infos[one.name])
+        self.ready = ready
         return ready
 
-    def add(self, one: Served, info: ModelInfo) -> None:
-        """Answers requests for a model that the engine has."""
-        ready, engine = self.ready, self._engine
-        assert ready is not None
+    def put(self, one: Served, info: ModelInfo) -> None:
+        """Answers requests for a model that the engine has, in the place of another of its name, if there is one."""
+        engine, name = self._engine, one.name
         assert engine is not None
-        self.served[one.name] = one
+        if name in self.infos:
+            self._tasks = {key: task for key, task in self._tasks.items() if key[1] != name}
+        self.served[name], self.infos[name] = one, info
+        if self.ready is not None:
+            self._loaded.setdefault(info.name, int(time.time()))
         model = one.task_model(info)
         for task in one.tasks:
-            self._tasks[task.name, one.name] = task(model, engine, self._pool)
-        self.ready = replace(ready, models=[*ready.models, info])
-        self.metrics.load_seconds.labels(info.name).set(info.load_seconds)
-        self.metrics.kv_blocks.labels(info.name).set(info.num_blocks)
+            self._tasks[task.name, name] = task(model, engine, self._pool)
+        new = spoken(one.languages()) - self._spoken
+        if new:
+            self._spoken |= new
+            self.detector.learn(new)
+        self.metrics.load_seconds.labels(name).set(info.load_seconds)
+        self.metrics.kv_blocks.labels(name).set(info.num_blocks)
 
-    def remove(self, name: str) -> ModelInfo:
-        """Takes no more requests for a model; returns what was known of it."""
-        assert self.ready is not None
+    def remove(self, name: str) -> None:
+        """Takes no more requests for a model."""
         for task in self.served.pop(name).tasks:
             del self._tasks[task.name, name]
-        info = next(info for info in self.ready.models if info.name == name)
-        self.ready = replace(self.ready, models=[one for one in self.ready.models if one is not info])
-        return info
+        del self.infos[name]
 
     async def stop(self) -> None:
         """Ends the engine process at once; `drain` comes before."""
@@ -137,6 +134,7 @@ class Registry:
         if task is None:
             raise Unavailable("the models are being loaded", code="loading", retry_after=1.0)
         assert isinstance(task, kind)
+        self.in_flight.hold(task.model.address)
         return task
 
     def token_ids(self, model: str | None) -> TokenIds:
@@ -144,8 +142,8 @@ class Registry:
         return TokenIds(self.model(model), self._pool)
 
     def default_model(self, task: str) -> str | None:
-        """As configured; else the best that can do it."""
-        if task in self._defaults:
+        """As configured, where that is served; else the best that can do it."""
+        if self._defaults.get(task) in self.served:
             return self._defaults[task]
         return next((one.name for one in self.able(task)), None)
 
@@ -160,7 +158,7 @@ class Registry:
     def refusals(self) -> list[str]:
         """Why work is not taken; empty when it is. What comes while the engine starts again waits for it."""
         reasons = []
-        if self.is_draining:
+        if self.in_flight.is_draining:
             reasons.append("the service is shutting down")
         if self.ready is None:
             reasons.append("the models are being loaded")
@@ -168,7 +166,7 @@ class Registry:
 
     def check_room(self, caller: Caller) -> None:
         """Raises Overloaded where the queue takes nothing more of this caller's sender."""
-        if self._engine is not None and not self.is_draining:
+        if self._engine is not None and not self.in_flight.is_draining:
             self._engine.check_room(caller)
 
     def not_ready_reasons(self) -> list[str]:
@@ -177,42 +175,6 @@ class Registry:
         if self.ready is not None and (self._engine is None or not self._engine.is_ready):
             reasons.append("the engine is being started again")
         return reasons
-
-    @contextmanager
-    def admit(self, handler: "asyncio.Task[Any] | None") -> Iterator[None]:
-        """Counts a request in flight. Raises Unavailable while draining."""
-        if self.is_draining or handler is None:
-            raise Unavailable("the service is shutting down", code="draining", retry_after=5.0)
-        self._working.add(handler)
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._working.discard(handler)
-            self._stopped.discard(handler)
-            if not self._working:
-                self._idle.set()
-
-    async def drain(self, limit: float) -> None:
-        """Takes no new work, waits for what is in flight, and cancels what is not done in time."""
-        self.is_draining = True
-        try:
-            async with asyncio.timeout(limit):
-                await self._idle.wait()
-        except TimeoutError:
-            _log.warning("drain limit reached: %d requests are cut off", len(self._working))
-            self._stopped = set(self._working)
-            for handler in self._stopped:
-                handler.cancel()
-            await self._idle.wait()
-
-    def drain_error(self, handler: "asyncio.Task[Any]") -> QuartetError | None:
-        """What a handler that `drain` cancelled tells its client; None for any other."""
-        if handler not in self._stopped:
-            return None
-        return Unavailable(
-            "the service shut down before the request was done", code="draining", retry_after=5.0
-        )
 
     def exposition(self) -> bytes:
         """The metrics, with the engine's state as it is now."""
@@ -228,21 +190,22 @@ class Registry:
             raise InvalidRequest(f"steps must be 1 to {MAX_TRACED_STEPS}", param="steps")
         return chrome_trace(await self._running().trace(steps))
 
-    async def load_adapter(self, name: str, base: str, folder: Path) -> ModelInfo:
-        """Serves one more adapter while everything goes on; once begun it is brought to an end.
+    async def load(self, name: str, wanted: Wanted) -> None:
+        """Serves a model or an adapter while everything goes on, in the place of what is served under its name, if
+        anything is; once begun it is brought to an end.
 
-        Raises InvalidRequest (`param`: name or path), ModelNotFound (base), EngineFailed, Unavailable.
+        Raises ModelNotFound (`param`: name or base), InvalidRequest (name, base, path), EngineFailed, Unavailable.
         """
         self._running()
-        return await self._adapters.load(name, self._find_model(base, "base"), folder)
+        await self._loading.load(name, wanted)
 
     async def unload(self, name: str) -> None:
-        """Takes no more requests for an adapter; returns when those that it has are done and its weights are freed.
+        """Takes no more requests for it; returns when those that it has are done and its weights are freed.
 
-        Raises InvalidRequest for what is no adapter or somebody's default, ModelNotFound, Unavailable.
+        Raises ModelNotFound, InvalidRequest (name) for the last one and for a base that adapters sit on, Unavailable.
         """
         self._running()
-        await self._adapters.unload(self._find_model(name))
+        await self._loading.unload(name)
 
     def _running(self) -> EngineProcess:
         if self._engine is None or self.ready is None:
@@ -251,25 +214,8 @@ class Registry:
 
     def model_card(self, name: str) -> dict[str, Any]:
         """OpenAI's model object and, beside it, what we know."""
-        one = self._find_model(name)
-        card: dict[str, Any] = {
-            "id": name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "quartet",
-            "tasks": [task.name for task in one.tasks],
-            "kind": one.config.kind,
-        }
-        if one.base is not None:
-            card["base"] = one.base
-        if one.config.labels:
-            card["labels"] = list(one.config.labels)
-        if languages := one.languages():
-            card["languages"] = languages
-        info = next((info for info in self.ready.models if info.name == name), None) if self.ready else None
-        if info is not None:
-            card["max_model_len"] = info.max_model_len
-        return card
+        one, info = self._find_model(name), self.infos.get(name)
+        return model_card(one, info, self._loaded.get(info.name if info else "", self._started))
 
     def model_cards(self) -> list[dict[str, Any]]:
         """All, in the order they are served."""
@@ -282,19 +228,9 @@ class Registry:
             "name": "quartet",
             "version": self.version,
             "device": self.ready.device if self.ready else None,
-            "models": [self._details(one) for one in self.served.values()],
+            "models": [self.model_card(name) | details(self.infos.get(name)) for name in self.served],
             "default_models": {n: self.default_model(n) for n in names if self.default_model(n) is not None},
         }
-
-    def _details(self, one: Served) -> dict[str, Any]:
-        info = (
-            next((info for info in self.ready.models if info.name == one.name), None) if self.ready else None
-        )
-        card = self.model_card(one.name)
-        if info is None:
-            return card
-        told = ("dtype", "device", "parameters", "bytes", "load_seconds", "block_size")
-        return card | {name: getattr(info, name) for name in told} | {"kv_cache_blocks": info.num_blocks}
 
     def _find_model(self, name: str, param: str = "model") -> Served:
         one = self.served.get(name)
@@ -306,14 +242,18 @@ class Registry:
 
 def build_registry(settings: Settings, metrics: Metrics, version: str) -> Registry:
     """Reads every folder but no weights. Raises CheckpointError or ConfigError with one line."""
+    sources: dict[str, Source] = {}
     served: dict[str, Served] = {}
-    prompts = {
-        one.name: make_prompts(settings.prompts, one.prompts, one.name)
-        for one in (*settings.models, *settings.adapters)
-    }
-    for model in settings.models:
-        served[model.name] = read_served(model.name, model.folder, None, model.tasks, prompts[model.name])
-    for adapter in settings.adapters:
-        base, own = served[adapter.base], prompts[adapter.name]
-        served[adapter.name] = read_served(adapter.name, adapter.folder, base, adapter.tasks, own)
-    return Registry(version, list(served.values()), metrics, settings.default_models)
+    entries: list[ModelSettings | AdapterSettings] = [*settings.models, *settings.adapters]
+    for one in entries:
+        prompts = make_prompts(settings.prompts, one.prompts, one.name)
+        if isinstance(one, ModelSettings):
+            quantization = one.quantization or settings.quantization
+            source = Source(one.folder, None, one.tasks, prompts, one.weight, quantization)
+        else:
+            source = Source(one.folder, one.base, one.tasks, prompts)
+        base = served.get(source.base or "")
+        sources[one.name] = source
+        served[one.name] = read_served(one.name, one.folder, base, one.tasks, prompts)
+    known = Sources(sources, make_prompts(settings.prompts, {}, ""), settings.quantization)
+    return Registry(version, list(served.values()), metrics, settings.default_models, known)

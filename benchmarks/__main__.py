@@ -15,7 +15,9 @@ from benchmarks import (
     loading,
     memory,
     overload,
+    quantization,
     recovery,
+    reload,
     speculation,
     startup,
 )
@@ -29,11 +31,13 @@ BENCHMARKS = {
     "interference": interference.run,
     "speculation": speculation.run,
     "recovery": recovery.run,
+    "reload": reload.run,
     "determinism": determinism.run,
     "fairness": fairness.run,
     "overload": overload.run,
     "crowds": crowds.run,
     "memory": memory.run,
+    "quantization": quantization.run,
 }
 
 

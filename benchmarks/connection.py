@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client over asyncio streams: the measured machine's cores belong to the service."""
+"""One service on this machine, asked as the measurements need it: over `quartet bench`'s client, whole replies kept."""
 
 import asyncio
 import json
@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Body = dict[str, Any]
+from app.bench import connection
+from app.bench.connection import Site
+from app.bench.routes import Body as Body
 
 
 @dataclass(frozen=True)
@@ -31,63 +33,42 @@ class Reply:
 
 
 class Connection:
-    """One keep-alive connection; one request at a time."""
+    """One keep-alive connection; one request at a time, each with the `key`, if there is one."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, key: str = "") -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._connection = connection.Connection(Site("http", "127.0.0.1", port), headers)
 
     async def __aenter__(self) -> "Connection":
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
+        await self._connection.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
+        self._connection.close()
 
     async def get(self, path: str) -> bytes:
         """The body. Raises RuntimeError for any status but 200."""
-        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-        status = int((await self._reader.readline()).split()[1])
-        content = await self._reader.readexactly(int((await self._headers())["content-length"]))
-        if status != 200:
-            raise RuntimeError(f"{path} answered {status}: {content[:500].decode(errors='replace')}")
-        return content
+        answer = await self._connection.ask("GET", path)
+        return _checked(path, answer.status, await answer.read())
 
     async def post(self, path: str, body: Body, heard: Callable[[int], None] | None = None) -> Reply:
         """`heard` is told how many pieces of the body have come. Raises RuntimeError for any status but 200."""
-        data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        content = json.dumps(body).encode()
         start = time.perf_counter()
-        self._writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data)
-        await self._writer.drain()
-        status = int((await self._reader.readline()).split()[1])
-        headers = await self._headers()
-        if "content-length" in headers:
-            content = await self._reader.readexactly(int(headers["content-length"]))
-            arrivals = [time.perf_counter()]
-        else:
-            content, arrivals = await self._chunks(heard)
-        if status != 200:
-            raise RuntimeError(f"{path} answered {status}: {content[:500].decode(errors='replace')}")
-        return Reply(content, start, arrivals, time.perf_counter())
-
-    async def _headers(self) -> dict[str, str]:
-        headers = {}
-        while (line := await self._reader.readline()) not in (b"\r\n", b""):
-            name, _, value = line.decode("latin-1").partition(":")
-            headers[name.strip().lower()] = value.strip()
-        return headers
-
-    async def _chunks(self, heard: Callable[[int], None] | None) -> tuple[bytes, list[float]]:
+        answer = await self._connection.ask("POST", path, content)
         pieces, arrivals = [], []
-        while size := int(await self._reader.readline(), 16):
-            pieces.append(await self._reader.readexactly(size))
+        async for piece in answer.pieces():
+            pieces.append(piece)
             arrivals.append(time.perf_counter())
             if heard is not None:
                 heard(len(arrivals))
-            await self._reader.readexactly(2)
-        await self._reader.readexactly(2)
-        return b"".join(pieces), arrivals
+        return Reply(_checked(path, answer.status, b"".join(pieces)), start, arrivals, time.perf_counter())
+
+
+def _checked(path: str, status: int, content: bytes) -> bytes:
+    if status != 200:
+        raise RuntimeError(f"{path} answered {status}: {content[:500].decode(errors='replace')}")
+    return content
 
 
 def send_all(port: int, path: str, bodies: Sequence[Body], clients: int) -> tuple[list[Reply], float]:

@@ -68,8 +68,10 @@ def run(options: Options) -> Report:
         ("load", "load, as stored"),
         ("pack", "load and pack"),
         ("float32", "load as float32"),
+        ("int8", "load and quantize to int8"),
+        ("int4", "load and quantize to int4"),
     ):
-        target = None if name == "float32" else LOAD_TIMES_READ
+        target = LOAD_TIMES_READ if name in ("load", "pack") else None
         ratios = [ours / theirs for ours, theirs in zip(seconds[name], read, strict=True)]
         claims += [
             Claim(what, "s", seconds[name]),
@@ -80,6 +82,9 @@ def run(options: Options) -> Report:
         claims.append(Claim(f"{what}: anonymous peak of its bytes", "x", ratios, (), PEAK_TIMES_WEIGHTS))
     ratios = [peak / mib / 2 for peak in peaks["float32"][1:]]
     claims.append(Claim("load as float32: anonymous peak of its bytes", "x", ratios, (), PEAK_TIMES_WEIGHTS))
+    for name, what in (("int8", "load and quantize to int8"), ("int4", "load and quantize to int4")):
+        ratios = [peak / mib for peak in peaks[name][1:]]
+        claims.append(Claim(f"{what}: anonymous peak of the file's bytes", "x", ratios))
     return Report("loading", claims, {"weights_mib": round(mib, 1), "peak_mib": peaks})
 
 
@@ -145,6 +150,14 @@ def _pack(folder: Path) -> None:
     load_model(folder).pack()
 
 
+def _int8(folder: Path) -> None:
+    load_model(folder, quantization="int8").pack()
+
+
+def _int4(folder: Path) -> None:
+    load_model(folder, quantization="int4").pack()
+
+
 def _float32(folder: Path) -> None:
     load_model(folder, torch.float32)
 
@@ -155,6 +168,8 @@ ACTIONS: dict[str, Callable[[Path], None]] = {
     "load": _load,
     "pack": _pack,
     "float32": _float32,
+    "int8": _int8,
+    "int4": _int4,
 }
 
 

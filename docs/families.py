@@ -1,21 +1,25 @@
-"""Writes the table of families into docs/models.md: `python -m docs.families`. A test holds the page to it."""
+"""Writes the tables of what is served into the pages that show them: `python -m docs.families`.
 
-from collections.abc import Iterator
+A test holds the pages to it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.tasks.served import find_tasks
+from app.tasks.served import WANTED_CHECKPOINT, find_tasks
 from model.config import Head, Kind, TransformerConfig
 from model.families import FAMILIES, NOT_SERVED
 from model.families.family import Family
 
-PAGE = Path(__file__).parent / "models.md"
-BEGIN, END = "<!-- families: written by python -m docs.families -->\n", "<!-- end -->\n"
+DOCS = Path(__file__).parent
+END = "<!-- end -->\n"
 _PUBLISHED = {"task_specific_params": {"translation_en_to_de": {"prefix": ""}, "summarization": {}}}
 _LABELS = (("entailment", "contradiction"), ("LABEL_0",))
+_KINDS: tuple[Kind, ...] = ("encoder", "encoder-decoder", "decoder")
 
 
-def table() -> str:
+def families() -> str:
     """One row for each class that `architectures` may name, and below it why near relatives have none."""
     rows = ["| `model_type` | kind | `architectures` | head | tasks |", "|---|---|---|---|---|"]
     for family in FAMILIES.values():
@@ -26,11 +30,37 @@ def table() -> str:
     return "\n".join([*rows, "", *not_served, ""])
 
 
-def page(text: str) -> str:
-    """The page with the table as it is now."""
-    before, _, rest = text.partition(BEGIN)
+def support() -> str:
+    """One row for each task: which kinds of checkpoints do it, marked where only on a condition."""
+    rows = ["| task | encoder | encoder-decoder | decoder |", "|---|---|---|---|"]
+    found: dict[tuple[str, Kind], set[str]] = {}
+    for family in FAMILIES.values():
+        for head in family.heads.values():
+            for task in _tasks(family, head):
+                name, _, mark = task.partition(" ")
+                found.setdefault((name, _kind(family)), set()).add(mark)
+    for name in WANTED_CHECKPOINT:
+        marks = (found.get((name, kind)) for kind in _KINDS)
+        cells = ("" if mark is None else f"yes {min(mark)}".strip() for mark in marks)
+        rows.append(f"| {name} | {' | '.join(cells)} |".replace("  ", " "))
+    return "\n".join([*rows, ""])
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {"families": families, "support": support}
+PAGES: Mapping[Path, str] = {
+    DOCS / "models.md": "families",
+    DOCS / "tasks.md": "support",
+    DOCS.parent / "README.md": "support",
+}
+"""Which block is in which page."""
+
+
+def page(text: str, block: str) -> str:
+    """The page with that block as it is now."""
+    begin = f"<!-- {block}: written by python -m docs.families -->\n"
+    before, found, rest = text.partition(begin)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return f"{before}{begin}{BLOCKS[block]()}{END}{after}" if found else text
 
 
 def _kind(family: Family) -> Kind:
@@ -92,4 +122,5 @@ def _stand_in(
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, block in PAGES.items():
+        path.write_text(page(path.read_text(encoding="utf-8"), block), encoding="utf-8")

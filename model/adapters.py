@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
 from model.families import published_name, read_adapter_config, read_json, to_hf_config
-from model.heads import HEADS, pack_head, scores_words
+from model.heads import HEADS, fresh_head, pack_head, scores_words
 from model.layers.linear import Linear, LowRank, Update
-from model.layers.packed import PackedWeight
+from model.layers.packed import ServedWeight
 from model.loading import check_weight
 from model.lora import read_updates
 from model.lora_settings import check_settings
@@ -55,7 +55,7 @@ def add_adapter(
         module.adapters[name] = low_rank.to(model.embeddings.words.weight.device)
         trainable += low_rank.parameters()
     if config.head in HEADS:
-        model.heads[name] = _fresh_head(config)
+        model.heads[name] = fresh_head(config)
         trainable += model.heads[name].parameters()
     return trainable
 
@@ -123,9 +123,9 @@ class AdapterWeights:
     config: TransformerConfig
     updates: list[tuple[Linear, Update]]
     head: nn.Module | None
-    packed: list[PackedWeight] = field(default_factory=list)
+    packed: list[ServedWeight] = field(default_factory=list)
     """What it shares with nobody, where the model is packed."""
-    words: PackedWeight | None = None
+    words: ServedWeight | None = None
     """The model's table, where it was not packed before this head wanted it."""
 
     def attach(self, model: Transformer, name: str) -> None:
@@ -166,7 +166,7 @@ def read_adapter(model: Transformer, name: str, folder: Path) -> AdapterWeights:
     words = None
     if head is not None:
         if model.packed_words is None and scores_words(head):
-            words = PackedWeight(model.embeddings.words.weight)
+            words = model.words_packing.pack(model.embeddings.words.weight)
         packed += pack_head(head)
     return AdapterWeights(config, updates, head, packed, words)
 
@@ -196,7 +196,7 @@ def _read_updates(
         stored = load_file(file)
     except (SafetensorError, OSError) as fault:
         raise CheckpointError(f"{file}: {fault}") from None
-    like = model.embeddings.words.weight
+    like = model.embeddings.words.weight.new_empty(0, dtype=model.dtype)
     left: dict[str, Tensor] = {}
     for key, value in stored.items():
         check_weight(value, f"{file}: {key}")
@@ -213,7 +213,7 @@ def _read_updates(
 def _load_head(
     config: TransformerConfig, name: str, left: dict[str, Tensor], folder: Path, like: Tensor
 ) -> nn.Module:
-    head = _fresh_head(config).to(like.device, like.dtype)
+    head = fresh_head(config).to(like.device, like.dtype)
     for leaf, parameter in head.named_parameters():
         published = published_name(f"heads.{name}.{leaf}", config)
         value = left.pop(published, None)
@@ -221,16 +221,6 @@ def _load_head(
             raise CheckpointError(f"{folder / WEIGHTS}: {published} is missing or has another shape")
         parameter.data = value
     return head.eval().requires_grad_(False)
-
-
-def _fresh_head(config: TransformerConfig) -> nn.Module:
-    head = HEADS[config.head](config)
-    for module in head.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=config.initializer_range)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return head
 
 
 def _target_pattern(targets: set[str]) -> str:

@@ -12,15 +12,21 @@ from pathlib import Path
 
 from model.config import CheckpointError
 from model.families import FAMILIES, read_config
+from model.heads import MaskedLMHead, scores_words
+from model.layers.linear import Linear
+from model.layers.quantized import GROUP
 from model.loading import WORDS, unfilled_model, wanted_tensors
 from model.stored import read_tensors
+from model.transformer import Transformer
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Published names. `ignored` are stored and harmless: copies of tied tables, buffers, unused heads."""
+    """Published names. `ignored` are stored and harmless: copies of tied tables, buffers, unused heads.
+    `quantized_bytes` is what the weights take by quantization, what is left as it is taken for bfloat16."""
 
     num_parameters: int
+    quantized_bytes: dict[str, int]
     used: list[str]
     ignored: list[str]
     missing: list[str]
@@ -58,7 +64,32 @@ def compare_names(folder: Path) -> Fit:
         for theirs, ours in wanted.items()
         if not filled.issuperset(ours) and not re.fullmatch(family.zero_if_missing, theirs)
     ]
-    return Fit(model.num_parameters, used, ignored + copies, missing, left_over)
+    return Fit(model.num_parameters, quantized_bytes(model), used, ignored + copies, missing, left_over)
+
+
+def quantized_bytes(model: Transformer) -> dict[str, int]:
+    """What `Transformer.quantize` would make of it: bytes of codes, scales and all the rest, by quantization."""
+    stacks = [
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, Linear)
+        and name.startswith(("encoder.", "decoder."))
+        and ".positions." not in name
+    ]
+    own = [model.lm_head.weight.numel()] if model.lm_head is not None else []
+    own += [
+        head.projection.numel()
+        for head in model.heads.modules()
+        if isinstance(head, MaskedLMHead) and head.projection is not None
+    ]
+    is_tied = model.lm_head is None and model.decoder is not None
+    is_tied = is_tied or any(scores_words(head) for head in model.heads.values())
+    scored = sum(own) + (model.embeddings.words.weight.numel() if is_tied else 0)
+    rest = 2 * (model.num_parameters - sum(stacks) - sum(own))
+    return {
+        "int8": rest + scored + sum(stacks),
+        "int4": rest + scored + int(sum(stacks) * (0.5 + 4 / GROUP)),
+    }
 
 
 def main(arguments: Sequence[str]) -> int:

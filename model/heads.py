@@ -9,7 +9,7 @@ from model.config import Head, TransformerConfig
 from model.layers.activations import find_activation
 from model.layers.linear import Linear
 from model.layers.norms import build_norm
-from model.layers.packed import PackedWeight, can_pack, without_numbers
+from model.layers.packed import ONEDNN, Packing, ServedWeight, without_numbers
 
 
 class Pooler(nn.Module):
@@ -109,7 +109,7 @@ class MaskedLMHead(nn.Module):
         self.projection: nn.Parameter | None = None
         if not config.tie_embeddings:
             self.projection = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        self._packed: PackedWeight | None = None
+        self._packed: ServedWeight | None = None
 
     def forward(self, hidden: Tensor, score_words: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """[n, hidden_size] to [n, vocab_size]; `score_words` takes [n, hidden_size] and a bias [vocab_size]."""
@@ -120,11 +120,11 @@ class MaskedLMHead(nn.Module):
             return nn.functional.linear(x, self.projection, self.bias)
         return score_words(x, self.bias)
 
-    def pack(self) -> list[PackedWeight]:
+    def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
         """See `Linear.pack`; of the projection alone."""
-        if self.projection is None or not can_pack(self.projection):
+        if self.projection is None or not packing.takes(self.projection):
             return []
-        self._packed = PackedWeight(self.projection)
+        self._packed = packing.pack(self.projection)
         self.projection = without_numbers(self.projection)
         return [self._packed]
 
@@ -149,12 +149,23 @@ HEADS: Mapping[Head, Callable[[TransformerConfig], nn.Module]] = {
 """The heads of encoders. A decoder's LM head is a projection that `Transformer` holds itself."""
 
 
+def fresh_head(config: TransformerConfig) -> nn.Module:
+    """The head of `config` with random weights."""
+    head = HEADS[config.head](config)
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return head
+
+
 def scores_words(head: nn.Module) -> bool:
     """Whether it scores words by the model's table."""
     return any(isinstance(part, MaskedLMHead) and part.projection is None for part in head.modules())
 
 
-def pack_head(head: nn.Module) -> list[PackedWeight]:
+def pack_head(head: nn.Module) -> list[ServedWeight]:
     """See `Linear.pack`."""
     parts = [part for part in head.modules() if isinstance(part, Linear | MaskedLMHead)]
     return [packed for part in parts for packed in part.pack()]

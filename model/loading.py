@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from model.config import CheckpointError, TransformerConfig
 from model.families import FAMILIES, read_config, to_hf_config
 from model.families.family import Family
+from model.heads import MaskedLMHead
 from model.layers.linear import Linear
+from model.layers.quantized import Quantization
 from model.stored import INDEX, WEIGHTS, read_header, weight_files
 from model.transformer import Transformer
 
@@ -23,7 +25,10 @@ FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    quantization: Quantization | None = None,
 ) -> Transformer:
     """The Transformer that `folder` holds, in `dtype` (None: as stored), in eval mode.
 
@@ -31,6 +36,8 @@ def load_model(
     files. On a CPU a weight kept as it is stored stays a view of its file, which takes page cache
     and no anonymous memory; one that is cast, transposed or cut is copied, before the next is
     looked at. So the anonymous peak is the copied part of the model, and one tensor while it is cast.
+    What a `quantization` is for (CPU only, see `Transformer.quantize`) stays a view until it is quantized, and
+    so does the input table.
 
     Raises CheckpointError for a missing or left-over weight, a wrong shape, dtype or number, or an
     unreadable file; nothing is kept of the model then.
@@ -39,6 +46,7 @@ def load_model(
     family = FAMILIES[config.family]
     model = unfilled_model(config, folder)
     wanted = wanted_tensors(model, family)
+    viewed = _quantized_names(model) if quantization else frozenset()
     left_over = []
     copies: list[tuple[str, Tensor]] = []
     for file, name, tensor in _tensors(folder, device):
@@ -50,7 +58,8 @@ def load_model(
         where = f"{file}: {name}"
         check_weight(tensor, where)
         for parameter, piece in _pieces(model, family, name, ours or [WORDS], tensor, where):
-            kept = piece.to(dtype or piece.dtype, memory_format=torch.contiguous_format).contiguous()
+            target = piece.dtype if dtype is None or parameter in viewed else dtype
+            kept = piece.to(target, memory_format=torch.contiguous_format).contiguous()
             if ours is None:
                 copies.append((where, kept))
             else:
@@ -63,7 +72,11 @@ def load_model(
         parts += [f"left over {left_over[0]}" + _others(left_over)] if left_over else []
         stored = WEIGHTS if (folder / WEIGHTS).is_file() else INDEX
         raise CheckpointError(f"{folder / stored}: weights do not fit config.json: {'; '.join(parts)}")
-    return model.to(device).eval().requires_grad_(False)  # computed tables move, weights are there
+    model.to(device).eval().requires_grad_(False)  # computed tables move, weights are there
+    if quantization:
+        model.quantize(quantization, dtype or model.embeddings.words.weight.dtype)
+        _cast_rest(model)
+    return model
 
 
 def save_model(model: Transformer, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -174,7 +187,7 @@ def _place(model: nn.Module, name: str, value: Tensor, where: str) -> None:
     present = getattr(module, leaf)
     if present.is_meta:
         setattr(module, leaf, nn.Parameter(value, requires_grad=False))
-    elif not torch.equal(present, value):
+    elif not torch.equal(present, value.to(present.dtype)):
         raise CheckpointError(f"{where}: differs from the weight that config.json ties it to, or its twin")
 
 
@@ -183,13 +196,31 @@ def _settle_copies(model: Transformer, copies: Sequence[tuple[str, Tensor]]) -> 
     its own, nothing new, or an output table that the config wrongly calls tied."""
     for where, copy in sorted(copies, key=lambda entry: entry[0].endswith(OUTPUT)):
         words = model.embeddings.words.weight
-        if where.endswith(OUTPUT) and not words.is_meta and not torch.equal(words, copy):
+        if where.endswith(OUTPUT) and not words.is_meta and not torch.equal(words, copy.to(words.dtype)):
             with torch.device("meta"):
                 model.lm_head = Linear(model.config.hidden_size, model.config.vocab_size, bias=False)
             model.config = replace(model.config, tie_embeddings=False)
             _place(model, OUTPUT, copy, where)
         else:
             _place(model, WORDS, copy, where)
+
+
+def _quantized_names(model: Transformer) -> frozenset[str]:
+    """The weights that `Transformer.quantize` may read in any dtype."""
+    names = {WORDS, OUTPUT}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            names.add(f"{name}.weight")
+        elif isinstance(module, MaskedLMHead):
+            names.add(f"{name}.projection")
+    return frozenset(names)
+
+
+def _cast_rest(model: Transformer) -> None:
+    """What is not quantized, in the dtype of the hidden states; the input table is read as it is."""
+    for name, parameter in model.named_parameters():
+        if name != WORDS and not parameter.is_meta:
+            parameter.data = parameter.data.to(model.dtype)
 
 
 def _fill_with_zeros(model: Transformer, wanted: Mapping[str, Sequence[str]], family: Family) -> None:

@@ -84,12 +84,12 @@ def _whole(
 def _drop_copies(model: Transformer, config: TransformerConfig, left: dict[str, Tensor]) -> None:
     """PEFT stores the tables, unchanged, beside an update of the output layer."""
     table = published_name("embeddings.words.weight", config)
-    if table in left and torch.equal(left[table], model.embeddings.words.weight):
+    if table in left and torch.equal(left[table], model.embeddings.words.weight.to(left[table].dtype)):
         del left[table]
     if model.lm_head is None:
         return
     head = published_name("lm_head.weight", config).replace(".weight", ".base_layer.weight")
-    if head in left and torch.equal(left[head], model.lm_head.plain_weight()):
+    if head in left and model.lm_head.holds(left[head]):
         del left[head]
 
 

@@ -22,7 +22,8 @@ from model.layers.context import AttentionContext, PaddedContext
 from model.layers.embeddings import Embeddings
 from model.layers.linear import AdapterSpans, Linear
 from model.layers.mlp import FeedForward
-from model.layers.packed import PackedWeight, can_pack
+from model.layers.packed import ONEDNN, Packing, ServedWeight
+from model.layers.quantized import Quantization, quantizing
 
 OWN = "own"
 """The name of the head that came with the checkpoint; adapters add heads under their names."""
@@ -44,10 +45,12 @@ class Transformer(nn.Module):
         self.lm_head: Linear | None = None
         if self.decoder is not None and not config.tie_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.packed_words: PackedWeight | None = None
+        self.packed_words: ServedWeight | None = None
         """The input table once more, for scoring words."""
-        self.packed: list[PackedWeight] = []
-        """All that `pack` gave to oneDNN."""
+        self.packed: list[ServedWeight] = []
+        """All that `pack` gave to oneDNN, and what `quantize` made."""
+        self.words_packing: Packing = ONEDNN
+        """What scores words by the input table is made so."""
         self.logit_bias: nn.Parameter | None = None
         if config.logit_bias:
             self.logit_bias = nn.Parameter(torch.zeros(1, config.vocab_size))
@@ -159,19 +162,34 @@ class Transformer(nn.Module):
         """Gives all weights of products to oneDNN, for serving on a CPU; there is no way back.
 
         The input table is still looked up as it was, so a tied one is held twice. Changes nothing on other
-        devices, or for dtypes that oneDNN does not pack. Adapters that come later are packed as they are read.
+        devices, for dtypes that oneDNN does not pack, or of what is quantized. Adapters that come later are packed
+        as they are read.
         """
-        for module in self.modules():
-            if isinstance(module, SelfAttention | CrossAttention | FeedForward):
-                self.packed += module.pack()
-        if self.lm_head is not None:
-            self.packed += self.lm_head.pack()
-        elif self.decoder is not None:
-            self._pack_words()
+        self._pack_stacks(ONEDNN, ONEDNN)
         for head in self.heads.values():
-            if scores_words(head):
-                self._pack_words()
             self.packed += pack_head(head)
+
+    def quantize(self, quantization: Quantization, dtype: torch.dtype) -> None:
+        """Makes the weights of the stacks' products, and those that score words, codes of few bits for rows of
+        `dtype`, for serving on a CPU; there is no way back.
+
+        These may be of any dtype before, as may the input table, which stays what it is and is looked up in `dtype`.
+        Heads other than over the vocabulary are small, and stay as they are. 4 bits are for the stacks alone: words
+        are scored in 8.
+        """
+        self.words_packing = quantizing("int8", dtype)
+        self._pack_stacks(quantizing(quantization, dtype), self.words_packing)
+        for head in self.heads.modules():
+            if isinstance(head, MaskedLMHead):
+                self.packed += head.pack(self.words_packing)
+        self.embeddings.dtype = dtype
+        if self.decoder_embeddings is not None:
+            self.decoder_embeddings.dtype = dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of hidden states, keys and values."""
+        return self.embeddings.dtype or self.embeddings.words.weight.dtype
 
     def echo_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[b, t] ids, padded on the right, to [b, hidden_size]: what an encoder-decoder classifies by.
@@ -191,10 +209,19 @@ class Transformer(nn.Module):
         """Parameters, each counted once however often it is tied."""
         return sum(p.numel() for p in self.parameters())
 
-    def _pack_words(self) -> None:
-        if self.packed_words is None and can_pack(self.embeddings.words.weight):
-            self.packed_words = PackedWeight(self.embeddings.words.weight)
-            self.packed.append(self.packed_words)
+    def _pack_stacks(self, packing: Packing, words_packing: Packing) -> None:
+        """The stacks' products and what scores words, where they are not packed yet."""
+        for module in self.modules():
+            if isinstance(module, SelfAttention | CrossAttention | FeedForward):
+                self.packed += module.pack(packing)
+        if self.lm_head is not None:
+            self.packed += self.lm_head.pack(words_packing)
+        is_scored = self.decoder is not None and self.lm_head is None
+        if is_scored or any(scores_words(head) for head in self.heads.values()):
+            words = self.embeddings.words.weight
+            if self.packed_words is None and words_packing.takes(words):
+                self.packed_words = words_packing.pack(words)
+                self.packed.append(self.packed_words)
 
     def _score_words(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         """[..., hidden_size] against the input table: [..., vocab_size]."""
@@ -224,6 +251,8 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.projection, std=config.initializer_range)
 
 
-def parameter_bytes(model: nn.Module) -> int:
-    """Bytes that the parameters take."""
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+def weight_bytes(model: Transformer) -> int:
+    """Bytes that its weights take: of an input table that scores words too, both forms."""
+    return sum(p.nbytes for p in model.parameters() if not p.is_meta) + sum(
+        one.nbytes for one in model.packed
+    )

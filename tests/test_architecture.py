@@ -39,7 +39,9 @@ def test_tree_keeps(rule: Callable[[Tree], list[str]], tree: Tree) -> None:
 
 def test_files_are_short_well_named_and_our_own() -> None:
     paths = [
-        path for part in ("app", "model", "tests", "benchmarks") for path in ROOT.glob(f"{part}/**/*.py")
+        path
+        for part in ("app", "model", "tests", "benchmarks", "deploy")
+        for path in ROOT.glob(f"{part}/**/*.py")
     ]
     files = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
     assert file_faults(files) == []

@@ -8,6 +8,7 @@ from app.api.dialects import Dialect
 from app.errors import DeadlineExceeded, QuartetError
 from app.metrics import NONE, Metrics
 from app.tasks.base import Usage
+from app.timeline import Timeline
 
 
 @dataclass
@@ -30,6 +31,10 @@ class Call:
     """The name of the key that it came with."""
     texts: str | None = None
     """What the log is to show of its body."""
+    trace_id: str | None = None
+    """Of the trace that it is a part of."""
+    timeline: Timeline | None = None
+    """Where the engine's work for it is noted."""
     deadline: asyncio.Timeout | None = None
     timeout: float = 0.0
 
@@ -52,7 +57,7 @@ class Call:
 
     def told(self) -> dict[str, object]:
         """What a log line says of it, beside the outcome: who asked, and what for where it reached a task."""
-        who = {"client": self.client, "key": self.key, "body": self.texts}
+        who = {"client": self.client, "key": self.key, "trace_id": self.trace_id, "body": self.texts}
         told: dict[str, object] = {name: value for name, value in who.items() if value is not None}
         if self.task != NONE:
             counts = {name: count for name, count in self.usage.as_dict().items() if count}

@@ -9,7 +9,7 @@ import resource
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
         stood behind another on its connection goes the long way, and so does one whose client does not read."""
         answer = None
         if self._is_at_head and app is self.config.loaded_app and not self.flow.write_paused:
-            answer = self._all.refuse(dict(self.scope))
+            answer = self._all.refuse(cast(Scope, self.scope))
         if answer is None:
             super()._start_asgi_task(cycle, app)
             return

@@ -25,8 +25,12 @@ Headers = Mapping[bytes, bytes]
 class Door:
     """Asked by the gate of every request, and by the connections before there is anything of one but its head."""
 
-    def __init__(self, registry: Registry, guard: Guard, max_timeout: float) -> None:
+    def __init__(
+        self, registry: Registry, guard: Guard, max_timeout: float, *, is_traced: bool = False
+    ) -> None:
+        """`is_traced`: each request is to have a trace, which the envelope makes: none is refused before it."""
         self._registry, self._guard, self._max_timeout = registry, guard, max_timeout
+        self._is_traced = is_traced
 
     def check(self, call: Call, key: Key | None, path: str) -> None:
         """Counts a request that wants work. Raises RateLimited, Overloaded."""
@@ -38,7 +42,8 @@ class Door:
         """The whole answer to a request for which there is no room, counted and logged like any other. None where the
         gate may say something else."""
         headers, method, path = dict(scope["headers"]), scope["method"], scope["path"]
-        if method in WITHOUT_WORK or not needs_engine(path) or any(name in headers for name in _NEED_MORE):
+        is_simple = method not in WITHOUT_WORK and needs_engine(path) and not self._is_traced
+        if not is_simple or any(name in headers for name in _NEED_MORE):
             return None
         call = make_call(scope, self._max_timeout)
         try:
@@ -65,7 +70,7 @@ class Door:
 def asked_by(call: Call, path: str) -> Caller:
     """A caller of whoever sent it: a key or, without keys, an address. Before the body is read its path is all that is
     known of what it wants."""
-    return Caller(call.key or call.client or "", path)
+    return Caller(call.key or call.client or "", path, call.timeline)
 
 
 def needs_engine(path: str) -> bool:

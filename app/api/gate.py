@@ -90,7 +90,7 @@ class Gate:
         caller.set(asked_by(call, path))
         may_hurry = security.may_hurry.set(key is None or "admin" in key.scopes)
         try:
-            with self.registry.admit(asyncio.current_task()):
+            with self.registry.in_flight.admit(asyncio.current_task()):
                 await self._work(scope, _Replay(receive, body), send, call)
         finally:
             security.may_hurry.reset(may_hurry)
@@ -135,7 +135,9 @@ class Gate:
             raise call.deadline_error() from None
         except asyncio.CancelledError:
             is_gone = replay.left.is_set()
-            reason = ClientClosed("the client left") if is_gone else self.registry.drain_error(handler)
+            reason = (
+                ClientClosed("the client left") if is_gone else self.registry.in_flight.drain_error(handler)
+            )
             if reason is None or handler.uncancel() > 0:
                 raise
             raise reason from None

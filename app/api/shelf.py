@@ -1,43 +1,25 @@
-"""What administrators may load at run time, whatever they ask for."""
+"""Which folders administrators may name, whatever they ask for."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import InvalidRequest, ModelNotFound
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A PEFT adapter's folder and the served model that it sits on."""
-
-    base: str
-    folder: Path
+from app.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """`named` are those that the settings name; beside them any folder below `root` is there."""
+    """Any folder below `root` may be loaded; without one, none may be named."""
 
-    named: Mapping[str, Adapter] = field(default_factory=dict)
     root: Path | None = None
 
-    def find(self, name: str, base: str | None, path: str | None) -> Adapter:
-        """The adapter at `path`, relative to the root, on `base`; without both the one that the settings call `name`.
+    def folder(self, path: str) -> Path:
+        """What lies at `path`, relative to the root. Links are followed before it is looked where a folder lies.
 
-        Links are followed before it is looked where a folder lies. Raises InvalidRequest, ModelNotFound.
+        Raises InvalidRequest.
         """
-        if path is None and base is None:
-            if name not in self.named:
-                known = ", ".join(self.named) or "none"
-                raise ModelNotFound(f"the settings name no adapter {name[:100]!r}, but {known}", param="name")
-            return self.named[name]
-        if base is None or path is None:
-            missing = "base" if base is None else "path"
-            raise InvalidRequest(f"{missing} is required", missing, "missing_parameter")
         if self.root is None:
             raise InvalidRequest("folders are loaded only by a server started with --model-root", "path")
-        return Adapter(base, _folder_below(self.root, path))
+        return _folder_below(self.root, path)
 
 
 def _folder_below(root: Path, path: str) -> Path:

@@ -162,7 +162,7 @@ def _fit(reader: _Reader, config: TransformerConfig, tensors: Mapping[str, Store
     count = fit["num_parameters"]
     return {
         "parameters": count,
-        "weight_bytes": {name: count * size for name, size in DTYPE_BYTES.items()},
+        "weight_bytes": {name: count * size for name, size in DTYPE_BYTES.items()} | fit["quantized_bytes"],
         "missing": fit["missing"],
         "left_over": fit["left_over"],
         "ignored": fit["ignored"],

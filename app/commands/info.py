@@ -103,7 +103,8 @@ def _pooling(pooling: Mapping[str, Any]) -> str:
 
 
 def _memory(sizes: Mapping[str, int]) -> str:
-    return f"{_bytes(sizes['float32'])} in float32, {_bytes(sizes['bfloat16'])} in bfloat16 or float16"
+    told = f"{_bytes(sizes['float32'])} in float32, {_bytes(sizes['bfloat16'])} in bfloat16 or float16"
+    return told + "".join(f", {_bytes(sizes[name])} in {name}" for name in ("int8", "int4") if name in sizes)
 
 
 def _bytes(size: float) -> str:

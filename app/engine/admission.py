@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.engine.block_manager import num_blocks
-from app.engine.protocol import EncodeRequest, GenerateRequest
+from app.engine.protocol import EncodeRequest, GenerateRequest, served_name
 from app.engine.rules import make_rules
 from app.engine.sampling_params import ParameterError
 from app.engine.sequence import BeamGroup, Sequence
@@ -58,7 +58,7 @@ def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits, ar
     heads = HEADS_FOR.get(request.output)
     kinds = ("encoder", "encoder-decoder") if request.output == "class" else ("encoder",)
     if served.config.kind not in kinds or (heads is not None and served.config.head not in heads):
-        raise RequestError(f"model {request.model!r} has no output {request.output!r}")
+        raise RequestError(f"model {served_name(request.model)!r} has no output {request.output!r}")
     if not 0 < len(request.ids) <= served.max_model_len:
         raise RequestError(f"{len(request.ids)} tokens, but the model takes 1 to {served.max_model_len}")
     if any(not 0 <= token_id < served.config.vocab_size for token_id in request.candidates):
@@ -82,7 +82,7 @@ def _encoder_sequence(request: EncodeRequest, served: Served, limits: Limits, ar
 def _decoder_sequence(request: GenerateRequest, served: Served, limits: Limits, arrival: float) -> Sequence:
     config, limit = served.config, served.max_model_len
     if config.head != "lm":
-        raise RequestError(f"model {request.model!r} generates nothing")
+        raise RequestError(f"model {served_name(request.model)!r} generates nothing")
     try:
         request.params.check_vocabulary(config.vocab_size)
     except ParameterError as fault:

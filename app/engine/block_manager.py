@@ -96,6 +96,14 @@ class BlockManager:
                 else:
                     self._free.append(block)
 
+    def forget(self, model: str) -> None:
+        """A model is gone that holds no block any more: what can be found of it can be found no more."""
+        for block in [block for block in self._idle if self._last_owner[block] == model]:
+            del self._idle[block]
+            del self._by_key[self._keys.pop(block)]
+            self._free.append(block)
+        del self._held[model]
+
 
 def num_blocks(num_tokens: int, block_size: int) -> int:
     """Blocks that hold `num_tokens` positions."""

@@ -2,29 +2,31 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import torch
 
 from app.engine.adapters import Adapters
-from app.engine.admission import Served
 from app.engine.block_manager import BlockManager
 from app.engine.compiler import Compiler
 from app.engine.determinism import check_deterministic
+from app.engine.drafting import Drafting
 from app.engine.engine import Engine
+from app.engine.faults import Prospects
 from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
+from app.engine.loader import Loader
 from app.engine.memory import available_bytes
+from app.engine.models import Keepers, LoadedModel, Models
 from app.engine.pace import Pace
-from app.engine.protocol import ModelInfo, WorkerConfig
-from app.engine.runner import Runner
+from app.engine.protocol import AdapterSpec, ModelSpec, WorkerConfig, served_name
 from app.engine.scheduler import Scheduler
 from model.config import CheckpointError
+from model.families import read_config
+from model.layers.quantized import Quantization
 from model.loading import load_model, stored_dtype
 from model.pooling import read_pooling
-from model.transformer import Transformer, parameter_bytes
+from model.stored import read_tensors
 
 DTYPES = {
     "float32": torch.float32,
@@ -36,52 +38,77 @@ CPU_CACHE_BYTES = 2 * 2**30
 CPU_STEP_MS = 100.0
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    model: Transformer
-    folder: Path
-    seconds: float
-
-
 def build_engine(
     config: WorkerConfig,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.monotonic,
     recorder: FlightRecorder | None = None,
 ) -> Engine:
     """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
 
-    `clock`, in seconds, tells the engine how long its steps take; in `recorder` it writes down what it is at.
+    `clock`, in seconds, tells the engine how long its steps take, and the client, on `time.monotonic()`, when they
+    began; in `recorder` it writes down what it is at.
     """
     device = choose_device(config.device)
-    loaded: dict[str, _Loaded] = {}
-    for spec in config.models:
-        started, folder = time.perf_counter(), Path(spec.path)
-        model = load_model(folder, choose_dtype(config.dtype, device, stored_dtype(folder)), device)
-        model.pack()
-        loaded[spec.name] = _Loaded(model, folder, time.perf_counter() - started)
-    served = {name: _served(name, None, one.model, config.max_model_len) for name, one in loaded.items()}
-    infos = {name: _info(name, served[name], one, device) for name, one in loaded.items()}
-    if config.deterministic:
-        for name, one in loaded.items():
-            check_deterministic(name, one.model)
-    models = {name: one.model for name, one in loaded.items()}
-    adapters = Adapters(models, served, infos, config.deterministic)
-    for adapter in config.adapters:
-        adapters.add(adapter)
-    runners, arena = _runners(loaded, device, config.kv_cache_memory, config.deterministic)
-    for name, info in infos.items():
-        infos[name] = _with_blocks(info, runners, arena)
-    sizes = {name: runner.block_size for name, runner in runners.items()}
-    blocks = BlockManager(arena.num_pages)
-    scheduler = Scheduler(sizes, blocks, config.token_budget, config.max_num_seqs, config.prefix_cache)
-    for spec in config.models:
-        scheduler.lanes.set_weight(spec.name, spec.weight)
-    pace = _pace(config.target_step_ms, device)
-    compiler = Compiler({name: (one.folder, one.model.config.vocab_size) for name, one in loaded.items()})
-    return Engine(
-        *(runners, served, infos, adapters, arena, scheduler, compiler, pace, config.speculation, clock),
-        recorder,
+    loaded = [(spec, _read_model(spec, config, device)) for spec in config.models]
+    cache_bytes = config.kv_cache_memory or _default_cache_bytes(device)
+    plan = plan_arena([one.shape for _, one in loaded], cache_bytes, config.kv_cache_page)
+    arena = Arena(*plan, device)
+    scheduler = Scheduler(
+        {}, BlockManager(arena.num_pages), config.token_budget, config.max_num_seqs, config.prefix_cache
     )
+    compiler, drafting = Compiler(), Drafting(config.speculation)
+    pace, prospects = _pace(config.target_step_ms, device), Prospects()
+    keepers = Keepers(scheduler, compiler, drafting, (prospects,) if pace is None else (prospects, pace))
+    models = Models(arena, keepers, config.max_model_len, config.deterministic)
+    for spec, one in loaded:
+        models.add(spec, one)
+    adapters = Adapters(models, config.deterministic)
+    for adapter in config.adapters:
+        _add_adapter(adapter, models, adapters)
+
+    def read_another(spec: ModelSpec) -> LoadedModel:
+        _check_fit(spec, config, arena, device)
+        return _read_model(spec, config, device)
+
+    loader = Loader(models, adapters, read_another)
+    return Engine(
+        *(models, loader, arena, scheduler, compiler, drafting, pace, prospects, clock, recorder),
+    )
+
+
+def _read_model(spec: ModelSpec, config: WorkerConfig, device: torch.device) -> LoadedModel:
+    """Raises CheckpointError."""
+    started, folder = time.perf_counter(), Path(spec.path)
+    dtype = choose_dtype(config.dtype, device, stored_dtype(folder))
+    quantization = choose_quantization(spec, device, dtype)
+    model = load_model(folder, dtype, device, quantization)
+    model.pack()
+    if config.deterministic:
+        check_deterministic(served_name(spec.name), model)
+    return LoadedModel(model, folder, read_pooling(folder), quantization, time.perf_counter() - started)
+
+
+def _add_adapter(spec: AdapterSpec, models: Models, adapters: Adapters) -> None:
+    """Raises CheckpointError."""
+    if spec.base not in models.runners:
+        raise CheckpointError(f"adapter {served_name(spec.name)}: its base {spec.base!r} is not served")
+    started = time.perf_counter()
+    weights = adapters.read(spec)
+    adapters.attach(spec, weights, time.perf_counter() - started)
+
+
+def _check_fit(spec: ModelSpec, config: WorkerConfig, arena: Arena, device: torch.device) -> None:
+    """Raises CheckpointError, before any weight is read, where one more model finds no room beside the others."""
+    folder = Path(spec.path)
+    dtype = choose_dtype(config.dtype, device, stored_dtype(folder))
+    arena.block_size(CacheShape.of(read_config(folder), dtype))
+    numbers = sum(tensor.num_elements for tensor in read_tensors(folder).values())
+    needed = numbers * (dtype.itemsize if spec.quantization == "none" else 1)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    if needed > free:
+        raise CheckpointError(
+            f"its weights take {needed >> 20} MiB of memory, and {free >> 20} are free: unload another model first"
+        )
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -106,27 +133,22 @@ def choose_dtype(wanted: str, device: torch.device, stored: torch.dtype) -> torc
     return torch.float32
 
 
-def _served(name: str, adapter: str | None, model: Transformer, max_model_len: int | None) -> Served:
-    own = model.config.max_positions
-    return Served(name, adapter, model.config, min(own, max_model_len) if max_model_len else own)
-
-
-def _runners(
-    loaded: dict[str, _Loaded], device: torch.device, cache_bytes: int | None, is_deterministic: bool
-) -> tuple[dict[str, Runner], Arena]:
-    shapes = {
-        name: CacheShape.of(one.model.config, one.model.embeddings.words.weight.dtype)
-        for name, one in loaded.items()
-    }
-    num_pages, page_bytes = plan_arena(list(shapes.values()), cache_bytes or _default_cache_bytes(device))
-    arena = Arena(num_pages, page_bytes, device)
-    runners = {}
-    for name, one in loaded.items():
-        has_cache = shapes[name].num_layers > 0
-        cache = arena.view(shapes[name]) if has_cache else None
-        size = arena.block_size(shapes[name]) if has_cache else 1
-        runners[name] = Runner(one.model, cache, size, read_pooling(one.folder), is_deterministic)
-    return runners, arena
+def choose_quantization(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Quantization | None:
+    """None for none. Raises CheckpointError for one that cannot be computed with here."""
+    wanted = spec.quantization
+    if wanted == "none":
+        return None
+    where = f"--quantization {wanted}, model {served_name(spec.name)}"
+    if wanted == "fp8":
+        raise CheckpointError(
+            f"{where}: 8-bit floating-point weights need a GPU's kernels; a CPU takes int8 and int4"
+        )
+    if device.type != "cpu":
+        raise CheckpointError(f"{where}: this is done on a CPU only; {device} takes weights as --dtype says")
+    if dtype not in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: rows of {name} cannot be quantized; --dtype float32 or bfloat16 can")
+    return wanted
 
 
 def _pace(wanted: float | None, device: torch.device) -> Pace | None:
@@ -142,24 +164,3 @@ def _default_cache_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(0.9 * free)
     return min(CPU_CACHE_BYTES, available_bytes() // 4)
-
-
-def _info(name: str, served: Served, one: _Loaded, device: torch.device) -> ModelInfo:
-    return ModelInfo(
-        name=name,
-        kind=served.config.kind,
-        max_model_len=served.max_model_len,
-        vocab_size=served.config.vocab_size,
-        parameters=one.model.num_parameters,
-        bytes=parameter_bytes(one.model),
-        load_seconds=one.seconds,
-        dtype=str(one.model.embeddings.words.weight.dtype).removeprefix("torch."),
-        device=str(device),
-    )
-
-
-def _with_blocks(info: ModelInfo, runners: dict[str, Runner], arena: Arena) -> ModelInfo:
-    runner = runners[info.base or info.name]
-    if info.kind == "encoder":
-        return info
-    return msgspec.structs.replace(info, num_blocks=arena.num_pages, block_size=runner.block_size)

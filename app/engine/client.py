@@ -30,6 +30,7 @@ from app.engine.protocol import (
     Hypotheses,
     Message,
     ModelInfo,
+    ModelSpec,
     Ready,
     Report,
     Request,
@@ -75,7 +76,7 @@ class EngineClient:
         self._journal = Journal(max_queue_requests, max_queue_tokens, max_queue_wait)
         self._on_report = on_report
         self._patience = patience or Patience()
-        self._control = Control(config.adapters, self._send)
+        self._control = Control(config.models, config.adapters, self._send)
         self._config = config
         self._supervisor = Supervisor(command, self._new_config, self, on_restart, self._patience)
         self._num_calls = 0
@@ -173,15 +174,20 @@ class EngineClient:
         self._check_open()
         return await self._control.trace(steps)
 
+    async def load_model(self, model: ModelSpec) -> ModelInfo:
+        """As `Control.load_model`."""
+        self._check_open()
+        return await self._control.load_model(model)
+
     async def load_adapter(self, adapter: AdapterSpec) -> ModelInfo:
         """As `Control.load_adapter`."""
         self._check_open()
         return await self._control.load_adapter(adapter)
 
-    async def unload_adapter(self, name: str) -> None:
-        """As `Control.unload_adapter`."""
+    async def unload(self, name: str) -> None:
+        """As `Control.unload`."""
         self._check_open()
-        await self._control.unload_adapter(name)
+        await self._control.unload(name)
 
     async def _whole(self, requests: Sequence[Request], kind: type[Whole]) -> list[Whole]:
         """One answer to each request, in order."""
@@ -216,8 +222,10 @@ class EngineClient:
             raise self._unavailable()
 
     def _new_config(self) -> WorkerConfig:
-        """What the next process starts with."""
-        return replace(self._config, adapters=self._control.adapters)
+        """What the next process starts with. Whoever is at work on what it cannot have is told so."""
+        for name in self._control.drop_replaced():
+            self._journal.forsake(name)
+        return replace(self._config, models=self._control.models, adapters=self._control.adapters)
 
     def _count_call(self, change: int) -> None:
         self._num_calls += change
@@ -244,8 +252,7 @@ class EngineClient:
     def receive(self, message: WorkerMessage) -> None:
         """The supervisor's call: the engine says something."""
         if isinstance(message, StepOutputs):
-            for output in message.outputs:
-                self._journal.deliver(output)
+            self._journal.receive(message)
             if message.report is not None:
                 try:
                     self._on_report(message.report)
@@ -261,6 +268,7 @@ class EngineClient:
 
     def is_back(self) -> None:
         """The supervisor's call: a new engine goes on with what is in flight."""
+        self._journal.note_restart()
         for entry in list(self._journal.entries.values()):
             self._send(entry.again())
         self._control.send_again()

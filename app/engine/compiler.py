@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from app.engine.constraint import Grammar, Matcher, Vocabulary, compile_constraint, source_for
@@ -30,12 +30,12 @@ _Outcome = Grammar | ConstraintError | None
 
 
 class Compiler:
-    """All but `_work` belongs to the engine's thread. `sources` are each model's folder and number of tokens."""
+    """All but `_work` belongs to the engine's thread."""
 
-    def __init__(self, sources: Mapping[str, tuple[Path, int]]) -> None:
+    def __init__(self) -> None:
         self.wake: Callable[[], object] = lambda: None
         """Called, from another thread, when there is something to `take`."""
-        self._sources = sources
+        self._sources: dict[str, tuple[Path, int]] = {}
         self._kept: OrderedDict[_Key, Grammar | ConstraintError] = OrderedDict()
         self._waiting: dict[_Key, list[Sequence]] = {}
         self._jobs: queue.SimpleQueue[tuple[_Key, Constraint, bool]] = queue.SimpleQueue()
@@ -53,6 +53,17 @@ class Compiler:
     def waiting(self) -> list[Sequence]:
         """Sequences that were handed over and not yet taken back."""
         return [sequence for sequences in self._waiting.values() for sequence in sequences]
+
+    def add_model(self, model: str, folder: Path, vocab_size: int) -> None:
+        """Its sequences may come; the tokenizer is read with the first of them."""
+        self._sources[model] = folder, vocab_size
+
+    def remove_model(self, model: str) -> None:
+        """No sequence of it waits, and none will come."""
+        del self._sources[model]
+        self._vocabularies.pop(model, None)
+        for key in [key for key in self._kept if key[0] == model]:
+            del self._kept[key]
 
     def hold(self, sequence: Sequence) -> None:
         """Takes a sequence over until its constraint is compiled."""
@@ -83,7 +94,7 @@ class Compiler:
         refused: list[Failed] = []
         while self._news:
             key, outcome = self._news.popleft()
-            if outcome is not None:
+            if outcome is not None and key[0] in self._sources:
                 self._kept[key] = outcome
                 self._kept.move_to_end(key)
                 if len(self._kept) > MAX_KEPT:
@@ -116,9 +127,11 @@ class Compiler:
 
     def _compile(self, model: str, constraint: Constraint, *, is_tried: bool) -> Grammar:
         with self._lock:
-            if model not in self._vocabularies:
-                self._vocabularies[model] = Vocabulary.read(*self._sources[model])
-        vocabulary = self._vocabularies[model]
+            vocabulary, source = self._vocabularies.get(model), self._sources.get(model)
+            if vocabulary is None:
+                if source is None:
+                    raise ConstraintError("nobody waits for it any more")
+                vocabulary = self._vocabularies[model] = Vocabulary.read(*source)
         try:
             grammar = source_for(constraint, vocabulary)
         except RecursionError:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.config import CheckpointError
 from model.kernels import can_decode
-from model.layers.packed import PackedWeight, can_pack
+from model.layers.packed import ServedWeight, can_pack
 from model.transformer import Transformer
 
 FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -26,24 +26,24 @@ _PIECES = (1, 3, 17, 37, 333)
 
 def check_deterministic(name: str, model: Transformer) -> None:
     """Raises CheckpointError that says what is in the way. Takes a fraction of a second: all is tried."""
-    words = model.embeddings.words.weight
+    device, model_dtype = model.embeddings.words.weight.device, model.dtype
     reason = None
-    if words.device.type != "cpu":
+    if device.type != "cpu":
         reason = "this is done on a CPU only"
-    elif not can_pack(words) or not can_decode(words.device, words.dtype):
-        dtype = str(words.dtype).removeprefix("torch.")
+    elif not can_pack(torch.empty(0, dtype=model_dtype)) or not can_decode(device, model_dtype):
+        dtype = str(model_dtype).removeprefix("torch.")
         reason = f"{dtype} cannot be computed so here: it takes float32 or bfloat16, oneDNN, and this package's kernels"
     elif model.config.disentangled:
         reason = "scores against relative positions, as DeBERTa has them, are not computed so"
     else:
         check_products(name, model.packed)
-        for function in _varying_functions(words.dtype):
+        for function in _varying_functions(model_dtype):
             reason = f"on this processor the bits of its {function} depend on the batch"
     if reason is not None:
         raise CheckpointError(f"--deterministic, model {name}: {reason}")
 
 
-def check_products(name: str, packed: Iterable[PackedWeight]) -> None:
+def check_products(name: str, packed: Iterable[ServedWeight]) -> None:
     """The same for a model's products, or an adapter's."""
     for one in {(one.shape, one.dtype): one for one in packed}.values():
         if one.varies():

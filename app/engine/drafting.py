@@ -1,19 +1,27 @@
 """Which sequences get a draft of what they say next, and how long: where that makes text come faster."""
 
-from collections.abc import Iterable
-
 from app.engine.sequence import Sequence
 from app.engine.speculation import HOPELESS, NO_DRAFT, Draft, Speculator, StepCost
 
 
 class Drafting:
-    """Weighs what a guess promises against what computing one more row of a step takes, for each of `models`; for
-    others nothing is drafted."""
+    """Weighs what a guess promises against what computing one more row of a step takes, for each model; where it is not
+    `is_on`, nothing is drafted."""
 
-    def __init__(self, models: Iterable[str]) -> None:
-        self._costs = {model: StepCost() for model in models}
+    def __init__(self, is_on: bool) -> None:
+        self._is_on = is_on
+        self._costs: dict[str, StepCost] = {}
         self.num_held = 0
         """Tokens of drafts that held, so far."""
+
+    def add_model(self, model: str) -> None:
+        """Its sequences may come."""
+        if self._is_on:
+            self._costs[model] = StepCost()
+
+    def forget(self, model: str) -> None:
+        """It is gone."""
+        self._costs.pop(model, None)
 
     def note(self, model: str, num_rows: int, seconds: float) -> None:
         """A step has computed so many rows, none of them a prompt's."""

@@ -2,11 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from app.engine.adapters import Adapters
 from app.engine.admission import Limits, RequestError, Served, make_sequence
 from app.engine.batch import Batch, build_batch
 from app.engine.choosing import Choices, Chooser
@@ -16,6 +15,8 @@ from app.engine.drafting import Drafting
 from app.engine.faults import Prospects, is_out_of_memory
 from app.engine.flight import FlightRecorder
 from app.engine.kv_cache import Arena
+from app.engine.loader import Loader
+from app.engine.models import Models
 from app.engine.pace import LEAST_TOKENS, Pace
 from app.engine.protocol import (
     Answer,
@@ -24,9 +25,10 @@ from app.engine.protocol import (
     ModelInfo,
     Report,
     StepOutputs,
+    served_name,
 )
-from app.engine.questions import LoadAdapter, Question, Reply, TraceSteps, UnloadAdapter
-from app.engine.runner import EncoderOutput, Runner
+from app.engine.questions import LoadAdapter, LoadModel, Question, Reply, TraceSteps, Unload
+from app.engine.runner import EncoderOutput
 from app.engine.scheduler import ScheduledStep, Scheduler
 from app.engine.sequence import Sequence
 from app.engine.trace import Laps, Trace
@@ -42,34 +44,32 @@ class Engine:
 
     def __init__(
         self,
-        runners: Mapping[str, Runner],
-        served: Mapping[str, Served],
-        infos: Mapping[str, ModelInfo],
-        adapters: Adapters,
+        models: Models,
+        loader: Loader,
         arena: Arena,
         scheduler: Scheduler,
         compiler: Compiler,
+        drafting: Drafting,
         pace: Pace | None,
-        speculates: bool,
+        prospects: Prospects,
         clock: Callable[[], float],
         recorder: FlightRecorder | None = None,
     ) -> None:
-        self._infos, self._adapters = infos, adapters
-        self._runners, self._served, self._arena = runners, served, arena
+        self._models, self._loader = models, loader
+        self._runners, self._served, self._arena = models.runners, models.served, arena
         self._scheduler, self._blocks = scheduler, scheduler.blocks
-        self._compiler = compiler
+        self._compiler, self._drafting = compiler, drafting
         self._pace, self._clock = pace, clock
-        self._drafting = Drafting(runners if speculates else ())
         self._chooser, self._committer = Chooser(), Committer(scheduler, self._drafting)
         self._trace = Trace()
         self._replies: list[Reply] = []
-        self._recorder, self._prospects = recorder, Prospects()
+        self._recorder, self._prospects = recorder, prospects
         self._last_report = 0.0
 
     @property
     def infos(self) -> list[ModelInfo]:
         """Of all that is served now."""
-        return list(self._infos.values())
+        return list(self._models.infos.values())
 
     @property
     def has_work(self) -> bool:
@@ -78,13 +78,13 @@ class Engine:
 
     def when_ready(self, wake: Callable[[], object]) -> None:
         """Has `wake` called, from any thread, when there is something to do that nobody has sent: a constraint is
-        compiled, an adapter is read."""
-        self._compiler.wake = self._adapters.wake = wake
+        compiled, weights are read."""
+        self._compiler.wake = self._loader.wake = wake
 
     def add(self, request: GenerateRequest | EncodeRequest) -> None:
         """Puts a request in line. Raises RequestError where it can never be served."""
         if request.model not in self._served:
-            raise RequestError(f"unknown model {request.model!r}")
+            raise RequestError(f"unknown model {served_name(request.model)!r}")
         served = self._served[request.model]
         size = self._runners[served.model].block_size
         limits = Limits(size, self._blocks.num_blocks, self._scheduler.max_num_seqs)
@@ -106,20 +106,22 @@ class Engine:
         match question:
             case TraceSteps():
                 self._replies.append(self._trace.answer(question))
-            case LoadAdapter():
-                self._adapters.load(question)
-            case UnloadAdapter():
-                self._adapters.unload(question)
+            case LoadModel() | LoadAdapter():
+                self._loader.load(question)
+            case Unload():
+                self._loader.unload(question)
 
     def replies(self) -> list[Reply]:
-        """What there is to answer by now. Called between steps: here adapters are put on and taken off."""
-        replies = [*self._replies, *self._adapters.settle(self._is_used)]
+        """What there is to answer by now. Called between steps: here models and adapters come and go."""
+        replies = [*self._replies, *self._loader.settle(self._is_used)]
         self._replies.clear()
         return replies
 
     def _is_used(self, served: Served) -> bool:
         lanes = self._scheduler.lanes.every
         everybody = (*(s for lane in lanes for s in (*lane.running, *lane.waiting)), *self._compiler.waiting)
+        if served.adapter is None:
+            return any(one.model == served.model for one in everybody)
         return any(one.adapter == served.adapter for one in everybody)
 
     def step(self) -> StepOutputs:
@@ -136,9 +138,11 @@ class Engine:
             return StepOutputs([*refused])
         self._record(step.sequences, self._prospects.seconds(step.model))
         laps.end("schedule")
+        started = laps.last
+        begun = _begin(step.sequences, started)
         done = self._run(step, laps)
         self._record(())  # not where it raises: then this is what the process ended with
-        return StepOutputs([*refused, *done.outputs], done.report)
+        return StepOutputs([*refused, *done.outputs], done.report, started, begun, step.preempted)
 
     def _record(self, sequences: Iterable[Sequence], expected: float = 0.0) -> None:
         """What would be to blame if this process ended now: a step's sequences, and those whose constraints compile."""
@@ -163,9 +167,6 @@ class Engine:
 
     def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:
         started, held_before = laps.last, self._drafting.num_held
-        for sequence in step.sequences:
-            if sequence.first_scheduled is None:
-                sequence.first_scheduled = started
         try:
             batch, logits, encoded = self._compute(step, laps)
         except Exception as fault:
@@ -248,8 +249,18 @@ class Engine:
             padding_tokens=batch.num_padding,
             drafted_tokens=step.num_drafted,
             accepted_tokens=num_accepted,
-            preemptions=step.num_preempted,
+            preemptions=len(step.preempted),
             running=running,
             waiting=waiting,
             kv_usage=usage,
         )
+
+
+def _begin(sequences: Iterable[Sequence], now: float) -> list[int]:
+    """Notes who is computed for the first time; their ids."""
+    begun = []
+    for sequence in sequences:
+        if sequence.first_scheduled is None:
+            sequence.first_scheduled = now
+            begun.append(sequence.id)
+    return begun

@@ -24,6 +24,10 @@ class Prospects:
         """What the next step may take, so that one that takes many times as long is a fault."""
         return self._seconds.get(model, FIRST_STEP_SECONDS)
 
+    def forget(self, model: str) -> None:
+        """It is gone."""
+        self._seconds.pop(model, None)
+
     def note(self, model: str, seconds: float) -> None:
         """A step has taken so long."""
         self._seconds[model] = max(seconds, _KEPT * self._seconds.get(model, 0.0))

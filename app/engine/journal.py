@@ -15,10 +15,10 @@ import msgspec
 
 from app.caller import Caller
 from app.engine.line import Line
-from app.engine.protocol import Answer, Failed, GenerateRequest, Request, Tokens
+from app.engine.protocol import Answer, Failed, GenerateRequest, Request, StepOutputs, Tokens
 from app.engine.throughput import Throughput
 from app.engine.turns import Turns
-from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError
+from app.errors import EngineFault, InvalidRequest, Overloaded, QuartetError, Unavailable
 
 MOST_DEATHS = 2
 """What was there when so many engines died, and got no further in between, is tried by itself."""
@@ -80,13 +80,17 @@ class Journal:
         self._turns, self._throughput = Turns(), Throughput()
         self._lines: dict[str, Line] = {}  # by the kind of caller, where somebody waits
         self._refused: dict[bytes, float] = {}  # until when, by what is asked for
+        self._forsaken: set[str] = set()
 
     def admit(self, requests: Sequence[Request], sink: Sink, caller: Caller | None = None) -> list[Request]:
         """All of them with ids, seeds and turns, or none.
 
-        Raises Overloaded, InvalidRequest for what never fits, EngineFault for what has ended the engine before.
+        Raises Overloaded, Unavailable for weights that are gone, InvalidRequest for what never fits, EngineFault for
+        what has ended the engine before.
         """
         self._check_refused(requests)
+        if not self._forsaken.isdisjoint(request.model for request in requests):
+            raise _replaced()
         costs = [cost(request) for request in requests]
         caller = caller or Caller()
         self.check_room(len(requests), sum(costs), caller)
@@ -98,6 +102,9 @@ class Journal:
             request = _prepared(asked, next(self._ids), behind)
             self.entries[request.id] = Entry(asked, request, tokens, place, sink, caller)
             admitted.append(request)
+        now = time.monotonic()
+        if caller.timeline is not None:
+            caller.timeline.submit(now, requests)
         self.num_tokens += sum(costs)
         self._throughput.resume(now)
         return admitted
@@ -126,6 +133,19 @@ class Journal:
                 f"it would wait for more than {self._max_wait:g} s", retry_after=line.promise(now, late)
             )
 
+    def receive(self, step: StepOutputs) -> None:
+        """Takes what came out of an engine step to whoever waits for it."""
+        for request_id in step.begun:
+            entry = self.entries.get(request_id)
+            if entry is not None and entry.caller.timeline is not None:
+                entry.caller.timeline.begin(step.started)
+        for request_id in step.preempted:
+            entry = self.entries.get(request_id)
+            if entry is not None and entry.caller.timeline is not None:
+                entry.caller.timeline.preempt()
+        for answer in step.outputs:
+            self.deliver(answer)
+
     def deliver(self, answer: Answer) -> None:
         """Hands an answer to whoever waits; the last one of a request ends it."""
         entry = self.entries.get(answer.id)
@@ -133,6 +153,8 @@ class Journal:
             now = time.monotonic()
             if line := self._lines.get(entry.caller.kind):
                 line.begin(entry.caller, now)
+            if entry.caller.timeline is not None and isinstance(answer, Tokens):
+                entry.caller.timeline.say(now)
             if is_end(answer):
                 if not isinstance(answer, Failed):
                     self._throughput.note(now, entry.cost)
@@ -140,6 +162,12 @@ class Journal:
             elif isinstance(answer, Tokens):
                 entry.said += answer.token_ids
             entry.sink((entry.place, answer))
+
+    def note_restart(self) -> None:
+        """Another engine goes on with what is in flight."""
+        timelines = [entry.caller.timeline for entry in self.entries.values()]
+        for timeline in {id(one): one for one in timelines if one is not None}.values():
+            timeline.restart(time.monotonic())
 
     def note_death(self, lengths: Mapping[int, int]) -> bool:
         """An engine died in a step of these requests, of which each had so many tokens: the one to blame, where that is
@@ -162,17 +190,20 @@ class Journal:
 
     def fail_all(self, error: QuartetError) -> None:
         """Ends everything in flight with `error`, told once to those that were sent together."""
-        sinks = list({id(entry.sink): entry.sink for entry in self.entries.values()}.values())
-        for request_id in list(self.entries):
-            self.release(request_id)
-        for sink in sinks:
-            sink(error)
+        self._fail(list(self.entries.values()), error)
+
+    def forsake(self, model: str) -> None:
+        """No engine has these weights any more: what is in flight for them, or still comes, is told to ask again."""
+        self._forsaken.add(model)
+        self._fail([entry for entry in self.entries.values() if entry.request.model == model], _replaced())
 
     def release(self, request_id: int) -> bool:
         """Ends a request; whether it was in flight."""
         entry = self.entries.pop(request_id, None)
         if entry is None:
             return False
+        if entry.caller.timeline is not None:
+            entry.caller.timeline.end(time.monotonic())
         self.num_tokens -= entry.cost
         self._turns.leave(entry.caller, entry.cost)
         if (line := self._lines.get(entry.caller.kind)) is not None:
@@ -183,11 +214,22 @@ class Journal:
             self._throughput.pause(time.monotonic())
         return True
 
+    def _fail(self, entries: Sequence[Entry], error: QuartetError) -> None:
+        for entry in entries:
+            self.release(entry.request.id)
+        for sink in {id(entry.sink): entry.sink for entry in entries}.values():
+            sink(error)
+
     def _check_refused(self, requests: Sequence[Request]) -> None:
         now = time.monotonic()
         self._refused = {key: until for key, until in self._refused.items() if until > now}
         if self._refused and any(_fingerprint(request) in self._refused for request in requests):
             raise EngineFault("this request has ended the engine before and is refused for now")
+
+
+def _replaced() -> Unavailable:
+    message = "the model was replaced, and the weights that this had begun on are gone: send it again"
+    return Unavailable(message, code="replaced", retry_after=1.0)
 
 
 def cost(request: Request) -> int:

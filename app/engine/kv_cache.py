@@ -9,7 +9,7 @@ from torch import Tensor
 
 from app.engine.block_manager import num_blocks
 from model import kernels
-from model.config import TransformerConfig
+from model.config import CheckpointError, TransformerConfig
 from model.layers.context import KeyValue
 from model.layers.grouped_context import AttentionGroup
 
@@ -71,19 +71,36 @@ class Arena:
         return layers.transpose(0, 1)
 
     def block_size(self, shape: CacheShape) -> int:
-        """Positions that one page holds for this model."""
-        return self.page_bytes // shape.position_bytes
+        """Positions that one page holds for this model; 1 for a model that keeps none.
+
+        Raises CheckpointError where a page does not hold one.
+        """
+        needed = shape.position_bytes
+        if not needed:
+            return 1
+        wanted = f"start the server with --kv-cache-page {needed * MIN_BLOCK_SIZE} or more"
+        if not self.num_pages:
+            raise CheckpointError(
+                f"there is no cache, as no model that generates was there at the start: {wanted}"
+            )
+        if needed > self.page_bytes:
+            raise CheckpointError(
+                f"a position of it takes {needed} bytes, and the pages of the cache have {self.page_bytes}: {wanted}"
+            )
+        return self.page_bytes // needed
 
 
-def plan_arena(shapes: list[CacheShape], total_bytes: int) -> tuple[int, int]:
-    """Number of pages and bytes a page, so that the widest model gets blocks of `MIN_BLOCK_SIZE`.
+def plan_arena(shapes: list[CacheShape], total_bytes: int, least_page: int | None = None) -> tuple[int, int]:
+    """Number of pages and bytes a page, so that the widest model gets blocks of `MIN_BLOCK_SIZE`, and a page has
+    `least_page` bytes at least, where that is given: for wider ones to come.
 
-    A page is a multiple of 64 bytes, so that every dtype can view it. No model with a decoder: no pages.
+    A page is a multiple of 64 bytes, so that every dtype can view it. No model with a decoder and no `least_page`: no
+    pages.
     """
     widest = max((s.position_bytes for s in shapes), default=0)
-    if not widest:
+    if not widest and not least_page:
         return 0, 64
-    page_bytes = num_blocks(widest * MIN_BLOCK_SIZE, 64) * 64
+    page_bytes = num_blocks(max(widest * MIN_BLOCK_SIZE, least_page or 0), 64) * 64
     return max(1, total_bytes // page_bytes), page_bytes
 
 

@@ -1,7 +1,6 @@
 """Where sequences stand in line: for each model a lane, and beside it a quarantine. No tensors and no clock."""
 
 from bisect import insort
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.engine.sequence import AGING_SECONDS, Sequence
@@ -77,12 +76,20 @@ class Lane:
 class Lanes:
     """Every model's two lanes. A sequence is in quarantine while it has an `alone_until`."""
 
-    def __init__(self, block_sizes: Mapping[str, int], token_budget: int) -> None:
-        self.ordinary = {model: Lane(model, size, token_budget) for model, size in block_sizes.items()}
-        self.quarantine = {
-            model: Lane(model, size, token_budget, is_quarantine=True) for model, size in block_sizes.items()
-        }
+    def __init__(self, token_budget: int) -> None:
+        self.ordinary: dict[str, Lane] = {}
+        self.quarantine: dict[str, Lane] = {}
+        self._token_budget = token_budget
         self._lead = 0.0
+
+    def add(self, model: str, block_size: int, weight: float) -> None:
+        """A model's two, empty; `weight` is its share of the device's time."""
+        for lanes, is_quarantine in ((self.ordinary, False), (self.quarantine, True)):
+            lanes[model] = Lane(model, block_size, self._token_budget, is_quarantine, weight=weight)
+
+    def remove(self, model: str) -> None:
+        """Nobody is in them any more."""
+        del self.ordinary[model], self.quarantine[model]
 
     @property
     def every(self) -> list[Lane]:
@@ -97,10 +104,6 @@ class Lanes:
     def of(self, sequence: Sequence) -> Lane:
         """The lane that a sequence waits or runs in."""
         return (self.ordinary if sequence.alone_until is None else self.quarantine)[sequence.model]
-
-    def set_weight(self, model: str, weight: float) -> None:
-        """A model's share of the device's time."""
-        self.ordinary[model].weight = self.quarantine[model].weight = weight
 
     def turns(self) -> list[Lane]:
         """Those with work, who has had the least first."""

@@ -13,12 +13,13 @@ _CACHES = (b"LRU_CACHE_CAPACITY", b"ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 
 
 def available_bytes(cgroup: Path = CGROUP) -> int:
-    """Memory that can be had without swapping: a container's own limit counts, not its host's memory."""
+    """Memory that can be had without swapping: a container's own limit counts, not its host's memory. What only keeps
+    files that nobody has looked at lately can be had."""
     available = int(psutil.virtual_memory().available)
     limit, used = _group_bytes(cgroup)
     if limit is None or used is None:
         return available
-    return max(0, min(available, limit - used))
+    return max(0, min(available, limit - used + _idle_file_bytes(cgroup)))
 
 
 def bound_caches() -> None:
@@ -46,6 +47,21 @@ def _group_bytes(cgroup: Path) -> tuple[int | None, int | None]:
         if None not in values:
             return values
     return None, None
+
+
+def _idle_file_bytes(cgroup: Path) -> int:
+    for file, key in (
+        (cgroup / "memory.stat", "inactive_file"),
+        (cgroup / "memory" / "memory.stat", "total_inactive_file"),
+    ):
+        try:
+            lines = file.read_text(encoding="ascii").splitlines()
+            return next(
+                int(value) for name, _, value in (line.partition(" ") for line in lines) if name == key
+            )
+        except (OSError, ValueError, StopIteration):
+            continue
+    return 0
 
 
 def _number(file: Path) -> int | None:

@@ -47,6 +47,10 @@ class Pace:
                 left = min(left, max(LEAST_SECONDS, MOST_ADDED * measured.decode_seconds))
         return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
 
+    def forget(self, model: str) -> None:
+        """It is gone."""
+        self._models.pop(model, None)
+
     def note(self, model: str, num_decoding: int, num_prompt: int, seconds: float) -> None:
         """A step has computed one token each of `num_decoding` sequences, and `num_prompt` of prompts and sources."""
         measured = self._models.setdefault(model, _Measured())

@@ -9,7 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from app.engine.flight import FlightRecorder, closing_fd, make_flight
 from app.engine.framing import ProtocolError, WorkerMessage, encode_frame, worker_messages
@@ -115,8 +115,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""

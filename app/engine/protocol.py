@@ -16,6 +16,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 EncodeOutput = Literal["embedding", "class", "token-class", "span", "mask", "next-sentence"]
 ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
 Phase = Literal["encode", "prefill", "decode"]
+Quantization = Literal["none", "int8", "int4", "fp8"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -26,15 +27,17 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """A checkpoint folder, the name it is served under, and its share of the device's time beside other models."""
+    """A checkpoint folder, the name that the engine knows its weights by (see `served_name`), its share of the
+    device's time beside other models, and what its weights are made."""
 
     name: str
     path: str
     weight: float = 1.0
+    quantization: Quantization = "none"
 
 
 class AdapterSpec(msgspec.Struct, frozen=True):
-    """An adapter folder, the name it is served under, and the served name of the model it sits on."""
+    """An adapter folder, the name that the engine knows it by, and that of the model it sits on."""
 
     name: str
     base: str
@@ -49,6 +52,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     device: str = "auto"
     dtype: str = "auto"
     kv_cache_memory: int | None = None
+    kv_cache_page: int | None = None
     token_budget: int = 2048
     max_num_seqs: int = 256
     max_model_len: int | None = None
@@ -139,6 +143,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float
     dtype: str
     device: str
+    quantization: Quantization = "none"
     num_blocks: int = 0
     block_size: int = 0
     base: str | None = None
@@ -247,10 +252,17 @@ class Report(Message, frozen=True, kw_only=True):
 
 
 class StepOutputs(Message, frozen=True):
-    """One engine step: what came out, and the report about it."""
+    """One engine step: what came out, and the report about it.
+
+    It began at `started` (`time.monotonic()`, which both processes share). `begun` are the requests that were computed
+    in it for the first time, `preempted` those that gave their blocks back for it.
+    """
 
     outputs: list[Answer]
     report: Report | None = None
+    started: float = 0.0
+    begun: list[int] = []
+    preempted: list[int] = []
 
 
 class Heartbeat(Message, frozen=True):
@@ -258,3 +270,9 @@ class Heartbeat(Message, frozen=True):
 
 
 Request = GenerateRequest | EncodeRequest
+
+
+def served_name(name: str) -> str:
+    """What clients call that which the engine knows by `name`: what is before a colon, behind which weights that come
+    at run time have a number that no others had."""
+    return name.partition(":")[0]

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from app.engine.protocol import AdapterSpec, Message, ModelInfo, Phase
+from app.engine.protocol import AdapterSpec, Message, ModelInfo, ModelSpec, Phase
 
 MAX_TRACED_STEPS = 1024
 
@@ -23,8 +23,15 @@ class LoadAdapter(Message, frozen=True):
     adapter: AdapterSpec
 
 
-class UnloadAdapter(Message, frozen=True):
-    """Take no more requests for an adapter. The answer is `Unloaded`, when those that it has are done."""
+class LoadModel(Message, frozen=True):
+    """Serve one more model, while requests go on. The answer is `Loaded`."""
+
+    id: int
+    model: ModelSpec
+
+
+class Unload(Message, frozen=True):
+    """Take no more requests for a model or an adapter. The answer is `Unloaded`, when those that it has are done."""
 
     id: int
     name: str
@@ -81,5 +88,5 @@ class Refused(Message, frozen=True):
     param: str | None = None
 
 
-Question = TraceSteps | LoadAdapter | UnloadAdapter
+Question = TraceSteps | LoadAdapter | LoadModel | Unload
 Reply = Traced | Loaded | Unloaded | Refused

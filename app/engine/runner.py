@@ -36,14 +36,15 @@ class Runner:
         cache: Tensor | None,
         block_size: int,
         pooling: Pooling,
-        is_deterministic: bool = False,
+        is_deterministic: bool,
+        num_threads: int,
     ) -> None:
         self.model, self.block_size, self.pooling = model, block_size, pooling
-        self.device, self._dtype = model.embeddings.words.weight.device, model.embeddings.words.weight.dtype
+        self.device, self._dtype = model.embeddings.words.weight.device, model.dtype
         self._layers = None if cache is None else [cache[layer] for layer in range(len(cache))]
         can_read_in_place = can_decode(self.device, self._dtype)
         self.grouping: Grouping = EachInPlace() if is_deterministic else LikeLengths(can_read_in_place)
-        self._threads = Threads(model.num_parameters) if self.device.type == "cpu" else None
+        self._threads = Threads(model.num_parameters, num_threads) if self.device.type == "cpu" else None
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:

@@ -24,6 +24,7 @@ class ScheduledStep:
     that may follow; the others are in their prompts, which may take several steps. Those that need it have their
     source encoded, always whole.
     Before anything is written, `stale_blocks` must be cleared and then each (from, to) of `copies` be copied.
+    `preempted` are the ids of those that gave their blocks back for it.
     """
 
     model: str
@@ -34,7 +35,7 @@ class ScheduledStep:
     num_drafted: int = 0
     stale_blocks: list[int] = field(default_factory=list)
     copies: list[tuple[int, int]] = field(default_factory=list)
-    num_preempted: int = 0
+    preempted: list[int] = field(default_factory=list)
 
     def add(self, sequence: Sequence, num_tokens: int) -> None:
         """Lets a sequence compute that many more of its decoder tokens."""
@@ -74,12 +75,26 @@ class Scheduler:
         max_num_seqs: int,
         prefix_cache: bool = True,
     ) -> None:
-        self.lanes = Lanes(block_sizes, token_budget)
+        self.lanes = Lanes(token_budget)
         self.max_num_seqs = max_num_seqs
         self.blocks = blocks
-        self._tables = BlockTables(blocks, block_sizes, prefix_cache)
+        self._sizes: dict[str, int] = {}
+        self._tables = BlockTables(blocks, self._sizes, prefix_cache)
         self._cache = self._tables.cache
         self._by_id: dict[int, Sequence] = {}
+        for model, size in block_sizes.items():
+            self.add_model(model, size)
+
+    def add_model(self, model: str, block_size: int, weight: float = 1.0) -> None:
+        """Sequences of one more model may come; `weight` is its share of the device's time."""
+        self._sizes[model] = block_size
+        self.lanes.add(model, block_size, weight)
+
+    def remove_model(self, model: str) -> None:
+        """It has no sequence left, and gets none."""
+        del self._sizes[model]
+        self.lanes.remove(model)
+        self.blocks.forget(model)
 
     @property
     def num_requests(self) -> int:
@@ -192,7 +207,7 @@ class Scheduler:
                 or sequence.num_new_tokens != 1
             ):
                 continue
-            step.num_preempted += self._make_room(sum(map(self._tables.num_to_grow, unit)), sequence)
+            step.preempted += self._make_room(sum(map(self._tables.num_to_grow, unit)), sequence)
             if sequence.status is Status.RUNNING:
                 for member in unit:
                     step.copies += self._tables.grow(member, step.stale_blocks)
@@ -271,18 +286,19 @@ class Scheduler:
         heads = (lane.waiting[0] for lane in self.lanes.every if lane.waiting)
         return any(head.order < unit[0].order and not self._has_room_for(head.unit) for head in heads)
 
-    def _make_room(self, needed: int, sequence: Sequence) -> int:
+    def _make_room(self, needed: int, sequence: Sequence) -> list[int]:
         """Preempts from the last in order, of any model, until `needed` blocks are free.
 
         The first in order is never preempted for another, so somebody always gets to the end.
-        Returns how many were preempted; `sequence` itself may be among them.
+        Returns the ids of those that were preempted; `sequence` itself may be among them.
         """
-        count = 0
+        preempted = []
         while self.blocks.num_free < needed and sequence.status is Status.RUNNING:
             holders = (s for lane in self.lanes.every for s in lane.running if s.block_table)
-            self._preempt(max(holders, key=order))
-            count += 1
-        return count
+            last = max(holders, key=order)
+            self._preempt(last)
+            preempted.append(last.id)
+        return preempted
 
     def _preempt(self, sequence: Sequence) -> None:
         lane = self.lanes.of(sequence)

@@ -8,11 +8,10 @@ and each of a step's hundred shared pieces waits for the thread that another pro
 
 
 class Threads:
-    """All threads for large steps, one for small ones; at most as many as torch had when this was made."""
+    """All of `most` threads for large steps, one for small ones."""
 
-    def __init__(self, num_parameters: int) -> None:
-        self._num_parameters = num_parameters
-        self._most = torch.get_num_threads()
+    def __init__(self, num_parameters: int, most: int) -> None:
+        self._num_parameters, self._most = num_parameters, most
 
     def use_for(self, num_tokens: int) -> None:
         """Sets what the products of a step with so many tokens share."""

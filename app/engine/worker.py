@@ -1,7 +1,7 @@
 """The engine process, `python -m app.engine.worker --fd N --flight M`: receive, step, send, until its socket closes.
 
 One thread runs the engine. While there is work it never waits for messages, and while there is none it waits for
-nothing but messages and the engine's own threads, which compile constraints and read adapters.
+nothing but messages and the engine's own threads, which compile constraints and read weights.
 Sends block: the client reads whatever it is busy with, so a full socket means that the whole service is behind,
 and a client that is gone closes the socket, which ends the process. Exit codes: 0 the socket closed or shutdown
 was asked for, 2 a checkpoint cannot be served, 1 anything else.
@@ -20,6 +20,7 @@ from functools import partial
 from typing import Protocol
 
 import torch
+from msgspec.structs import replace
 
 from app import logs
 from app.engine.admission import RequestError
@@ -41,7 +42,7 @@ from app.engine.protocol import (
     StepOutputs,
     WorkerConfig,
 )
-from app.engine.questions import LoadAdapter, Question, Reply, TraceSteps, UnloadAdapter
+from app.engine.questions import LoadAdapter, LoadModel, Question, Reply, TraceSteps, Unload
 from model.config import CheckpointError
 
 HEARTBEAT_SECONDS = 1.0
@@ -140,7 +141,7 @@ def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS
                         channel.send(StepOutputs([failed]))
                 case Abort(ids):
                     engine.abort(ids)
-                case TraceSteps() | LoadAdapter() | UnloadAdapter():
+                case TraceSteps() | LoadAdapter() | LoadModel() | Unload():
                     engine.ask(message)
                 case Shutdown():
                     return
@@ -174,7 +175,7 @@ def _send_outputs(channel: Channel, step: StepOutputs) -> None:
         channel.send(step)
         return
     except ProtocolError:
-        channel.send(StepOutputs([], step.report))
+        channel.send(replace(step, outputs=[]))
     for output in step.outputs:
         try:
             channel.send(StepOutputs([output]))

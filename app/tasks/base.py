@@ -1,6 +1,7 @@
 """What all tasks share: the model they work on, the engine they ask, what they count, the pool for long texts."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -20,6 +21,8 @@ from model.tokenization.chat_template import ChatTemplate
 
 LONG_TEXT = 4096
 """Characters; more than this is tokenized in the thread pool, so that it does not stall the event loop."""
+
+MOST_REASONS = 32
 
 T = TypeVar("T")
 
@@ -55,6 +58,13 @@ class TaskModel:
     """How many tokens the whole cache holds, where there is one."""
     task_prompts: Prompts = PROMPTS
     """What it is told to do for a task that it is not made for."""
+    engine_name: str = ""
+    """What the engine knows its weights by; empty: the same name."""
+
+    @property
+    def address(self) -> str:
+        """Which weights requests ask for."""
+        return self.engine_name or self.name
 
     @property
     def room(self) -> int:
@@ -71,6 +81,8 @@ class Usage:
     cached_tokens: int = 0
     queue_durations: list[float] = field(default_factory=list)
     first_token_at: float | None = None
+    finish_reasons: list[str] = field(default_factory=list)
+    """Of the first MOST_REASONS texts that ended."""
     token_gaps: list[float] = field(default_factory=list)
     """The mean gap between the tokens of each sequence that ended with at least two."""
 
@@ -88,11 +100,17 @@ class Usage:
         self.add_wait(answer)
         self.completion_tokens += len(answer.token_ids) if num_read is None else num_read
 
+    def add_end(self, reason: str | None) -> None:
+        """Notes why a text ended."""
+        if len(self.finish_reasons) < MOST_REASONS:
+            self.finish_reasons.append(reason or "stop")
+
     def add_hypotheses(self, answer: Hypotheses) -> None:
         """Counts the tokens of the texts that are handed out, not those of the other beams."""
         self.add_wait(answer)
         self.completion_tokens += sum(len(text.token_ids) for text in answer.best)
         self.cached_tokens += answer.cached_tokens
+        self.first_token_at = self.first_token_at or time.monotonic()
 
     def add_wait(self, answer: Tokens | Hypotheses | Encoded) -> None:
         """Notes how long a sequence waited; only its first message says."""

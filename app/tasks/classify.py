@@ -59,7 +59,7 @@ class Classify(Task):
                 ids = cut_ids(ids, self.model.special_ids, self.model.max_length)
             self.check_length(len(ids), "text")
             types = encoding.type_ids[: len(ids)]
-            requests.append(EncodeRequest(model=self.model.name, ids=ids, type_ids=types, output="class"))
+            requests.append(EncodeRequest(model=self.model.address, ids=ids, type_ids=types, output="class"))
         answers = await self.encode(requests, usage)
         is_multi = self.model.config.multi_label if multi_label is None else multi_label
         # A cross-encoder's one logit says how well a text fits; a softmax would make 1 of any.

@@ -67,7 +67,7 @@ class Embed(Task):
         normalizes: bool = True,
     ) -> npt.NDArray[np.float32]:
         """Rows [num_rows, dimensions or hidden size], scaled to unit length where it `normalizes`."""
-        requests = [EncodeRequest(model=self.model.name, ids=ids, output="embedding") for ids in rows]
+        requests = [EncodeRequest(model=self.model.address, ids=ids, output="embedding") for ids in rows]
         answers = await self.encode(requests, usage)
         vectors = np.stack([to_array(answer) for answer in answers])[:, :dimensions]
         if not normalizes:

@@ -55,7 +55,7 @@ class FillMask(Task):
         candidates = [self._target_id(target) for target in targets]
         requests = [
             EncodeRequest(
-                model=self.model.name,
+                model=self.model.address,
                 ids=encoding.ids,
                 type_ids=encoding.type_ids,
                 output="mask",

@@ -1,6 +1,5 @@
 """Text generation, whole or piece by piece: prompts in, continued (decoder) or answered (encoder-decoder) texts out."""
 
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -82,7 +81,7 @@ class Generate(Task):
             constraint = self._placed(row, options)
             requests += [
                 GenerateRequest(
-                    model=self.model.name,
+                    model=self.model.address,
                     prompt_ids=row,
                     params=params,
                     index=len(requests) + i,
@@ -160,6 +159,7 @@ class Generate(Task):
         completions = []
         for request, answer, text in zip(requests, answers, texts, strict=True):
             usage.add_tokens(answer)
+            usage.add_end(answer.finish_reason)
             usage.cached_tokens += _count_cached(answer, request, options)
             told = answer.logprobs, answer.prompt_logprobs
             completions.append(Completion(text, answer.token_ids, answer.finish_reason or "stop", *told))
@@ -179,7 +179,6 @@ class Generate(Task):
     ) -> list[Completion]:
         """The texts that a search found, best first, each cut at its first stop string."""
         usage.add_hypotheses(answer)
-        usage.first_token_at = usage.first_token_at or time.monotonic()
         found = []
         for text in answer.best:
             reader = self._reader(request, options)
@@ -188,6 +187,7 @@ class Generate(Task):
             num_read = reader.num_tokens
             logprobs = None if text.logprobs is None else text.logprobs[:num_read]
             ids = text.token_ids[:num_read]
+            usage.add_end(reason)
             found.append(Completion(content, ids, reason, logprobs, is_stopped=reader.is_stopped))
         return found
 
@@ -264,6 +264,7 @@ class Generate(Task):
                     yield piece
                     piece = Piece(index, "", [])
         clock.stop()
+        usage.add_end(piece.finish_reason)
         piece.prompt_logprobs, piece.is_stopped = of_prompt, reader.is_stopped
         yield piece
 

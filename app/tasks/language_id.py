@@ -73,6 +73,11 @@ class LanguageDetector:
         self._languages = frozenset(languages)
         self._lock = threading.Lock()
         self._lingua: Any = None
+        self._known: frozenset[str] = frozenset()
+
+    def learn(self, languages: Iterable[str]) -> None:
+        """Tells these apart too, from the next text on."""
+        self._languages |= frozenset(languages)
 
     async def rank(self, texts: Sequence[str]) -> list[list[Detected]]:
         """The languages of each text, likeliest first; `NOTHING` alone for one without letters.
@@ -95,9 +100,10 @@ class LanguageDetector:
 
     def _load(self) -> Any:
         with self._lock:
-            if self._lingua is None:
+            languages = self._languages
+            if self._lingua is None or self._known != languages:
                 lingua: Any = importlib.import_module("lingua")
-                wanted = [one for one in lingua.Language.all() if _short(one) in self._languages]
+                wanted = [one for one in lingua.Language.all() if _short(one) in languages]
                 for (
                     one
                 ) in wanted:  # its models are shared by all detectors, and a detector takes two languages
@@ -107,6 +113,7 @@ class LanguageDetector:
                     ).with_preloaded_language_models().build()
                     time.sleep(_LOAD_PAUSE)  # the event loop's turn
                 self._lingua = lingua.LanguageDetectorBuilder.from_languages(*wanted).build()
+                self._known = languages
             return self._lingua
 
 

@@ -54,7 +54,7 @@ class Ner(Task):
         windows = [self._cut(encoding, options.stride) for encoding in encodings]
         requests = [
             EncodeRequest(
-                model=self.model.name, ids=window.ids, type_ids=window.type_ids, output="token-class"
+                model=self.model.address, ids=window.ids, type_ids=window.type_ids, output="token-class"
             )
             for group in windows
             for window in group

@@ -49,7 +49,9 @@ async def class_logits(
         encoding = pair if cut is None else cut_text(pair, cut, task.model.max_length)
         task.check_length(len(encoding.ids), param)
         requests.append(
-            EncodeRequest(model=task.model.name, ids=encoding.ids, type_ids=encoding.type_ids, output="class")
+            EncodeRequest(
+                model=task.model.address, ids=encoding.ids, type_ids=encoding.type_ids, output="class"
+            )
         )
     return np.stack([to_array(answer).reshape(-1) for answer in await task.encode(requests, usage)])
 

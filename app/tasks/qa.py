@@ -88,7 +88,7 @@ class SpanQA(QA):
         size = sum(len(pair.ids) for pair in pairs)
         windows = await self.offload(size, lambda: [self._cut(pair, options) for pair in pairs])
         requests = [
-            EncodeRequest(model=self.model.name, ids=window.ids, type_ids=window.type_ids, output="span")
+            EncodeRequest(model=self.model.address, ids=window.ids, type_ids=window.type_ids, output="span")
             for group in windows
             for window in group
         ]

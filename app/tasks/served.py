@@ -101,6 +101,7 @@ class Served:
             prompts=self.prompts,
             task_prompts=self.task_prompts,
             cache_tokens=info.num_blocks * info.block_size or None,
+            engine_name=info.name,
         )
 
 

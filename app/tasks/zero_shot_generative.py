@@ -92,7 +92,7 @@ class GenerativeZeroShot(ZeroShot):
             shared = min(shared, min(map(len, rows)) - 1)
             pairs = [(row[:shared], row[shared:]) for row in rows]
             self.check_room(0, max(map(len, rows)))
-        name = self.model.name
+        name = self.model.address
         return [
             GenerateRequest(model=name, prompt_ids=given, target_ids=ids, params=_SCORED)
             for given, ids in pairs

@@ -9,7 +9,7 @@ from model.layers.context import AttentionContext
 from model.layers.disentangled import PositionScores, RelativeStates
 from model.layers.linear import Linear, Together
 from model.layers.norms import build_norm
-from model.layers.packed import PackedWeight
+from model.layers.packed import ONEDNN, Packing, ServedWeight
 from model.layers.positions import rotate
 
 
@@ -46,13 +46,13 @@ class SelfAttention(Attention):
         self._inputs = Together(self.query, self.key, self.value)
         self.positions = PositionScores(config) if config.disentangled else None
 
-    def pack(self) -> list[PackedWeight]:
+    def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
         """See `Linear.pack`."""
         if self.positions is None:
-            packed = self._inputs.pack()
+            packed = self._inputs.pack(packing)
         else:  # whose queries and keys are projected from positions too
-            packed = [one for linear in (self.query, self.key, self.value) for one in linear.pack()]
-        return packed + self.output.pack()
+            packed = [one for linear in (self.query, self.key, self.value) for one in linear.pack(packing)]
+        return packed + self.output.pack(packing)
 
     def forward(
         self,
@@ -88,9 +88,9 @@ class CrossAttention(Attention):
         super().__init__(config, layer)
         self._memory = Together(self.key, self.value)
 
-    def pack(self) -> list[PackedWeight]:
+    def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
         """See `Linear.pack`."""
-        return self.query.pack() + self._memory.pack() + self.output.pack()
+        return self.query.pack(packing) + self._memory.pack(packing) + self.output.pack(packing)
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """[num_tokens, hidden_size] to the same."""

@@ -21,6 +21,8 @@ class Embeddings(nn.Module):
     def __init__(self, config: TransformerConfig, words: Table | None = None) -> None:
         super().__init__()
         size, num_rows = config.hidden_size, config.max_positions + config.position_offset
+        self.dtype: torch.dtype | None = None
+        """Of what is looked up; None: as the table is."""
         self.scale, self.position_offset = config.embedding_scale, config.position_offset
         self.words = Table(config.vocab_size, size) if words is None else words
         self.positions = Table(num_rows, size) if config.position == "learned" else None
@@ -34,6 +36,8 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, type_ids: Tensor | None = None) -> Tensor:
         """[num_tokens] ids, positions and segment ids to [num_tokens, hidden_size]."""
         x: Tensor = self.words(ids)
+        if self.dtype is not None:
+            x = x.to(self.dtype)
         if self.scale != 1.0:
             # Rounded to the model's dtype first, as Gemma was trained.
             x = x * torch.tensor(self.scale, dtype=x.dtype).item()

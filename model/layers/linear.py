@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.layers.packed import PackedProduct, PackedWeight, can_pack, without_numbers
+from model.layers.packed import (
+    ONEDNN,
+    PackedProduct,
+    PackedWeight,
+    Packing,
+    ServedWeight,
+    can_pack,
+    without_numbers,
+)
 
 AdapterSpans = Sequence[tuple[str, int, int]]
 """Which rows of a flat batch go through which adapter: `(name, first row, row after the last)`."""
@@ -32,7 +40,7 @@ class LowRank(nn.Module):
             return up(down(x)) * self.scale
         return functional.linear(functional.linear(self.dropout(x), self.down), self.up) * self.scale
 
-    def pack(self) -> list[PackedWeight]:
+    def pack(self) -> list[ServedWeight]:
         """See `Linear.pack`."""
         if not can_pack(self.down):
             return []
@@ -56,7 +64,7 @@ class WholeLayer(nn.Module):
             return self._packed(x, self.bias)
         return functional.linear(x, self.weight, self.bias)
 
-    def pack(self) -> list[PackedWeight]:
+    def pack(self) -> list[ServedWeight]:
         """See `Linear.pack`."""
         if not can_pack(self.weight):
             return []
@@ -103,15 +111,17 @@ class Linear(nn.Linear):
                 y[start:stop] += update(x[start:stop])
         return y
 
-    def plain_weight(self) -> Tensor:
-        """[out_features, in_features], a copy where the layer is packed by itself."""
-        return self.weight if self._packed is None else self._packed.weight.plain()
+    def holds(self, weight: Tensor) -> bool:
+        """Whether its weight is this one, or what becomes of it where the layer is packed, by itself."""
+        if self._packed is None:
+            return torch.equal(self.weight, weight)
+        return torch.equal(self._packed.weight.plain(), self._packed.packing.pack(weight).plain())
 
-    def pack(self) -> list[PackedWeight]:
-        """Gives the weight to oneDNN for serving; nothing where it cannot take it. Returns what it has become."""
-        if not can_pack(self.weight):
+    def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
+        """Lays the weight out for serving, where it can be and was not before. Returns what it has become."""
+        if not packing.takes(self.weight):
             return []
-        self._packed = PackedProduct([self])
+        self._packed = PackedProduct([self], packing)
         return [self._packed.weight]
 
 
@@ -139,9 +149,9 @@ class Together:
             return torch.cat(self(x, adapter_spans), dim=-1)
         return self._packed(x)
 
-    def pack(self) -> list[PackedWeight]:
-        """Gives the weights to oneDNN for serving; nothing where it cannot take them."""
-        if not all(can_pack(linear.weight) for linear in self._linears):
+    def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
+        """See `Linear.pack`."""
+        if not all(packing.takes(linear.weight) for linear in self._linears):
             return []
-        self._packed = PackedProduct(self._linears)
+        self._packed = PackedProduct(self._linears, packing)
         return [self._packed.weight]

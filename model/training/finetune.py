@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from model.tokenization import Tokenizer
 from model.training.loop import Batch
-from model.training.metrics import accuracy, squad_scores
-from model.training.pretrain import pad, pad_mask
+from model.training.metrics import accuracy, macro_f1, squad_scores
+from model.training.padded import on_device, pad, pad_mask
 from model.transformer import OWN, Transformer
 
 
@@ -46,24 +46,35 @@ class Classification:
         return loss, len(logits)
 
     def validate(self, model: Transformer) -> dict[str, float]:
-        """Accuracy on the development examples."""
+        """Accuracy, macro-F1 and loss on the development examples."""
         if not self._validation:
             return {}
-        predicted = self.predict(model, [ids for ids, _ in self._validation])
-        return {"accuracy": accuracy(predicted, [label for _, label in self._validation])}
+        logits = self.logits(model, [ids for ids, _ in self._validation])
+        expected = [label for _, label in self._validation]
+        predicted = logits.argmax(-1).tolist()
+        loss = functional.cross_entropy(logits, torch.tensor(expected))
+        return {
+            "accuracy": accuracy(predicted, expected),
+            "macro_f1": macro_f1(predicted, expected),
+            "loss": float(loss),
+        }
+
+    def predict(self, model: Transformer, rows: Sequence[list[int]]) -> list[int]:
+        """The likeliest label number of each text."""
+        numbers: list[int] = self.logits(model, rows).argmax(-1).tolist()
+        return numbers
 
     @torch.no_grad()
-    def predict(self, model: Transformer, rows: Sequence[list[int]], batch_size: int = 64) -> list[int]:
-        """The likeliest label number of each text."""
+    def logits(self, model: Transformer, rows: Sequence[list[int]], batch_size: int = 64) -> Tensor:
+        """[num_rows, num_labels] of texts as ids, in their order, on the CPU."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        out = [0] * len(rows)
+        parts = []
         for start in range(0, len(order), batch_size):
-            members = order[start : start + batch_size]
-            batch = [rows[index] for index in members]
-            best = self._logits(model, pad(batch, self._pad), pad_mask(batch)).argmax(-1)
-            for index, label in zip(members, best.tolist(), strict=True):
-                out[index] = label
-        return out
+            some = [rows[index] for index in order[start : start + batch_size]]
+            batch = on_device({"ids": pad(some, self._pad), "mask": pad_mask(some)}, model)
+            parts.append(self._logits(model, batch["ids"], batch["mask"]).cpu())
+        places = torch.tensor(order).argsort()
+        return torch.cat(parts)[places]
 
     def _logits(self, model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = model.encode_padded(ids, mask, adapter=self._adapter)
@@ -93,6 +104,32 @@ class Window:
     end: int = 0
 
 
+@dataclass(frozen=True)
+class PairTemplate:
+    """The special tokens that a tokenizer puts around a question and a text, and the text's token type."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    second_type: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many tokens it adds."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "PairTemplate":
+        """As the tokenizer's own template has it."""
+        pair = tokenizer.encode("a", "a")
+        sides = pair.sequence_ids
+        first, second = sides.index(0), sides.index(1)
+        between = first + sides.count(0)
+        end = second + sides.count(1)
+        ids = pair.ids
+        return cls(tuple(ids[:first]), tuple(ids[between:second]), tuple(ids[end:]), pair.type_ids[second])
+
+
 class ExtractiveAnswers:
     """Where in a text the answer begins and ends (Devlin et al. 2019, section 4.2)."""
 
@@ -105,8 +142,7 @@ class ExtractiveAnswers:
         max_length: int,
         stride: int = 128,
         negatives: float = 0.0,
-        cls: int,
-        sep: int,
+        template: PairTemplate,
         pad_id: int = 0,
         head: str = OWN,
         adapter: str | None = None,
@@ -115,7 +151,7 @@ class ExtractiveAnswers:
         """Training takes one window a question, cut at random around its answer, or for a share of
         `negatives` one that lacks it, so that windows of a long text can be compared; answering takes as
         many as the text needs, `stride` tokens shared between neighbours."""
-        self._tokenizer, self._cls, self._sep, self._pad = tokenizer, cls, sep, pad_id
+        self._tokenizer, self._template, self._pad = tokenizer, template, pad_id
         self._max_length, self._stride = max_length, stride
         self._head, self._adapter, self._validation = head, adapter, validation
         self._texts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
@@ -175,7 +211,8 @@ class ExtractiveAnswers:
                 size += 1
             part = windows[at : at + size]
             at += size
-            logits = self._logits(model, self._batch([window for _, window in part]))
+            batch = on_device(self._batch([window for _, window in part]), model)
+            logits = self._logits(model, batch).cpu()
             for (number, window), scores in zip(part, logits, strict=True):
                 score, start, end = best_span(scores, window)
                 if score > best[number][0]:
@@ -207,17 +244,18 @@ class ExtractiveAnswers:
     def _window(self, question: list[int], context: str, first: int, room: int) -> Window:
         ids, offsets = self._encode(context)
         piece = slice(first, first + room)
-        head = [self._cls, *question, self._sep]
+        form = self._template
+        head, tail = [*form.before, *question, *form.between], form.after
         return Window(
-            ids=[*head, *ids[piece], self._sep],
-            types=[0] * len(head) + [1] * (len(ids[piece]) + 1),
-            offsets=[*[None] * len(head), *offsets[piece], None],
+            ids=[*head, *ids[piece], *tail],
+            types=[0] * len(head) + [form.second_type] * (len(ids[piece]) + len(tail)),
+            offsets=[*[None] * len(head), *offsets[piece], *[None] * len(tail)],
         )
 
     def _training_window(self, question: Question, draw: random.Random) -> Window | None:
         asked = self._encode(question.question)[0][:64]
         _, offsets = self._encode(question.context)
-        room = self._max_length - len(asked) - 3
+        room = self._max_length - len(asked) - self._template.size
         begin, stop = question.spans[0]
         tokens = [i for i, (left, right) in enumerate(offsets) if left < stop and right > begin]
         if not tokens or len(tokens) > room:
@@ -226,14 +264,15 @@ class ExtractiveAnswers:
         highest = min(tokens[0], max(0, len(offsets) - room))
         first = draw.randint(lowest, highest) if highest > lowest else lowest
         window = self._window(asked, question.context, first, room)
-        shift = len(asked) + 2 - first
+        form = self._template
+        shift = len(form.before) + len(asked) + len(form.between) - first
         return Window(window.ids, window.types, window.offsets, tokens[0] + shift, tokens[-1] + shift)
 
     def _unanswerable(self, question: Question, other: str, draw: random.Random) -> Window | None:
         """A window of the question's own text that lacks the answer where there is room for one, else of
         another text; the first token is the right choice there."""
         asked = self._encode(question.question)[0][:64]
-        room = self._max_length - len(asked) - 3
+        room = self._max_length - len(asked) - self._template.size
         _, offsets = self._encode(question.context)
         answer = [i for i, (left, _) in enumerate(offsets) if left >= question.spans[0][0]]
         if answer and answer[0] > 40:
@@ -246,7 +285,7 @@ class ExtractiveAnswers:
     def _all_windows(self, question: Question, max_length: int) -> list[Window]:
         asked = self._encode(question.question)[0][:64]
         size = len(self._encode(question.context)[0])
-        room = max_length - len(asked) - 3
+        room = max_length - len(asked) - self._template.size
         step = max(1, room - self._stride)
         starts = [0, *range(step, max(1, size - self._stride), step)] if size > room else [0]
         return [self._window(asked, question.context, first, room) for first in starts]

@@ -8,7 +8,7 @@ from model.generation_config import GenerationConfig
 from model.tokenization import Tokenizer
 from model.training import data as files
 from model.training.config import TARGET_LANGUAGES, Recipe
-from model.training.finetune import Classification, ExtractiveAnswers, Question
+from model.training.finetune import Classification, ExtractiveAnswers, PairTemplate, Question
 from model.training.loop import Objective
 from model.training.metrics import translation_scores
 from model.training.pretrain import MaskedLanguageModel, NextToken, SpanCorruption
@@ -259,8 +259,7 @@ def extractive_answers(
         tokenizer,
         max_length=recipe.max_length,
         negatives=float(recipe.options.get("negatives", 0.0)),
-        cls=tokenizer.token_id("[CLS]") or 0,
-        sep=tokenizer.token_id("[SEP]") or 0,
+        template=PairTemplate.of(tokenizer),
         head=head,
         adapter=adapter,
         seed=recipe.schedule.seed,

@@ -9,21 +9,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.training.loop import Batch
+from model.training.padded import (
+    IGNORED,
+    adapted_logits,
+    on_device,
+    pad,
+    pad_mask,
+    text_to_text_batch,
+    text_to_text_loss,
+)
 from model.transformer import OWN, Transformer
-
-IGNORED = -100
-
-
-def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of ids to a rectangle [num_rows, longest]."""
-    width = max(map(len, rows))
-    return torch.tensor([list(row) + [value] * (width - len(row)) for row in rows])
-
-
-def pad_mask(rows: Sequence[Sequence[int]]) -> Tensor:
-    """True for real tokens of `pad(rows)`."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return torch.arange(int(lengths.max()))[None] < lengths[:, None]
 
 
 class NextToken:
@@ -37,9 +32,12 @@ class NextToken:
         block: int,
         separator: int,
         unlearned: frozenset[int] = frozenset(),
+        adapter: str | None = None,
+        together: int = 16,
     ) -> None:
         """Documents are token ids, laid end to end with `separator` before each; ids in `unlearned` are
-        read but never a target."""
+        read but never a target. `together` blocks are validated at once."""
+        self._adapter, self._together = adapter, together
         self._blocks = _blocks(documents, block, separator)
         self._validation = _blocks(validation, block, separator)
         self._unlearned = torch.tensor(sorted(unlearned), dtype=torch.long)
@@ -51,8 +49,8 @@ class NextToken:
 
     def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
         """See `Objective`."""
-        hidden = model.decode_padded(batch["ids"], batch["mask"])
-        logits = model.logits(hidden[:, :-1]).flatten(0, 1).float()
+        hidden = model.decode_padded(batch["ids"], batch["mask"], adapter=self._adapter)
+        logits = adapted_logits(model, hidden[:, :-1].flatten(0, 1), self._adapter).float()
         targets = batch["targets"].flatten()
         count = int((targets != IGNORED).sum())
         return functional.cross_entropy(logits, targets, ignore_index=IGNORED), count
@@ -60,14 +58,22 @@ class NextToken:
     @torch.no_grad()
     def validate(self, model: Transformer) -> dict[str, float]:
         """The mean loss in nats a token, and its exponential."""
-        total, count = 0.0, 0
-        for start in range(0, len(self._validation), 16):
-            loss, size = self.loss(model, self._batch(self._validation[start : start + 16]))
-            total, count = total + float(loss) * size, count + size
+        losses = self.block_losses(model)
+        count = sum(size for _, size in losses)
         if not count:
             return {}
-        mean = total / count
+        mean = sum(loss * size for loss, size in losses) / count
         return {"loss": mean, "perplexity": float(torch.exp(torch.tensor(mean))), "tokens": count}
+
+    @torch.no_grad()
+    def block_losses(self, model: Transformer) -> list[tuple[float, int]]:
+        """Of every few blocks of the validation text, the mean loss and over how many tokens it was taken."""
+        losses = []
+        for start in range(0, len(self._validation), self._together):
+            batch = self._batch(self._validation[start : start + self._together])
+            loss, size = self.loss(model, on_device(batch, model))
+            losses.append((float(loss), size))
+        return losses
 
     def _batch(self, rows: list[list[int]]) -> Batch:
         ids, mask = pad(rows, 0), pad_mask(rows)
@@ -144,52 +150,6 @@ def _composition(total: int, parts: int, draw: random.Random) -> list[int]:
     """`total` as a sum of `parts` numbers of at least one."""
     cuts = [0, *sorted(draw.sample(range(1, total), parts - 1)), total]
     return [after - before for before, after in itertools.pairwise(cuts)]
-
-
-def text_to_text_batch(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], start: int, pad_id: int
-) -> Batch:
-    """Sources, targets shifted right behind `start`, and targets, padded; targets end in their end token."""
-    sources = [source for source, _ in pairs]
-    targets = [target for _, target in pairs]
-    return {
-        "source": pad(sources, pad_id),
-        "source_mask": pad_mask(sources),
-        "inputs": pad([[start, *target[:-1]] for target in targets], pad_id),
-        "target_mask": pad_mask(targets),
-        "targets": pad(targets, IGNORED),
-    }
-
-
-def text_to_text_loss(
-    model: Transformer, batch: Batch, label_smoothing: float, lexical: float = 0.0
-) -> tuple[Tensor, int]:
-    """Cross entropy over the real target tokens only, plus `lexical` times `lexical_loss`."""
-    memory = model.encode_padded(batch["source"], batch["source_mask"])
-    hidden = model.decode_padded(batch["inputs"], batch["target_mask"], memory, batch["source_mask"])
-    is_real = batch["target_mask"]
-    targets = batch["targets"][is_real]
-    logits = model.logits(hidden[is_real]).float()
-    loss = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    if lexical:
-        loss = loss + lexical * lexical_loss(model, memory, batch)
-    return loss, len(targets)
-
-
-def lexical_loss(model: Transformer, memory: Tensor, batch: Batch) -> Tensor:
-    """How badly the source's tokens, each on its own, tell the words of the target.
-
-    A target word's probability is the mean over the source tokens of what each one's encoder state
-    predicts through the output table: Brown et al.'s Model 1 (1993) on top of the encoder. It teaches
-    the encoder what words mean in the other language before the decoder knows where to look.
-    """
-    targets = batch["targets"].clamp(min=0)  # [b, t]
-    logits = model.logits(memory).float()  # [b, s, vocab_size]
-    scores = logits.gather(2, targets[:, None].expand(-1, logits.shape[1], -1))  # [b, s, t]
-    scores = scores - logits.logsumexp(-1, keepdim=True)
-    scores = scores.masked_fill(~batch["source_mask"][..., None], float("-inf"))
-    sizes = batch["source_mask"].sum(1, keepdim=True).log()
-    return -(scores.logsumexp(1) - sizes)[batch["target_mask"]].mean()
 
 
 class MaskedLanguageModel:

@@ -19,10 +19,12 @@ from app.api.guard import Guard
 from app.main import create_app
 from app.metrics import Metrics
 from app.registry import Registry
+from app.sources import Sources
 from app.tasks.language_id import LanguageDetector
 from app.tasks.served import Served, read_served
 from tests.api.fake_engine import FakeEngine
 from tests.api.folders import CONFIGS, write_folder
+from tests.api.otlp_receiver import Receiver, receiving
 
 T = TypeVar("T")
 TOLD_APART = ("de", "en", "fr", "it")
@@ -51,8 +53,11 @@ class Service:
         limits: Limits,
         connections: ConnectionLimits | None = None,
         send_bytes: int | None = None,
+        defaults: dict[str, str] | None = None,
+        sources: Sources | None = None,
         **options: Any,
     ) -> None:
+        self._defaults, self._sources = defaults, sources
         self._limits, self._connections = limits, connections or ConnectionLimits()
         self._send_bytes = send_bytes  # what the system holds of an answer that is not read
         self._options = options
@@ -66,7 +71,7 @@ class Service:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.engine = FakeEngine(self._served)
-        self.registry = Registry("test", self._served, Metrics("test"))
+        self.registry = Registry("test", self._served, Metrics("test"), self._defaults, self._sources)
         with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
             self.registry.detector = LanguageDetector(pool, TOLD_APART)
             self.port = listener.getsockname()[1]
@@ -133,7 +138,7 @@ def shared(served: list[Served]) -> Iterator[Service]:
 
 @pytest.fixture
 def start(served: list[Served]) -> Iterator[Callable[..., Service]]:
-    """Starts services with options of `create_app`."""
+    """Starts services with options of `create_app`, and with `defaults` and `sources` for the registry."""
     started: list[Service] = []
 
     def start_one(**options: Any) -> Service:
@@ -150,3 +155,10 @@ def service(served: list[Served]) -> Iterator[Service]:
     running = Service(served, LIMITS)
     yield running
     running.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Takes traces."""
+    with receiving() as receiver:
+        yield receiver

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from pathlib import Path
 
 import numpy as np
 
-from app.caller import Caller
+from app.caller import Caller, caller
 from app.engine.protocol import (
     AdapterSpec,
     Encoded,
@@ -16,19 +18,23 @@ from app.engine.protocol import (
     Hypotheses,
     Hypothesis,
     ModelInfo,
+    ModelSpec,
     Ready,
     TokenLogprobs,
     Tokens,
+    served_name,
 )
 from app.engine.questions import TracedStep
 from app.errors import Overloaded
-from app.tasks.served import Served
+from app.tasks.served import Served, read_served
+from app.timeline import Timeline
 
 TEXT = "Grüße, 世界! Stop here. "
 
 
 class FakeEngine:
-    """`text` is what every sequence says, a byte a token, repeated; `gate` closed stalls it after `free_tokens`."""
+    """`text` is what every sequence says, a byte a token, repeated; `gate` closed stalls it after `free_tokens`, and
+    `loading` closed stalls what comes and goes."""
 
     def __init__(self, served: Sequence[Served]) -> None:
         self.served = {one.name: one for one in served}
@@ -41,12 +47,16 @@ class FakeEngine:
         self.failure: Exception | None = None
         self.fail_after = 0
         self.requests: list[GenerateRequest | EncodeRequest] = []
-        self.adapters: list[AdapterSpec] = []
+        self.loaded: list[ModelSpec | AdapterSpec] = []
+        self.unloaded: list[str] = []
+        self.timelines: list[Timeline] = []
         self.num_running = 0
         self.num_requests = 0
         self.num_aborted = 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self.loading = asyncio.Event()
+        self.loading.set()
         self.changed = asyncio.Event()
 
     def prompts(self) -> list[list[int]]:
@@ -57,7 +67,7 @@ class FakeEngine:
         return Ready(models=[self._info(one.name, one.base) for one in self.served.values()], device="cpu")
 
     def _info(self, name: str, base: str | None) -> ModelInfo:
-        one = self.served[name if base is None else base]
+        one = self.served[served_name(name if base is None else base)]
         return ModelInfo(
             name=name,
             kind=one.config.kind,
@@ -77,19 +87,26 @@ class FakeEngine:
     async def trace(self, steps: int) -> list[TracedStep]:
         return []
 
-    async def load_adapter(self, adapter: AdapterSpec) -> ModelInfo:
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        self.adapters.append(adapter)
-        self.served[adapter.name] = self.served[adapter.base]
-        return self._info(adapter.name, adapter.base)
+    async def load_model(self, model: ModelSpec) -> ModelInfo:
+        return await self._load(model, read_served(served_name(model.name), Path(model.path)), None)
 
-    async def unload_adapter(self, name: str) -> None:
+    async def load_adapter(self, adapter: AdapterSpec) -> ModelInfo:
+        return await self._load(adapter, self.served[served_name(adapter.base)], adapter.base)
+
+    async def _load(self, spec: ModelSpec | AdapterSpec, one: Served, base: str | None) -> ModelInfo:
+        await self.loading.wait()
         if self.failure is not None:
             raise self.failure
-        await self.gate.wait()
-        self.adapters = [adapter for adapter in self.adapters if adapter.name != name]
+        self.loaded.append(spec)
+        self.served[served_name(spec.name)] = one
+        return self._info(spec.name, base)
+
+    async def unload(self, name: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        await self.loading.wait()
+        self.unloaded.append(name)
+        self.loaded = [spec for spec in self.loaded if spec.name != name]
 
     def check_room(self, caller: Caller) -> None:
         if self.is_full:
@@ -97,16 +114,25 @@ class FakeEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
         self._admit([request])
+        async with aclosing(self._say(request)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _say(self, request: GenerateRequest) -> AsyncGenerator[Tokens]:
         self.num_running += 1
         finished = False
+        timeline = self._timeline()
         try:
             for i, token_id in enumerate(self._ids(request)):
                 if i >= self.free_tokens:
                     await self.gate.wait()
+                if i == 0:
+                    timeline.begin(time.monotonic())
                 if self.failure is not None and i >= self.fail_after:
                     raise self.failure
                 await asyncio.sleep(self.delay)
                 is_last = i + 1 == request.params.max_tokens
+                timeline.say(time.monotonic())
                 yield Tokens(
                     id=1,
                     token_ids=[token_id],
@@ -120,6 +146,7 @@ class FakeEngine:
         finally:
             self.num_running -= 1
             self.num_aborted += not finished
+            timeline.end(time.monotonic())
 
     async def generate_many(self, requests: Sequence[GenerateRequest]) -> list[Tokens]:
         self._admit(requests)
@@ -129,6 +156,7 @@ class FakeEngine:
         """Hypothesis k is k tokens shorter than the longest that the request allows."""
         self._admit(requests)
         await self.gate.wait()
+        self._compute_all(requests)
         return [self._searched(request) for request in requests]
 
     def _searched(self, request: GenerateRequest) -> Hypotheses:
@@ -146,6 +174,7 @@ class FakeEngine:
         finished = False
         try:
             await self.gate.wait()
+            self._compute_all(requests)
             finished = True
             return [self._encoded(request) for request in requests]
         finally:
@@ -156,12 +185,25 @@ class FakeEngine:
         if self.failure is not None and not self.fail_after:
             raise self.failure
         self.requests += requests
+        self.timelines.append(self._timeline())
+        self.timelines[-1].submit(time.monotonic(), requests)
+
+    @staticmethod
+    def _timeline() -> Timeline:
+        """The request's, or one that nobody looks at."""
+        asked_by = caller.get()
+        return (asked_by and asked_by.timeline) or Timeline()
+
+    def _compute_all(self, requests: Sequence[GenerateRequest] | Sequence[EncodeRequest]) -> None:
+        timeline = self._timeline()
+        timeline.begin(time.monotonic())
+        for _ in requests:
+            timeline.end(time.monotonic())
 
     async def _whole(self, request: GenerateRequest) -> Tokens:
         ids: list[int] = []
         logprobs: list[TokenLogprobs] = []
-        async with aclosing(self.generate(request)) as stream:
-            self.requests.pop()
+        async with aclosing(self._say(request)) as stream:
             async for tokens in stream:
                 ids += tokens.token_ids
                 logprobs += tokens.logprobs or []
@@ -177,7 +219,9 @@ class FakeEngine:
         )
 
     def _ids(self, request: GenerateRequest) -> list[int]:
-        ids = self.served[request.model].tokenizer.encode(self.text, add_special_tokens=False).ids
+        ids = (
+            self.served[served_name(request.model)].tokenizer.encode(self.text, add_special_tokens=False).ids
+        )
         count = request.params.max_tokens
         return (ids * (count // len(ids) + 1))[:count]
 
@@ -200,7 +244,7 @@ class FakeEngine:
         values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
         ids: list[int] = []
         if request.output == "class":
-            values = np.arange(len(self.served[request.model].config.labels), dtype="<f4")
+            values = np.arange(len(self.served[served_name(request.model)].config.labels), dtype="<f4")
             values[-1] += self._num_shared_words(request)
         elif request.output == "embedding":  # texts with the same letters are alike
             values = np.bincount(np.array(request.ids) % 8, minlength=8).astype("<f4")
@@ -223,12 +267,12 @@ class FakeEngine:
         )
 
     def _digits(self, request: EncodeRequest) -> list[bool]:
-        decode = self.served[request.model].tokenizer.decode
+        decode = self.served[served_name(request.model)].tokenizer.decode
         return [decode([token_id]).isdigit() for token_id in request.ids]
 
     def _num_shared_words(self, request: EncodeRequest) -> int:
         """Of the two texts of a pair; none where a text stands alone."""
-        decode = self.served[request.model].tokenizer.decode
+        decode = self.served[served_name(request.model)].tokenizer.decode
         typed = list(zip(request.ids, request.type_ids, strict=True))
         first, second = (
             set(re.findall(r"\w+", decode([one for one, kind in typed if kind == number])))

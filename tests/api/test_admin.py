@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from app.api.guard import Guard
-from app.api.shelf import Adapter, Shelf
-from app.errors import InvalidRequest, ModelNotFound
+from app.api.shelf import Shelf
+from app.errors import InvalidRequest
 from app.security import KeyRing
+from app.sources import Source, Sources
 from tests.api.conftest import Service
+from tests.api.folders import CONFIGS, write_folder
 from tests.api.test_errors import fault
 from tests.api.test_keys import bearer, line
 
@@ -34,9 +36,9 @@ def test_folders_below_the_root_are_found_links_resolved(root: Path) -> None:
     shelf = Shelf(root=root)
     one = root.resolve() / "team" / "one"
     for path in ("team/one", "link", str(one), "team/../team/one"):
-        assert shelf.find("x", "base", path) == Adapter("base", one)
+        assert shelf.folder(path) == one
     (root.parent / "other").symlink_to(root)
-    assert Shelf(root=root.parent / "other").find("x", "base", "link") == Adapter("base", one)
+    assert Shelf(root=root.parent / "other").folder("link") == one
 
 
 @pytest.mark.parametrize(
@@ -46,23 +48,13 @@ def test_folders_below_the_root_are_found_links_resolved(root: Path) -> None:
 )  # fmt: skip
 def test_all_other_folders_are_refused_in_the_same_words(root: Path, path: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        Shelf(root=root).find("x", "base", path)
+        Shelf(root=root).folder(path)
     assert (refused.value.param, refused.value.message) == ("path", "must be a folder below --model-root")
 
 
-def test_names_are_those_of_the_settings(root: Path) -> None:
-    shelf = Shelf({"mine": Adapter("base", root)})
-    assert shelf.find("mine", None, None) == Adapter("base", root)
-    with pytest.raises(ModelNotFound, match="mine"):
-        shelf.find("other", None, None)
-    for name, base, path, param in (
-        ("x", "base", None, "path"),
-        ("x", None, "team", "base"),
-        ("x", "base", "team", "path"),
-    ):
-        with pytest.raises(InvalidRequest) as refused:
-            shelf.find(name, base, path)
-        assert refused.value.param == param
+def test_without_a_root_no_folder_may_be_named() -> None:
+    with pytest.raises(InvalidRequest, match="--model-root"):
+        Shelf().folder("team/one")
 
 
 @pytest.fixture
@@ -77,8 +69,28 @@ def governed(start: Callable[..., Service], root: Path, tmp_path: Path) -> Servi
     }
     (root / "team" / "one" / "adapter_config.json").write_text(json.dumps(settings))
     (tmp_path / "keys").write_text(line("root", "admin") + line("app", "infer"))
-    shelf = Shelf({"mine": Adapter("writer", root / "link")}, root)
-    return start(guard=Guard(KeyRing(tmp_path / "keys")), shelf=shelf)
+    write_folder(root / "books", CONFIGS["writer"])
+    write_folder(root / "moods", CONFIGS["mood"])
+    named = {
+        "mine": Source(root / "link", "writer"),
+        "writer": Source(root / "books", weight=3.0),
+        "assistant": Source(root / "books", tasks=("generate",)),
+    }
+    return start(
+        guard=Guard(KeyRing(tmp_path / "keys")),
+        shelf=Shelf(root),
+        sources=Sources(named),
+        defaults={"generate": "writer"},
+    )
+
+
+def post(governed: Service, path: str, body: Any = None) -> Any:
+    return governed.client.post(f"/admin/models/{path}", json=body, headers=bearer("root"))
+
+
+def asked(governed: Service, path: str, **body: Any) -> Any:
+    """An answer to somebody who is no administrator."""
+    return governed.post(path, body, headers=bearer("app"))
 
 
 def test_the_trace_is_for_administrators(governed: Service) -> None:
@@ -91,33 +103,47 @@ def test_the_trace_is_for_administrators(governed: Service) -> None:
 
 
 def test_adapters_are_loaded_and_unloaded(governed: Service, root: Path) -> None:
-    def post(path: str, body: Any = None) -> Any:
-        return governed.client.post(f"/admin/models/{path}", json=body, headers=bearer("root"))
+    def there() -> list[tuple[str, str]]:
+        return [(one.name, one.path) for one in governed.engine.loaded]
 
-    def asked() -> list[tuple[str, str, str]]:
-        return [(one.name, one.base, one.path) for one in governed.engine.adapters]
-
-    assert post("new/load", {"base": "writer", "path": "link"}).json()["base"] == "writer"
-    assert post("mine/load").json()["id"] == "mine"
+    assert post(governed, "new/load", {"base": "writer", "path": "link"}).json()["base"] == "writer"
+    assert post(governed, "mine/load").json()["id"] == "mine"
     one = str(root.resolve() / "team" / "one")
-    assert asked() == [("new", "writer", one), ("mine", "writer", str(root / "link"))]
+    assert there() == [("new:1", one), ("mine:2", str(root / "link"))]
     prompt = {"prompt": "Hi", "max_tokens": 2, "model": "mine"}
-    assert governed.post("/v1/generate", prompt, headers=bearer("app")).json()["model"] == "mine"
-    assert post("mine/unload").json() == {"id": "mine", "object": "model", "deleted": True}
-    assert governed.post("/v1/generate", prompt, headers=bearer("app")).status_code == 404
-    assert asked() == [("new", "writer", one)]
-    for path, body, status, param in (
+    assert asked(governed, "/v1/generate", **prompt).json()["model"] == "mine"
+    assert post(governed, "mine/unload").json() == {"id": "mine", "object": "model", "deleted": True}
+    assert asked(governed, "/v1/generate", **prompt).status_code == 404
+    assert there() == [("new:1", one)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
         ("x/load", {"base": "writer", "path": "out"}, 400, "path"),
         ("x/load", {"base": "writer", "path": 5}, 400, "path"),
         ("x/load", {"base": "nobody", "path": "link"}, 404, "base"),
         ("x/load", {"base": "writer", "adapter": "x"}, 400, "adapter"),
-        ("x/load", {"path": "link"}, 400, "base"),
+        ("x/load", {"base": "writer"}, 400, "path"),
+        ("x/load", {"path": "link"}, 400, "path"),
+        ("x/load", {"path": "books", "weight": 0}, 400, "weight"),
+        ("x/load", {"path": "books", "weight": 1001}, 400, "weight"),
+        ("x/load", {"path": "books", "weight": "1"}, 400, "weight"),
         ("x/load", None, 404, "name"),
         ("x%20y/load", {"base": "writer", "path": "link"}, 400, "name"),
-        ("new/load", {"base": "writer", "path": "link"}, 400, "name"),
-        ("writer/unload", None, 400, "name"),
+        ("x:1/load", {"path": "books"}, 400, "name"),
+        ("mood/load", {"base": "writer", "path": "link"}, 400, "name"),
+        ("mood/load", None, 404, "name"),
+        ("assistant/load", {"path": "moods"}, 400, "path"),
         ("x/unload", None, 404, "model"),
-    ):
-        refused = post(path, body)
-        assert (refused.status_code, fault(refused)["param"]) == (status, param), path
-    assert asked() == [("new", "writer", one)]
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_names_its_field_and_changes_nothing(
+    governed: Service, path: str, body: Any, status: int, param: str
+) -> None:
+    before = governed.registry.info()
+    refused = post(governed, path, body)
+    assert (refused.status_code, fault(refused)["param"]) == (status, param)
+    assert governed.engine.loaded == []
+    assert governed.registry.info() == before

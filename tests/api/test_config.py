@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from app.arguments import make_parser
-from app.config import Settings, load_settings, with_folders, zoo_models
+from app.config import (
+    Settings,
+    find_cache_dir,
+    load_settings,
+    read_api_key,
+    use_cache_dir,
+    with_folders,
+    zoo_models,
+)
 from app.engine_setup import build_engine
 from app.errors import ConfigError
+from app.kept_files import prepare_folder
 from app.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,10 +67,12 @@ def test_the_prefix_cache_is_on_until_a_flag_or_a_variable_turns_it_off(folder: 
 
 def test_what_the_engine_must_know_reaches_it(tmp_path: Path) -> None:
     text = "[server]\nspeculation = false\nprefix_cache = false\ndeterministic = true\n"
-    text += '[models.one]\npath = "."\nweight = 2.5\n[models.two]\npath = "."\n'
+    text += 'quantization = "int8"\n[models.one]\npath = "."\nweight = 2.5\n'
+    text += '[models.two]\npath = "."\nquantization = "none"\n'
     settings = load_settings({"config": write(tmp_path / "models.toml", text)}, {})
     config = build_engine(settings, Metrics("1"))._supervisor._config()
     assert [model.weight for model in config.models] == [2.5, 1.0]
+    assert [model.quantization for model in config.models] == ["int8", "none"]
     assert (config.speculation, config.prefix_cache, config.deterministic) == (False, False, True)
     with pytest.raises(ConfigError, match="weight"):
         load_settings({"config": write(tmp_path / "bad.toml", text.replace("2.5", "0"))}, {})
@@ -107,6 +118,13 @@ def test_a_repository_becomes_a_folder_and_a_folder_stays_one(
     assert [one.adapters[0].folder.parts[-1] for one in settings] == ["e", "1"]
 
 
+def test_the_key_of_a_client_is_no_setting_of_a_server() -> None:
+    environ = {"QUARTET_API_KEY": "secret"}
+    assert load_settings({}, environ) == load_settings({}, {})
+    assert read_api_key(environ) == "secret"
+    assert read_api_key({"QUARTET_API_KEY": ""}) is None
+
+
 @pytest.mark.parametrize(
     ("flags", "environ", "word"),
     [
@@ -121,6 +139,7 @@ def test_a_repository_becomes_a_folder_and_a_folder_stays_one(
         ({"model": ["a=."]}, {"QUARTET_PORT": "many"}, "port"),
         ({"model": ["a=."]}, {"QUARTET_PROT": "1"}, "QUARTET_PROT"),
         ({"model": ["a=."], "device": "tpu"}, {}, "device"),
+        ({"model": ["a=."], "quantization": "int2"}, {}, "quantization"),
         ({"config": "/nowhere.toml"}, {}, "/nowhere.toml"),
     ],
 )
@@ -166,3 +185,25 @@ def test_the_zoo_is_what_lies_there_complete(tmp_path: Path) -> None:
     found = zoo_models(tmp_path)
     assert [model["name"] for model in found["models"]] == ["minilm"]
     assert [(one["name"], one["base"]) for one in found["adapters"]] == [("qa", "minilm")]
+
+
+def test_libraries_keep_their_files_in_the_one_folder_unless_told_otherwise(tmp_path: Path) -> None:
+    environ = {"HF_HOME": "/elsewhere"}
+    use_cache_dir(tmp_path, environ)
+    assert environ == {
+        "HF_HOME": "/elsewhere",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        "TRITON_CACHE_DIR": str(tmp_path / "triton"),
+    }
+    assert find_cache_dir({}) is find_cache_dir({"QUARTET_CACHE_DIR": ""}) is None
+    assert find_cache_dir({"QUARTET_CACHE_DIR": str(tmp_path)}) == tmp_path
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_nothing_more(tmp_path: Path) -> None:
+    assert prepare_folder(tmp_path / "a" / "new" / "one") is None
+    assert list((tmp_path / "a" / "new" / "one").iterdir()) == []
+    (tmp_path / "file").touch()
+    told = prepare_folder(tmp_path / "file")
+    assert told is not None
+    assert str(tmp_path / "file") in told
+    assert "no kernel is compiled" in told

@@ -91,7 +91,7 @@ def test_who_never_reads_its_stream_is_cut_off_and_its_sequences_end(bounded: Se
         assert bounded.client.get("/health").status_code == 200
         bounded.wait_until(lambda: num_ended(bounded, "aborted") == aborted + 5)
         bounded.wait_until(lambda: num_open(bounded) <= 1)
-    assert (bounded.engine.num_running, bounded.registry._working) == (0, set())
+    assert (bounded.engine.num_running, bounded.registry.in_flight.handlers) == (0, set())
 
 
 def test_who_never_reads_a_large_answer_is_cut_off(bounded: Service) -> None:

@@ -39,7 +39,9 @@ def test_two_hundred_who_leave_at_any_moment_leave_nothing_behind(service: Servi
     service.on_loop(service.engine.gate.clear)  # those who are whole at once in the end wait, too
     service.engine.free_tokens = 30
     asyncio.run(crowd())
-    service.wait_until(lambda: not service._server.server_state.connections and not service.registry._working)
+    service.wait_until(
+        lambda: not service._server.server_state.connections and not service.registry.in_flight.handlers
+    )
     assert service.engine.num_running == 0
     counts = dict.fromkeys(OUTCOMES, 0.0)
     for metric in service.registry.metrics.requests.collect():

@@ -291,7 +291,7 @@ def test_overload_and_draining_have_their_statuses(service: Service) -> None:
     crowded = service.post("/translate", body)
     assert crowded.headers["retry-after"] == "3"
     refusal(crowded, 429)
-    service.on_loop(lambda: setattr(service.registry, "is_draining", True))
+    service.on_loop(lambda: setattr(service.registry.in_flight, "is_draining", True))
     refusal(service.post("/translate", body), 503)
 
 

@@ -12,6 +12,7 @@ from app.engine.protocol import AdapterSpec
 from app.errors import InvalidRequest, ModelNotFound, Unavailable
 from app.metrics import Metrics
 from app.registry import Registry
+from app.sources import Wanted
 from app.tasks.generate import Generate
 from app.tasks.served import Served
 from tests.api.fake_engine import FakeEngine
@@ -88,9 +89,8 @@ def test_a_loaded_adapter_is_a_model_until_it_is_unloaded(served: list[Served], 
         async with Started(served) as started:
             registry = started.registry
             before, default = registry.info(), registry.default_model("generate")
-            info = await registry.load_adapter("tales", "writer", folder)
-            assert info.base == "writer"
-            assert started.engine.adapters == [AdapterSpec("tales", "writer", str(folder))]
+            await registry.load("tales", Wanted(folder, "writer"))
+            assert started.engine.loaded == [AdapterSpec("tales:1", "writer", str(folder))]
             task = registry.find(Generate, "tales")
             assert task.model.name == "tales"
             assert registry.model_card("tales")["base"] == "writer"
@@ -99,13 +99,13 @@ def test_a_loaded_adapter_is_a_model_until_it_is_unloaded(served: list[Served], 
             assert GAUGES | {"quartet_requests_total"} < started.samples("tales")
             assert started.samples("tales") == started.samples("writer")
             await registry.unload("tales")
-            assert started.engine.adapters == []
+            assert started.engine.unloaded == ["tales:1"]
             with pytest.raises(ModelNotFound):
                 registry.find(Generate, "tales")
             assert registry.info() == before
             assert not GAUGES & started.samples("tales")
             assert "quartet_requests_total" in started.samples("tales"), "what was counted stays"
-            await registry.load_adapter("tales", "writer", folder)
+            await registry.load("tales", Wanted(folder, "writer"))
             await registry.unload("tales")
 
     run(scene())
@@ -114,13 +114,13 @@ def test_a_loaded_adapter_is_a_model_until_it_is_unloaded(served: list[Served], 
 def test_who_leaves_does_not_leave_half_an_adapter(served: list[Served], folder: Path) -> None:
     async def scene() -> None:
         async with Started(served) as started:
-            started.engine.gate.clear()
-            loading = asyncio.create_task(started.registry.load_adapter("tales", "writer", folder))
+            started.engine.loading.clear()
+            loading = asyncio.create_task(started.registry.load("tales", Wanted(folder, "writer")))
             await asyncio.sleep(0)
             loading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await loading
-            started.engine.gate.set()
+            started.engine.loading.set()
             while "tales" not in started.registry.served:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.001)
             assert started.registry.find(Generate, "tales").model.name == "tales"
@@ -136,10 +136,10 @@ def test_an_adapter_that_the_engine_does_not_take_or_leave_changes_nothing(
             before = started.registry.info()
             started.engine.failure = InvalidRequest("does not fit", "path")
             with pytest.raises(InvalidRequest, match="does not fit"):
-                await started.registry.load_adapter("tales", "writer", folder)
+                await started.registry.load("tales", Wanted(folder, "writer"))
             assert started.registry.info() == before
             started.engine.failure = None
-            await started.registry.load_adapter("tales", "writer", folder)
+            await started.registry.load("tales", Wanted(folder, "writer"))
             before = started.registry.info()
             started.engine.failure = Unavailable("the engine is being started again")
             with pytest.raises(Unavailable):
@@ -157,31 +157,37 @@ def test_what_cannot_be_loaded_or_unloaded_is_told_with_its_field(
     async def scene() -> None:
         registry = Registry("test", served, Metrics("test"))
         with pytest.raises(Unavailable):
-            await registry.load_adapter("tales", "writer", folder)
+            await registry.load("tales", Wanted(folder, "writer"))
         with pytest.raises(Unavailable):
             await registry.unload("writer")
-        async with Started(served, {"generate": "best"}) as started:
+        async with Started(served) as started:
             registry = started.registry
-            await registry.load_adapter("best", "writer", folder)
+            await registry.load("best", Wanted(folder, "writer"))
             for name, base, path, param in (
                 ("a b", "writer", folder, "name"),
                 ("", "writer", folder, "name"),
                 ("x" * 129, "writer", folder, "name"),
+                ("a.b", "writer", folder, "name"),
+                ("a:b", None, folder, "name"),
                 ("writer", "writer", folder, "name"),
-                ("best", "writer", folder, "name"),
+                ("best", None, folder, "name"),
                 ("new", "best", folder, "base"),
                 ("new", "writer", tmp_path, "path"),
+                ("new", None, folder, "path"),
+                ("new", "writer", None, "path"),
             ):
                 with pytest.raises(InvalidRequest) as refused:
-                    await registry.load_adapter(name, base, path)
+                    await registry.load(name, Wanted(path, base))
                 assert refused.value.param == param
-            with pytest.raises(ModelNotFound) as unknown:
-                await registry.load_adapter("new", "nobody", folder)
-            assert unknown.value.param == "base"
+            for name, base, path, param in (("new", "nobody", folder, "base"), ("new", None, None, "name")):
+                with pytest.raises(ModelNotFound) as unknown:
+                    await registry.load(name, Wanted(path, base))
+                assert unknown.value.param == param
             with pytest.raises(ModelNotFound):
                 await registry.unload("nobody")
-            for name in ("writer", "best"):
-                with pytest.raises(InvalidRequest):
-                    await registry.unload(name)
+            with pytest.raises(InvalidRequest, match="base of best") as based:
+                await registry.unload("writer")
+            assert based.value.param == "name"
+            assert [spec.name for spec in started.engine.loaded] == ["best:1"]
 
     run(scene())

@@ -142,7 +142,7 @@ def test_a_client_that_leaves_a_plain_request_frees_its_sequences(
         service.post(path, body, timeout=0.1)
     service.wait_until(lambda: service.engine.num_running == 0)
     assert service.engine.num_aborted >= 1
-    service.wait_until(lambda: not service.registry._working)
+    service.wait_until(lambda: not service.registry.in_flight.handlers)
 
 
 def test_draining_ends_what_is_in_flight_and_refuses_the_rest(service: Service) -> None:
@@ -151,8 +151,8 @@ def test_draining_ends_what_is_in_flight_and_refuses_the_rest(service: Service) 
     with service.client.stream("POST", "/v1/generate", json=GENERATE) as response:
         lines = response.iter_lines()
         next(lines)
-        draining = asyncio.run_coroutine_threadsafe(service.registry.drain(10), service._loop)
-        service.wait_until(lambda: service.registry.is_draining)
+        draining = asyncio.run_coroutine_threadsafe(service.registry.in_flight.drain(10), service._loop)
+        service.wait_until(lambda: service.registry.in_flight.is_draining)
         refused = service.post("/v1/generate", GENERATE)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert service.client.get("/ready").status_code == 503
@@ -168,6 +168,8 @@ def test_the_drain_limit_cuts_off_with_an_error(service: Service) -> None:
     with service.client.stream("POST", "/v1/generate", json=GENERATE) as response:
         iterator = events(response)
         next(iterator)
-        asyncio.run_coroutine_threadsafe(service.registry.drain(0.01), service._loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(service.registry.in_flight.drain(0.01), service._loop).result(
+            timeout=10
+        )
         assert list(iterator)[-1]["error"]["code"] == "draining"
     assert service.engine.num_running == 0

@@ -63,6 +63,7 @@ def test_a_decoder_is_told_in_numbers(folders: dict[str, Path]) -> None:
     assert facts["architectures"] == ["LlamaForCausalLM"]
     assert facts["parameters"] == model.num_parameters
     assert facts["weight_bytes"]["bfloat16"] == 2 * model.num_parameters
+    assert facts["weight_bytes"]["int4"] < facts["weight_bytes"]["int8"] < facts["weight_bytes"]["bfloat16"]
     assert (
         facts["cache_bytes_per_1000_tokens"]["float32"] == 1000 * 2 * 2 * 2 * 10 * 4
     )  # layers, k and v, heads, size

@@ -37,12 +37,13 @@ from app.engine.protocol import (
 from app.engine.questions import (
     MAX_TRACED_STEPS,
     LoadAdapter,
+    LoadModel,
     Question,
     Refused,
     Traced,
     TracedStep,
     TraceSteps,
-    UnloadAdapter,
+    Unload,
 )
 
 _STEP = TracedStep(
@@ -114,7 +115,7 @@ class FakeWorker:
                     others = self._held if message.alone_until is None else []
                     self._recorder.begin(0.0, [(one.id, 1) for one in (*others, message)])
                     self._answer(message)
-                case TraceSteps() | LoadAdapter() | UnloadAdapter():
+                case TraceSteps() | LoadAdapter() | LoadModel() | Unload():
                     self._reply(message)
                 case WorkerConfig():
                     return 1
@@ -128,7 +129,7 @@ class FakeWorker:
                 self._send(Traced(number, [_STEP] * steps))
             case LoadAdapter(number, adapter) if adapter.name != "die":
                 self._send(Refused(number, "internal", "it broke"))
-            case UnloadAdapter():
+            case Unload():
                 pass
             case _:
                 os._exit(9)
@@ -189,7 +190,8 @@ class FakeWorker:
                 batch_tokens=1,
                 waiting={"seed": request.params.seed or 0},
             )
-            self._send(StepOutputs([tokens], report))
+            begun = [] if token_id else [request.id]
+            self._send(StepOutputs([tokens], report, time.monotonic(), begun))
 
     def _messages(self) -> Iterator[ClientMessage]:
         frames = client_messages()

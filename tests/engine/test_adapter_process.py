@@ -82,7 +82,7 @@ def test_an_adapter_outlives_its_process_until_it_is_unloaded(tmp_path: Path) ->
             async with aclosing(client.generate(ask_for("mine", 100))) as stream:
                 taken = list((await anext(stream)).token_ids)
                 tell_worker(signal.SIGSTOP)
-                unloading = asyncio.create_task(client.unload_adapter("mine"))
+                unloading = asyncio.create_task(client.unload("mine"))
                 await kill(client)
                 async for tokens in stream:
                     taken += tokens.token_ids
@@ -90,7 +90,7 @@ def test_an_adapter_outlives_its_process_until_it_is_unloaded(tmp_path: Path) ->
             assert len(taken) == 100, "what had begun is brought to its end, by another process"
             await unloading
             with pytest.raises(InvalidRequest):
-                await client.unload_adapter("mine")
+                await client.unload("mine")
 
             await kill(client)
             with pytest.raises(InvalidRequest):

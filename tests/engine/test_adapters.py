@@ -21,7 +21,7 @@ from app.engine.questions import (
     Question,
     Refused,
     Reply,
-    UnloadAdapter,
+    Unload,
     Unloaded,
 )
 from app.engine.sampling_params import SamplingParams
@@ -173,7 +173,7 @@ def test_an_unloaded_adapter_ends_what_it_began_while_another_takes_its_name(
     tokens: dict[int, list[int]] = {}
     engine.add(ask_for(1, "mine"))
     collect(engine, tokens, {}, {})
-    assert running.ask(UnloadAdapter(1, "mine")) == []
+    assert running.ask(Unload(1, "mine")) == []
     with pytest.raises(RequestError, match="unknown model"):
         engine.add(ask_for(2, "mine"))
     reply = running.load(2, AdapterSpec("mine", "llama", str(folders["two"])))
@@ -192,7 +192,7 @@ def test_an_idle_adapter_goes_at_once_and_one_with_a_head_can_come_back(folders:
     spec = AdapterSpec("reviews", "bert", str(folders["reviews"]))
     for number in range(3):
         assert isinstance(running.load(number, spec), Loaded)
-        assert running.ask(UnloadAdapter(number, "reviews")) == [Unloaded(number)]
+        assert running.ask(Unload(number, "reviews")) == [Unloaded(number)]
     assert [info.name for info in running.engine.infos] == ["llama", "bert"]
     assert list(running.engine._runners["bert"].model.heads) == ["own"]
 
@@ -207,7 +207,7 @@ def test_what_waits_for_its_constraint_is_waited_for(folders: dict[str, Path]) -
         constraint=Constraint("regex", "a+", "regex"),
     )
     running.engine.add(request)
-    assert running.ask(UnloadAdapter(1, "one")) == []
+    assert running.ask(Unload(1, "one")) == []
     running.engine.abort([1])
     assert running.engine.replies() == [Unloaded(1)]
 
@@ -280,10 +280,3 @@ def test_a_fault_of_ours_is_told_and_the_next_adapter_is_read(
     assert (reply.kind, reply.param) == ("internal", None)
     assert "could not be read" in caplog.text
     assert isinstance(running.load(2, spec), Loaded)
-
-
-@pytest.mark.parametrize("name", ["nobody", "llama"])
-def test_only_adapters_can_be_unloaded(folders: dict[str, Path], name: str) -> None:
-    [refused] = Running(folders).ask(UnloadAdapter(4, name))
-    assert isinstance(refused, Refused)
-    assert (refused.id, refused.kind, refused.param) == (4, "invalid", "name")

@@ -163,12 +163,12 @@ def test_an_adapter_is_refused_or_lost_with_the_process_that_was_to_load_it() ->
             with pytest.raises(Unavailable):
                 await client.load_adapter(AdapterSpec("die", "m", "/x"))
             await until(lambda: client.is_ready)
-            unloading = asyncio.create_task(client.unload_adapter("held"))
+            unloading = asyncio.create_task(client.unload("held"))
             await client.trace(1)  # so that it has been asked
         with pytest.raises(Unavailable):
             await unloading
         with pytest.raises(Unavailable):
-            await client.unload_adapter("any")
+            await client.unload("any")
 
     run(scene())
 

@@ -291,6 +291,6 @@ def test_a_fault_in_a_mask_ends_that_one_alone() -> None:
 
 
 def test_a_compiler_without_work_has_no_news() -> None:
-    compiler = Compiler({})
+    compiler = Compiler()
     assert not compiler.has_news
     assert compiler.take() == ([], [])

@@ -161,7 +161,7 @@ def test_the_preempted_go_on_from_what_nobody_has_taken() -> None:
     assert planned(scheduler) == [(0, 4), (1, 12)]
     set_budget(scheduler, 1)
     step = scheduler.schedule()
-    while step is not None and not step.num_preempted:
+    while step is not None and not step.preempted:
         commit(scheduler, step)
         step = scheduler.schedule()
     assert step is not None

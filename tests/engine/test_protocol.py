@@ -41,7 +41,7 @@ from app.engine.questions import (
     Traced,
     TracedStep,
     TraceSteps,
-    UnloadAdapter,
+    Unload,
     Unloaded,
 )
 from app.engine.sampling_params import SamplingParams
@@ -68,7 +68,7 @@ TO_WORKER: list[ClientMessage] = [
     Abort([1, 2]),
     TraceSteps(2**40, 5),
     LoadAdapter(3, AdapterSpec("b", "a", "/ä")),
-    UnloadAdapter(4, "b"),
+    Unload(4, "b"),
     Shutdown(),
 ]
 INFO = ModelInfo(
@@ -104,7 +104,7 @@ TO_CLIENT: list[WorkerMessage] = [
     Refused(6, "invalid", "no", "path"),
     Ready(models=[INFO], device="cpu"),
     Fatal("checkpoint", "no such folder"),
-    StepOutputs([]),
+    StepOutputs([], None, 1.5, [1, 2], [3]),
     StepOutputs(
         [
             Tokens(id=1, token_ids=[3], logprobs=[TokenLogprobs(-0.5, [(3, -0.5), (4, -1.0)])]),

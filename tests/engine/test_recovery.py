@@ -3,13 +3,15 @@
 import asyncio
 import os
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from app.engine.client import Patience
-from app.engine.protocol import EncodeRequest
+from app.engine.protocol import AdapterSpec, EncodeRequest, ModelSpec
 from app.errors import EngineFailed, EngineFault, Unavailable
 from tests.engine.test_client import Observed, engine_processes, generated, request, run, started, until
 
@@ -121,6 +123,36 @@ def test_an_engine_that_does_not_come_back_in_time_is_told_to_who_waits(tmp_path
             with pytest.raises(Unavailable):
                 await generated(client, request())
             assert client.num_requests == 0
+
+    run(scene())
+
+
+def test_questions_that_no_engine_is_left_to_answer_are_answered(tmp_path: Path) -> None:
+    """Asked of a process that has stopped, or while there is none."""
+
+    async def scene() -> None:
+        device = f"ready-once:{tmp_path / 'mark'}"
+        async with started(device=device, patience=Patience(recovery=1.0)) as client:
+
+            def ask() -> list[asyncio.Task[Any]]:
+                model, adapter = ModelSpec("m:1", "/x"), AdapterSpec("a:1", "m", "/x")
+                questions: list[Coroutine[Any, Any, Any]] = [client.trace(1), client.unload("m")]
+                questions += [client.load_model(model), client.load_adapter(adapter)]
+                return [asyncio.create_task(question) for question in questions]
+
+            os.kill(engine_process().pid, signal.SIGSTOP)
+            early = ask()
+            await asyncio.sleep(0)
+            engine_process().kill()
+            await until(lambda: not client.is_ready)
+            await until(lambda: early[0].done())
+            late = ask()
+            for asked in (*early, *late):
+                with pytest.raises(Unavailable) as refused:
+                    await asked
+                assert refused.value.code == "restarting"
+            with pytest.raises(Unavailable):
+                await client.unload("m")
 
     run(scene())
 

@@ -29,6 +29,15 @@ def test_the_older_control_groups_are_read_too(tmp_path: Path) -> None:
     assert available_bytes(write(tmp_path, **names)) == 400_000
 
 
+def test_files_that_are_only_kept_count_as_free(tmp_path: Path) -> None:
+    counted = {"memory_dot_max": "5000000", "memory_dot_current": "3000000"}
+    stat = "anon 1000000\ninactive_file 1500000\nactive_file 500000"
+    assert available_bytes(write(tmp_path / "new", **counted, memory_dot_stat=stat)) == 3_500_000
+    older = {"memory__memory_dot_limit_in_bytes": "900000", "memory__memory_dot_usage_in_bytes": "500000"}
+    stat = "cache 1\ntotal_inactive_file 100000"
+    assert available_bytes(write(tmp_path / "old", **older, memory__memory_dot_stat=stat)) == 500_000
+
+
 def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
     assert available_bytes(write(tmp_path, memory_dot_max="10", memory_dot_current="30")) == 0
 
@@ -54,7 +63,7 @@ def two_threads() -> Iterator[None]:
 
 
 def test_small_steps_take_one_thread_and_large_ones_all(two_threads: None) -> None:
-    threads = Threads(num_parameters=1_000_000)
+    threads = Threads(num_parameters=1_000_000, most=2)
     most_small = int(FEW_OPERATIONS / 2_000_000)
     for num_tokens, wanted in ((1, 1), (most_small + 1, 2), (most_small, 1), (4 * most_small, 2)):
         threads.use_for(num_tokens)

@@ -188,8 +188,8 @@ def test_a_draft_takes_no_block_that_somebody_is_about_to_need() -> None:
 
 
 def test_a_model_of_twice_the_weight_has_twice_the_time() -> None:
-    scheduler, _ = make(a=4, b=4)
-    scheduler.lanes.set_weight("b", 2.0)
+    scheduler, _ = make(a=4)
+    scheduler.add_model("b", 4, weight=2.0)
     for number, model in enumerate("ab"):
         scheduler.add(sequence(number, model=model, outputs=100))
     turns = ""
@@ -236,17 +236,17 @@ def test_the_last_in_order_is_preempted_and_computed_again() -> None:
     first, second = sequence(0, prompt=4, outputs=9), sequence(1, prompt=4, outputs=9)
     scheduler.add(first)
     scheduler.add(second)
-    preempted = 0
+    preempted: list[int] = []
     while scheduler.has_work:
         step = scheduler.schedule()
         assert step is not None
-        preempted += step.num_preempted
-        if step.num_preempted:
+        preempted += step.preempted
+        if step.preempted:
             assert second.status is Status.WAITING
             assert second.num_computed_tokens == 0
             assert not second.block_table
         commit(scheduler, step)
-    assert preempted == 1
+    assert preempted == [second.id]
     assert manager.num_free == 4
     assert (first.num_completion_tokens, second.num_completion_tokens) == (9, 9)
 
@@ -321,7 +321,7 @@ def test_a_group_of_beams_is_preempted_whole_and_computed_again_in_one_step() ->
     assert beam.group is not None
     members = beam.group.members
     members.append(scheduler.fork(beam))
-    while step is not None and not step.num_preempted:
+    while step is not None and not step.preempted:
         for number, one in enumerate((first, *members)):
             one.token_ids.append(number)
         step = scheduler.schedule()

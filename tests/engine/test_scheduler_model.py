@@ -2,7 +2,7 @@
 
 Decoders, searches with beams, encoder-decoders and encoders arrive and are aborted in any order, share beginnings and
 sources, with drafts that hold or not, in a cache so small that they preempt each other; some steps fail, and some are
-the end of the engine. Everybody has ended once when all is done.
+the end of the engine; decoders are loaded and unloaded. Everybody has ended once when all is done.
 """
 
 from collections import Counter
@@ -35,6 +35,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def start(self, blocks: int, budget: int, most: int, is_on: bool) -> None:
         self.shape = (blocks, budget, most, is_on)
+        self.sizes, self.decoders, self.num_loaded = dict(SIZES), ["decoder"], 0
         self.scheduler = self._begin()
         self.pages: list[tuple[str, dict[int, object]]] = [("", {}) for _ in range(blocks)]
         self.everyone: list[Sequence] = []
@@ -48,11 +49,37 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         behind=st.sampled_from([0, 0, 1, 2, 100]),
         adapter=ADAPTERS,
+        which=st.sampled_from([0, 0, 1]),
     )
     def add_decoder(
-        self, text: list[int], length: int, outputs: int, priority: int, behind: int, adapter: str | None
+        self,
+        text: list[int],
+        length: int,
+        outputs: int,
+        priority: int,
+        behind: int,
+        adapter: str | None,
+        which: int,
     ) -> None:
-        self._add(text[:length], [], "decoder", outputs, priority, adapter, behind)
+        model = self.decoders[which % len(self.decoders)]
+        assume(num_blocks(length + outputs, self.sizes[model]) <= self.manager.num_blocks)
+        self._add(text[:length], [], model, outputs, priority, adapter, behind)
+
+    @precondition(lambda self: len(self.decoders) < 2)
+    @rule(size=st.integers(2, 9), weight=st.sampled_from([0.5, 1.0, 2.0]))
+    def load(self, size: int, weight: float) -> None:
+        """One more decoder, whose pages hold more positions or fewer."""
+        self.num_loaded += 1
+        model = f"decoder:{self.num_loaded}"
+        self.sizes[model] = size
+        self.decoders.append(model)
+        self.scheduler.add_model(model, size, weight)
+
+    @precondition(lambda self: len(self.decoders) > 1)
+    @rule()
+    def unload(self) -> None:
+        """Nothing more comes for the older decoder; those that it has go on."""
+        del self.decoders[0]
 
     @rule(
         text=st.sampled_from(TEXTS),
@@ -74,10 +101,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         is_both=st.booleans(),
     )
     def add_search(self, text: list[int], length: int, outputs: int, width: int, is_both: bool) -> None:
-        model = "both" if is_both else "decoder"
+        model = "both" if is_both else self.decoders[0]
         token_ids, source_ids = ([0], text[:length]) if is_both else (text[:length], [])
-        needed = num_blocks(len(token_ids) + outputs, SIZES[model]) + num_blocks(
-            len(source_ids), SIZES[model]
+        needed = num_blocks(len(token_ids) + outputs, self.sizes[model]) + num_blocks(
+            len(source_ids), self.sizes[model]
         )
         assume(width <= self.scheduler.max_num_seqs and width * (needed + 1) <= self.manager.num_blocks)
         self._add(token_ids, source_ids, model, outputs, 0, None)
@@ -169,7 +196,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _begin(self) -> Scheduler:
         blocks, budget, most, is_on = self.shape
-        return Scheduler(SIZES, BlockManager(blocks), budget, most, prefix_cache=is_on)
+        return Scheduler(self.sizes, BlockManager(blocks), budget, most, prefix_cache=is_on)
 
     @property
     def manager(self) -> BlockManager:
@@ -186,6 +213,14 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self._write(sequence, sequence.cross_block_table, place, "garbage")
 
     @invariant()
+    def what_nobody_is_at_work_on_is_gone(self) -> None:
+        used = {sequence.model for sequence in self._live()}
+        for model in set(self.sizes) - used - set(self.decoders) - {"both", "encoder"}:
+            del self.sizes[model]
+            self.scheduler.remove_model(model)
+            assert all(self.manager._last_owner[block] != model for block in self.manager._idle)
+
+    @invariant()
     def every_block_is_held_as_often_as_tables_name_it_or_free(self) -> None:
         tables = [table for s in self._live() for table in (s.block_table, s.cross_block_table)]
         holders = Counter(chain.from_iterable(tables))
@@ -193,7 +228,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.manager.is_held(block) == (holders[block] > 0)
             assert self.manager.is_shared(block) == (holders[block] > 1)
         assert len(set(holders)) + self.manager.num_free == self.manager.num_blocks
-        assert sum(self.manager.num_held(model) for model in SIZES) == len(set(holders))
+        assert sum(self.manager.num_held(model) for model in self.sizes) == len(set(holders))
         assert all(len(set(table)) == len(table) for table in tables)
 
     @invariant()
@@ -218,6 +253,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(s.status is Status.FINISHED for s in self.everyone)
         assert self.ends == Counter(s.id for s in self.everyone)
         assert self.manager.num_free == self.manager.num_blocks
+        self.decoders.clear()
+        self.what_nobody_is_at_work_on_is_gone()
 
     def _add(
         self,
@@ -258,7 +295,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ends[sequence.id] += 1
 
     def _planned(self, prompt_budget: int) -> ScheduledStep:
-        step = self.scheduler.schedule(dict.fromkeys(SIZES, prompt_budget))
+        step = self.scheduler.schedule(dict.fromkeys(self.sizes, prompt_budget))
         assert step is not None, "somebody can always go on"
         self._check_budget(step, prompt_budget)
         assert len(self.scheduler.lanes.ordinary[step.model].running) <= self.scheduler.max_num_seqs
@@ -308,7 +345,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self._check(sequence, sequence.block_table, place, _content(sequence, place))
                 for place in range(len(sequence.source_ids)):
                     self._check(sequence, sequence.cross_block_table, place, _cross_content(sequence, place))
-                size = SIZES[sequence.model]
+                size = self.sizes[sequence.model]
                 assert len(sequence.cross_block_table) == num_blocks(len(sequence.source_ids), size)
 
     def _prepare(self, step: ScheduledStep) -> None:
@@ -320,14 +357,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.pages[target] = (owner, dict(cells))
 
     def _write(self, sequence: Sequence, table: list[int], place: int, content: object) -> None:
-        size = SIZES[sequence.model]
+        size = self.sizes[sequence.model]
         owner, cells = self.pages[table[place // size]]
         assert owner in ("", sequence.model), "what another model wrote is cleared first"
         cells[place % size] = content
         self.pages[table[place // size]] = (sequence.model, cells)
 
     def _check(self, sequence: Sequence, table: list[int], place: int, content: object) -> None:
-        size = SIZES[sequence.model]
+        size = self.sizes[sequence.model]
         owner, cells = self.pages[table[place // size]]
         assert (owner, cells[place % size]) == (sequence.model, content)
 

@@ -52,6 +52,19 @@ def test_download_prints_the_folder_and_a_bar_for_people(hub: Hub, tmp_path: Pat
     assert "10.3kB / 10.3kB" in seen
 
 
+def test_download_keeps_what_it_fetches_where_the_service_looks_for_it(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/plain"] = Repository({"v1": PLAIN})
+    env = environment(hub, tmp_path) | {"QUARTET_CACHE_DIR": str(tmp_path / "cache")}
+    del env["HF_HOME"]
+    run = quartet("download", "org/plain@v1", env=env)
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.strip()).is_relative_to(tmp_path / "cache" / "huggingface" / "hub")
+    assert "warning" not in run.stderr
+    (tmp_path / "taken").touch()
+    run = quartet("download", "org/plain@v1", env=env | {"QUARTET_CACHE_DIR": str(tmp_path / "taken")})
+    assert f"warning: --cache-dir {tmp_path / 'taken'} cannot be written" in run.stderr
+
+
 def test_download_to_a_folder_and_failures(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/plain"] = Repository({"main": PLAIN})
     env = environment(hub, tmp_path / "home")

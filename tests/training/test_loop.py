@@ -80,7 +80,8 @@ def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> N
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     model, objective = _stage()
-    steps_before = json.loads(next(run.glob("checkpoint-*/state.json")).read_text())["step"]
+    state = json.loads(next(run.glob("checkpoint-*/state.json")).read_text())
+    steps_before = state["counters"]["step"]
     train(model, objective, SCHEDULE, run, stop_after=steps_before + 1)
     assert len(_losses(run)) == steps_before + 1
 

@@ -13,9 +13,17 @@ from model.adapters import add_adapter
 from model.config import TransformerConfig
 from model.tokenization import Tokenizer
 from model.training.config import Schedule
-from model.training.finetune import Classification, ExtractiveAnswers, Question, Window, best_span
+from model.training.finetune import (
+    Classification,
+    ExtractiveAnswers,
+    PairTemplate,
+    Question,
+    Window,
+    best_span,
+)
 from model.training.loop import Objective, train
-from model.training.pretrain import IGNORED, MaskedLanguageModel, NextToken, SpanCorruption
+from model.training.padded import IGNORED
+from model.training.pretrain import MaskedLanguageModel, NextToken, SpanCorruption
 from model.training.text_to_text import TextToText
 from model.transformer import OWN, Transformer
 from tests.tiny import BERT, LLAMA, T5, random_model
@@ -146,7 +154,9 @@ def test_classification_is_learnt_to_the_last_example(tmp_path: Path) -> None:
     objective = Classification(examples, examples[:9])
     model = _fresh(BERT)
     _learns(model, objective, tmp_path, num_epochs=30)
-    assert objective.validate(model) == {"accuracy": 100.0}
+    scores = objective.validate(model)
+    assert (scores["accuracy"], scores["macro_f1"]) == (100.0, 100.0)
+    assert 0.0 < scores["loss"] < 0.5
 
 
 @pytest.fixture
@@ -172,7 +182,13 @@ def test_answers_are_found_in_windows_wherever_they_stand(words: Tokenizer, tmp_
     questions = [_question(number) for number in range(40)]
     config = replace(BERT, head="span", labels=())
     objective = ExtractiveAnswers(
-        questions, questions[:5], words, max_length=20, stride=8, negatives=0.3, cls=2, sep=3
+        questions,
+        questions[:5],
+        words,
+        max_length=20,
+        stride=8,
+        negatives=0.3,
+        template=PairTemplate((2,), (3,), (3,), 1),
     )
     batch = objective.collate(list(range(len(objective.lengths))), 0)
     num_without = 0

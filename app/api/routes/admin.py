@@ -3,12 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.deps import RegistryDep
 from app.api.errors import JSON, encode_json
 from app.api.schemas import Text
 from app.api.shelf import Shelf
+from app.sources import Wanted
 
 router = APIRouter(prefix="/admin", include_in_schema=False)
 
@@ -16,12 +17,13 @@ TRACED_STEPS = 100
 
 
 class LoadBody(BaseModel):
-    """POST /admin/models/{name}/load; nothing for an adapter that the settings name."""
+    """POST /admin/models/{name}/load; nothing for what the settings name, or what is served already."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     base: Text | None = None
     path: Text | None = None
+    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
 
 
 async def get_shelf(request: Request) -> Shelf:
@@ -41,10 +43,10 @@ async def trace(registry: RegistryDep, steps: int = TRACED_STEPS) -> Response:
 
 @router.post("/models/{name:path}/load")
 async def load(name: str, registry: RegistryDep, shelf: ShelfDep, body: LoadBody | None = None) -> Response:
-    """Serves an adapter from now on; answers with its card."""
-    wanted = body or LoadBody()
-    adapter = shelf.find(name, wanted.base, wanted.path)
-    await registry.load_adapter(name, adapter.base, adapter.folder)
+    """Serves a model or an adapter from now on, or its new weights; answers with its card."""
+    asked = body or LoadBody()
+    folder = None if asked.path is None else shelf.folder(asked.path)
+    await registry.load(name, Wanted(folder, asked.base, asked.weight))
     return Response(encode_json(registry.model_card(name)), media_type=JSON)
 
 

@@ -1,0 +1,58 @@
+// `quantized.h` for any processor, and the choice among what it was compiled for.
+#include "quantized.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+extern const QuantizedKernels quantized_avx512, quantized_avx2;
+#endif
+
+namespace {
+
+struct Portable {
+    static constexpr int ROWS = 1;
+    static INLINE Ints dot(Ints sums, Words bytes, int32_t codes) {
+        for (int i = 0; i < 4; ++i)
+            sums += (Ints)((bytes >> (8 * i)) & 255) * static_cast<int8_t>(static_cast<uint32_t>(codes) >> (8 * i));
+        return sums;
+    }
+};
+
+const QuantizedKernels portable{quantize<Portable>, multiply<Portable>};
+
+// `level` 0 is the best that the processor has; more leave out so many, as far as there are others.
+const QuantizedKernels& kernels_for(int32_t level) {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    const bool has_avx512 = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") &&
+                            __builtin_cpu_supports("avx512vnni");
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx512 && level < 1) return quantized_avx512;
+    if (has_avx2 && level < 2) return quantized_avx2;
+#endif
+    return portable;
+}
+
+}  // namespace
+
+// `scratch` has rows * (padded + 4 + 4 * groups) bytes, at least four aligned.
+extern "C" void quantized_linear(const void* x, const void* weight, const void* weight_scales, const void* bias,
+                                 void* out, void* scratch, int64_t num_rows, int64_t in, int64_t padded,
+                                 int64_t out_features, int64_t x_stride, int64_t group, int64_t level,
+                                 int32_t is_bfloat16, int32_t num_threads) {
+    const int64_t num_groups = group > 0 ? padded / group : 1, num_panels = (out_features + PANEL - 1) / PANEL;
+    int8_t* codes = static_cast<int8_t*>(scratch);
+    float* scales = reinterpret_cast<float*>(codes + num_rows * padded);
+    int32_t* sums = reinterpret_cast<int32_t*>(scales + num_rows);
+    const QuantizedLinear a{
+        x,        static_cast<const uint8_t*>(weight), weight_scales, bias,  out,        codes,      scales, sums,
+        num_rows, in, padded, out_features, x_stride, group, num_groups, num_panels, is_bfloat16 != 0,
+    };
+    const int64_t num_tasks = num_panels * ((num_rows + CHUNK - 1) / CHUNK);
+    const QuantizedKernels& kernels = kernels_for(static_cast<int32_t>(level));
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+    {
+        const int64_t count = omp_get_num_threads(), own = omp_get_thread_num();
+        kernels.quantize(a, num_rows * own / count, num_rows * (own + 1) / count);
+#pragma omp barrier
+        kernels.multiply(a, num_tasks * own / count, num_tasks * (own + 1) / count);
+    }
+}
