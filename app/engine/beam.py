@@ -40,12 +40,15 @@ def continuations(
         group.search.scores[group.members.index(beam)] for beam, group in zip(beams, groups, strict=True)
     ]
     counts = [group.search.settings.num_candidates for group in groups]
-    sums = adjust(raw, rows) + torch.tensor(scores, dtype=raw.dtype, device=raw.device)[:, None]
-    best = largest(sums, counts)
+    best = largest(adjust(raw, rows), counts)
+    # the sum of a beam is the same for all of its row: only what is found needs it
+    before = [score for score, found in zip(scores, best, strict=True) for _ in found]
+    added = [logprob for found in best for _, logprob in found]
+    sums = iter((torch.tensor(added, dtype=raw.dtype) + torch.tensor(before, dtype=raw.dtype)).tolist())
     logprobs = iter(_at(raw, [[token_id for token_id, _ in found] for found in best]))
     tops = largest(raw, [row.params.logprobs or 0 for row in rows])
     return [
-        Continuations([(token_id, score, next(logprobs)) for token_id, score in found], top)
+        Continuations([(token_id, next(sums), next(logprobs)) for token_id, _ in found], top)
         for found, top in zip(best, tops, strict=True)
     ]
 

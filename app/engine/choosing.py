@@ -53,11 +53,13 @@ class Chooser:
         if places:
             members = [owners[i] for i in places]
             rows = [_sample_row(member, 0) for member in members]
-            beams = list(zip(members, continuations(logits[places], rows, members), strict=True))
-            logits = logits[[i for i, sequence in enumerate(owners) if sequence.group is None]]
+            theirs = logits if len(places) == len(owners) else logits[places]
+            beams = list(zip(members, continuations(theirs, rows, members), strict=True))
         alone = [(sequence, count) for sequence, count in going_on if sequence.group is None]
         if not alone:
             return Choices(beams)
+        if places:
+            logits = logits[[i for i, sequence in enumerate(owners) if sequence.group is None]]
         for s, count in alone:
             if s.matcher is not None:
                 s.matcher.draft = s.draft.token_ids[: count - 1]

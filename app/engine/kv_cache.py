@@ -60,8 +60,12 @@ class Arena:
 
     def copy(self, pages: list[tuple[int, int]]) -> None:
         """Copies whole pages, (from, to) each; nothing that is copied to is copied from."""
-        source, target = torch.tensor(pages, device=self._bytes.device).unbind(1)
-        self._bytes[target] = self._bytes[source]
+        if self._bytes.is_cpu:  # indexing would copy byte by byte, twice
+            for source, target in pages:
+                self._bytes[target].copy_(self._bytes[source])
+            return
+        sources, targets = torch.tensor(pages, device=self._bytes.device).unbind(1)
+        self._bytes[targets] = self._bytes[sources]
 
     def view(self, shape: CacheShape) -> Tensor:
         """[num_layers, num_pages, block_size, num_kv_heads, 2 * head_dim]: keys, then values, per head."""

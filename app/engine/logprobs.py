@@ -18,6 +18,29 @@ def logprobs_of(logits: Tensor, token_ids: Sequence[int], counts: Sequence[int])
     ]
 
 
+_BUCKET = 64
+_MANY_BUCKETS = 4  # for each that is looked into
+
+
+def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row of `values` [N, V] and their places, [N, count] both, the largest first.
+
+    On a CPU torch sorts all of a row for them. So wide rows are cut into buckets, whose largest numbers say which
+    buckets can have any of the first `count`.
+    """
+    n, size = values.shape
+    num_buckets = size // _BUCKET
+    if not values.is_cpu or num_buckets < _MANY_BUCKETS * count:
+        best = values.topk(count, dim=-1)
+        return best.values, best.indices
+    whole = num_buckets * _BUCKET
+    buckets = values[:, :whole].unflatten(1, (num_buckets, _BUCKET)).amax(2).topk(count, dim=-1).indices
+    places = (buckets[:, :, None] * _BUCKET + torch.arange(_BUCKET)).flatten(1)
+    places = torch.cat([places, torch.arange(whole, size).expand(n, -1)], dim=1)
+    best = values.gather(1, places).topk(count, dim=-1)
+    return best.values, places.gather(1, best.indices)
+
+
 def largest(values: Tensor, counts: Sequence[int]) -> list[list[tuple[int, float]]]:
     """So many of each row of `values` [N, V], or all of it, with their places: the largest first.
 
@@ -27,7 +50,7 @@ def largest(values: Tensor, counts: Sequence[int]) -> list[list[tuple[int, float
     for count in {*counts} - {0}:
         rows = [i for i, wanted in enumerate(counts) if wanted == count]
         of_rows = values if len(rows) == len(counts) else values[rows]
-        best, places = (column.tolist() for column in of_rows.topk(min(count, values.shape[-1]), dim=-1))
+        best, places = (column.tolist() for column in _top(of_rows, min(count, values.shape[-1])))
         for i, *column in zip(rows, places, best, strict=True):
             found[i] = list(zip(*column, strict=True))
     return found
