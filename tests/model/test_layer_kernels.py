@@ -97,6 +97,17 @@ def test_a_gate_is_the_activation_times_the_other_half(dtype: torch.dtype, name:
     assert_near(GATE_KERNELS[name](gate, up), wanted)
 
 
+@torch.inference_mode()
+def test_gelu_of_every_number_that_bfloat16_has() -> None:
+    """Within what the next number is away; very small shares of what is far below nought may be another."""
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    x = x[x.isfinite()]
+    wanted = torch.nn.functional.gelu(x.double())
+    got = kernels.gelu(x[None])[0].double()
+    assert torch.all((got - wanted).abs() <= wanted.abs() * 2**-8 + 1e-6)
+    assert kernels.gelu(torch.tensor([[float("nan")]], dtype=torch.bfloat16)).isnan().all()
+
+
 @both_dtypes
 @pytest.mark.parametrize("size", [1, 511, 512, 513, 1500])
 @torch.inference_mode()
