@@ -34,7 +34,7 @@ def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         best = values.topk(count, dim=-1)
         return best.values, best.indices
     whole = num_buckets * _BUCKET
-    buckets = values[:, :whole].unflatten(1, (num_buckets, _BUCKET)).amax(2).topk(count, dim=-1).indices
+    buckets = values[:, :whole].reshape(n, num_buckets, _BUCKET).amax(2).topk(count, dim=-1).indices
     places = (buckets[:, :, None] * _BUCKET + torch.arange(_BUCKET)).flatten(1)
     places = torch.cat([places, torch.arange(whole, size).expand(n, -1)], dim=1)
     best = values.gather(1, places).topk(count, dim=-1)
