@@ -85,10 +85,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "app.engine.process": ("app.engine.flight", *BORDER),
     "app.engine.arrivals": ("app.engine.journal", *BORDER, "app.errors"),
+    "app.engine.outlet": (),
     "app.engine.control": (*BORDER, "app.errors"),
     "app.engine.client": (
         *("app.engine.arrivals", "app.engine.control", "app.engine.flight", "app.engine.journal"),
-        *("app.engine.process", "app.engine.supervision", *BORDER, *LEAVES),
+        *("app.engine.outlet", "app.engine.process", "app.engine.supervision", *BORDER, *LEAVES),
     ),
     "app.engine.supervision": ("app.engine.flight", "app.engine.process", *BORDER),
     "app.engine.rules": BORDER,
@@ -157,6 +158,7 @@ TORCH_FREE = (
         "app.engine.control",
         "app.engine.flight",
         "app.engine.journal",
+        "app.engine.outlet",
         "app.engine.process",
         "app.engine.supervision",
         "app.engine.turns",
@@ -183,7 +185,7 @@ FORBIDDEN_PACKAGES = (
 )
 ASYNCIO_IN_ENGINE = (
     *("app.engine.client", "app.engine.process", "app.engine.supervision"),
-    *("app.engine.arrivals", "app.engine.control"),
+    *("app.engine.arrivals", "app.engine.control", "app.engine.outlet"),
 )
 
 

@@ -7,7 +7,8 @@ from app.engine.protocol import Answer, Encoded, Failed, Hypotheses, Tokens
 from app.errors import EngineFailed, InvalidRequest, QuartetError
 
 Good = Tokens | Hypotheses | Encoded
-Arrivals = asyncio.Queue[tuple[int, Answer] | QuartetError]
+Arrival = tuple[int, Answer] | QuartetError
+Arrivals = asyncio.Queue[Arrival]
 """Of several requests of one caller, each with its place; an error ends them all."""
 
 

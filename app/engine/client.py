@@ -10,16 +10,18 @@ import math
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from app.caller import Caller, caller
-from app.engine.arrivals import Arrivals, Good, arrived
+from app.engine.arrivals import Arrival, Arrivals, Good, arrived
 from app.engine.control import Control
 from app.engine.flight import Flight
 from app.engine.framing import ProtocolError, WorkerMessage, encode_frame
 from app.engine.journal import Journal, is_end, joined
+from app.engine.outlet import Outlet
 from app.engine.process import StartError
 from app.engine.protocol import (
     Abort,
@@ -74,6 +76,7 @@ class EngineClient:
         patience: Patience | None = None,
     ) -> None:
         self._journal = Journal(max_queue_requests, max_queue_tokens, max_queue_wait)
+        self._outlet = Outlet[Arrival]()
         self._on_report = on_report
         self._patience = patience or Patience()
         self._control = Control(config.models, config.adapters, self._send)
@@ -202,7 +205,7 @@ class EngineClient:
         """Answers as they come, each with its request's place; what is open when it is left is aborted."""
         self._check_open()
         answers: Arrivals = asyncio.Queue()
-        admitted = self._journal.admit(requests, answers.put_nowait, caller.get())
+        admitted = self._journal.admit(requests, partial(self._outlet.put, answers), caller.get())
         self._count_call(1)
         try:
             self._send(*admitted)
