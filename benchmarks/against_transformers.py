@@ -1,13 +1,12 @@
 """The service against `transformers` with static batches, on the same checkpoints and the same work."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
-from types import TracebackType
 
 from benchmarks.concurrency import NUM_CLIENTS, ZOO, write
 from benchmarks.connection import Body, send_all
+from benchmarks.line_process import LineProcess
 from benchmarks.measure import Claim, Options, Report, alternate
 from benchmarks.service import AS_IF_NEW, Service
 from benchmarks.workloads import TraceRequest, mixed_lengths, mixed_texts, w2_trace
@@ -41,7 +40,7 @@ def generation_claim(
     port: int, trace: Sequence[TraceRequest], ours: str, dtype: str, options: Options
 ) -> Claim:
     """`writer` over HTTP against static batches in one dtype."""
-    with Peer("generate", str(ZOO / "writer"), dtype) as peer:
+    with started("generate", str(ZOO / "writer"), dtype) as peer:
         values = alternate(
             {"ours": lambda: write(port, trace, NUM_CLIENTS), "theirs": lambda: generate(peer, trace)},
             options.pairs,
@@ -54,7 +53,7 @@ def generation_claim(
 
 def classification_claim(port: int, texts: Sequence[str], options: Options) -> Claim:
     """The classifier over HTTP against padded batches."""
-    with Peer("classify", str(ZOO / "minilm"), str(ZOO / CLASSIFIER), "float32") as peer:
+    with started("classify", str(ZOO / "minilm"), str(ZOO / CLASSIFIER), "float32") as peer:
         values = alternate(
             {"ours": lambda: classify(port, texts), "theirs": lambda: classify_padded(peer, texts)},
             options.pairs,
@@ -70,10 +69,10 @@ def classification_texts(count: int) -> list[str]:
     return mixed_texts(words, mixed_lengths(count))
 
 
-def generate(peer: "Peer", trace: Sequence[TraceRequest]) -> float:
+def generate(peer: LineProcess, trace: Sequence[TraceRequest]) -> float:
     """Wanted tokens per second: what a static batch generates past a member's end is nobody's output."""
     batches = [trace[start : start + GENERATE_BATCH] for start in range(0, len(trace), GENERATE_BATCH)]
-    seconds = peer.run(
+    seconds = peer.ask(
         {
             "batches": [[list(request.prompt) for request in batch] for batch in batches],
             "new": [max(request.num_output for request in batch) for batch in batches],
@@ -89,39 +88,11 @@ def classify(port: int, texts: Sequence[str]) -> float:
     return len(texts) / seconds
 
 
-def classify_padded(peer: "Peer", texts: Sequence[str]) -> float:
+def classify_padded(peer: LineProcess, texts: Sequence[str]) -> float:
     """Texts per second in padded batches."""
-    return len(texts) / peer.run({"texts": list(texts), "batch": CLASSIFY_BATCH})
+    return len(texts) / peer.ask({"texts": list(texts), "batch": CLASSIFY_BATCH})
 
 
-class Peer:
-    """A running `benchmarks.peer`; it sleeps on its input while others are measured."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._command = [sys.executable, "-m", "benchmarks.peer", *arguments]
-
-    def __enter__(self) -> "Peer":
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._read()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=60)
-
-    def run(self, command: Body) -> float:
-        """Seconds of work, the messages between the processes left out."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return float(self._read())
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(self._command)} ended")
-        return line.strip()
+def started(*arguments: str) -> LineProcess:
+    """`benchmarks.peer`, to be entered."""
+    return LineProcess([sys.executable, "-m", "benchmarks.peer", *arguments])

@@ -1,4 +1,4 @@
-"""`transformers` in a process of its own: one command a line in, the seconds of its work a line out.
+"""`transformers` in a process of its own: spoken to as `peers.engines.lines` says.
 
     python -m benchmarks.peer generate FOLDER DTYPE        {"batches": [[ids, …], …], "new": [n, …]}
     python -m benchmarks.peer classify BASE ADAPTER DTYPE  {"texts": [text, …], "batch": n}
@@ -8,14 +8,14 @@ Static batches, padded to their longest; sdpa attention, two threads, as a caref
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-THREADS = 2
+from benchmarks.peers.engines.lines import THREADS, answer
+
 Command = dict[str, Any]
 
 
@@ -78,16 +78,13 @@ def classification(base: str, adapter: str, dtype: str) -> Callable[[Command], N
 
 
 @torch.inference_mode()
-def main(arguments: list[str]) -> None:
+def main(kind: str, *arguments: str) -> None:
     torch.set_num_threads(THREADS)
-    run = generation(*arguments[1:]) if arguments[0] == "generate" else classification(*arguments[1:])
-    print("ready", flush=True)
-    for line in sys.stdin:
-        command = json.loads(line)
-        start = time.perf_counter()
-        run(command)
-        print(time.perf_counter() - start, flush=True)
+    if kind == "generate":
+        answer({"batches": generation(*arguments)})
+    else:
+        answer({"texts": classification(*arguments)})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -11,8 +11,9 @@ from types import TracebackType
 from urllib.request import urlopen
 
 from benchmarks.connection import Body, Reply, send_all
+from benchmarks.line_process import ROOT
 from benchmarks.measure import Claim
-from benchmarks.peers.process import ROOT, Peers
+from benchmarks.peers.process import Peers
 from benchmarks.peers.shapes import QWEN
 from benchmarks.service import AS_IF_NEW, Service, free_port
 from benchmarks.workloads import TraceRequest, w2_trace

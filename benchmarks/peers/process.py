@@ -1,16 +1,14 @@
-"""An engine in a process of its own, and the files it needs: the one side of `engines.lines`."""
+"""An engine in a process of its own, and the files it needs."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
+from benchmarks.line_process import ROOT, LineProcess
 from benchmarks.peers.shapes import BERT, QWEN, write
 
-ROOT = Path(__file__).resolve().parents[2]
 MINILM = "minilm"
 
 
@@ -75,47 +73,16 @@ class Peers:
         return Engine(self.python("libraries"), "onnxruntime", arguments)
 
 
-class Engine:
-    """A running module of `engines`; it sleeps on its input while others are measured."""
+class Engine(LineProcess):
+    """A running module of `engines`."""
 
     def __init__(self, python: Path, module: str, arguments: Sequence[str]) -> None:
-        self._command = [str(python), "-m", f"benchmarks.peers.engines.{module}", *arguments]
-
-    def __enter__(self) -> "Engine":
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._read()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=60)
+        super().__init__([str(python), "-m", f"benchmarks.peers.engines.{module}", *arguments])
 
     def generate(self, prompts: Sequence[Sequence[int]], new: int, batch: int, beams: int = 1) -> float:
         """Seconds for `new` tokens after each prompt, `batch` prompts at a time."""
-        return self._run({"generate": prompts, "new": new, "batch": batch, "beams": beams})
+        return self.ask({"generate": prompts, "new": new, "batch": batch, "beams": beams})
 
     def encode(self, texts: Sequence[Sequence[int]]) -> float:
         """Seconds for a vector of each text."""
-        return self._run({"encode": texts})
-
-    def _run(self, command: dict[str, object]) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return float(self._read())
-
-    def _read(self) -> str:
-        """What stands behind the next line's `= `."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("= "):
-                return line[2:].strip()
-        raise RuntimeError(f"{' '.join(self._command)} ended")
+        return self.ask({"encode": texts})
