@@ -3,7 +3,6 @@ wrong usage or checkpoint (one line on stderr that says what to do), 3 the engin
 
 import asyncio
 import contextlib
-import gc
 import ipaddress
 import signal
 import socket
@@ -28,6 +27,7 @@ from app.config import (
 )
 from app.engine_setup import build_engine
 from app.errors import ConfigError, QuartetError
+from app.garbage import collect_when_quiet
 from app.kept_files import prepare_folder
 from app.metrics import Metrics
 from app.registry import Registry, build_registry
@@ -142,7 +142,7 @@ async def serve(settings: Settings) -> int:
             _say(
                 f"ready on {url} after {time.perf_counter() - started:.1f} s (try it in a browser, or {url}/docs)"
             )
-            gc.freeze()  # what lives as long as the process need not be looked at again
+            collecting = asyncio.create_task(collect_when_quiet(lambda: len(registry.in_flight.handlers)))
             lost = asyncio.create_task(engine.wait_lost())
             await _first_of(first, serving, lost)
             if lost.done():

@@ -48,12 +48,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.models_file": ("app.errors",),
     "app.kept_files": (),
     "app.version": (),
+    "app.garbage": (),
     "app.arguments": ("app.bench.arguments",),
     # a client of servers: of the package it knows how errors are called
     "app.bench": ("app.bench", "app.errors"),
     "app.cli": (
         *("app.arguments", "app.commands", "app.main", "app.registry", "app.engine_setup", "app.config"),
-        *("app.kept_files", "app.tracing", "app.version", *LEAVES, *MODEL_FACTS),
+        *("app.garbage", "app.kept_files", "app.tracing", "app.version", *LEAVES, *MODEL_FACTS),
     ),
     # what the command line does without serving: it looks at folders, and at what tasks would make of them
     "app.commands": ("app.bench", "app.commands", "app.tasks", *LEAVES, *MODEL_FACTS),
@@ -146,6 +147,7 @@ TORCH_FREE = (
         "app.in_flight",
         "app.loading",
         "app.sources",
+        "app.garbage",
         "app.version",
         "app.engine_setup",
         "app.otlp",
