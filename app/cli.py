@@ -145,6 +145,7 @@ async def serve(settings: Settings) -> int:
             collecting = asyncio.create_task(collect_when_quiet(lambda: len(registry.in_flight.handlers)))
             lost = asyncio.create_task(engine.wait_lost())
             await _first_of(first, serving, lost)
+            collecting.cancel()
             if lost.done():
                 await lost
             lost.cancel()
