@@ -122,7 +122,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "app.engine.speculation",
         *BORDER,
     ),
-    "app.engine": ("app.engine", "app.errors", "app.logs", "model"),
+    "app.engine": ("app.engine", "app.errors", "app.garbage", "app.logs", "model"),
     "model": ("model",),
 }
 # ... and from that: what is refused all the same, as (importer, imported).

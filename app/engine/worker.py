@@ -43,11 +43,13 @@ from app.engine.protocol import (
     WorkerConfig,
 )
 from app.engine.questions import LoadAdapter, LoadModel, Question, Reply, TraceSteps, Unload
+from app.garbage import LateCollections
 from model.config import CheckpointError
 
 HEARTBEAT_SECONDS = 1.0
 IDLE_BEATS = 5
-"""Heartbeats after which an idle engine gives memory back: temporaries of many sizes leave a gigabyte behind."""
+"""Heartbeats after which an idle engine looks for garbage and gives memory back: temporaries of many sizes leave a
+gigabyte behind."""
 _SEND_BUFFER_BYTES = 2**20
 _RECEIVE_BYTES = 2**18
 
@@ -129,6 +131,11 @@ class Channel:
 
 def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS) -> None:
     """Works until Shutdown or Disconnected. An exception in a step is not caught: the state is unknown then."""
+    with LateCollections() as collections:
+        _serve(channel, engine, heartbeat, collections)
+
+
+def _serve(channel: Channel, engine: Engine, heartbeat: float, collections: LateCollections) -> None:
     num_idle = 0
     while True:
         messages = channel.receive(0.0 if engine.has_work else heartbeat)
@@ -149,9 +156,11 @@ def serve(channel: Channel, engine: Engine, heartbeat: float = HEARTBEAT_SECONDS
                     raise ProtocolError("a second configuration")
         if engine.has_work:
             _send_outputs(channel, engine.step())
+            collections.now_if(is_quiet=False)
         elif not messages:
             channel.send(Heartbeat())
             if num_idle == IDLE_BEATS:
+                collections.now_if(is_quiet=True)
                 release_free()
         for reply in engine.replies():
             channel.send(reply)
