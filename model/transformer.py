@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from model.blocks import Stack, Wanted
 from model.config import TransformerConfig
+from model.fused import fuse
 from model.heads import (
     HEADS,
     MaskedLMHead,
@@ -168,6 +169,8 @@ class Transformer(nn.Module):
         self._pack_stacks(ONEDNN, ONEDNN)
         for head in self.heads.values():
             self.packed += pack_head(head)
+        if self.decoder is not None:
+            self.decoder.fused = fuse(self.decoder, self.config, self.dtype)
 
     def quantize(self, quantization: Quantization, dtype: torch.dtype) -> None:
         """Makes the weights of the stacks' products, and those that score words, codes of few bits for rows of

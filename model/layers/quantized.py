@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import kernels
+from model.kernels.decoder import Product
 from model.layers.packed import Packing, bits_vary
 
 Quantization = Literal["int8", "int4"]
@@ -61,6 +62,18 @@ class QuantizedWeight:
         codes = torch.where(scale > 0, wide / scale, wide).round()
         y = functional.linear(codes, self.plain().double()) * scale
         return (y if bias is None else y + bias).to(x.dtype)
+
+    def product(self, bias: Tensor | None) -> Product:
+        """Where it lies, for `kernels.decoder`."""
+        return Product(
+            self._codes.data_ptr(),
+            self._scales.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            self.shape[1],
+            self._padded,
+            self.shape[0],
+            self._group,
+        )
 
     @property
     def nbytes(self) -> int:
