@@ -178,9 +178,9 @@ class Transformer(nn.Module):
 
         These may be of any dtype before, as may the input table, which stays what it is and is looked up in `dtype`.
         Heads other than over the vocabulary are small, and stay as they are. 4 bits are for the stacks alone: words
-        are scored in 8.
+        are scored in 8, and their scores are float32.
         """
-        self.words_packing = quantizing("int8", dtype)
+        self.words_packing = quantizing("int8", torch.float32)
         self._pack_stacks(quantizing(quantization, dtype), self.words_packing)
         for head in self.heads.modules():
             if isinstance(head, MaskedLMHead):
