@@ -36,7 +36,8 @@ def quantized(config: TransformerConfig, quantization: Quantization, dtype: torc
     model = random_model(config, dtype=torch.float32).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if name.endswith((".bias", "norm.weight")):
-            parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) / 4
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+            parameter.data += noise / 4
     model.to(dtype).quantize(quantization, dtype)
     model.pack()
     return model
