@@ -1,11 +1,12 @@
 """A layer, and a stack of layers: the encoder or the decoder of the one Transformer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from model.config import TransformerConfig
+from model.kernels.decoder import PagedQueries
 from model.layers.attention import CrossAttention, SelfAttention
 from model.layers.context import AttentionContext
 from model.layers.disentangled import RelativePositions, RelativeStates
@@ -13,6 +14,10 @@ from model.layers.linear import AdapterSpans
 from model.layers.mlp import FeedForward
 from model.layers.norms import add_norm, build_norm
 from model.layers.positions import RelativeBias, Rotary
+
+FusedStack = Callable[[Tensor, Sequence[tuple[Tensor, Tensor]], PagedQueries], Tensor | None]
+"""A stack in one call: embedded rows, and what `Rotary` gives for each kind of layer, to the last hidden states; None
+where it must be done layer by layer."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,16 @@ class Stack(nn.Module):
                 config.relative_buckets, config.relative_max_distance, config.num_heads, not is_decoder
             )
         self.positions = RelativePositions(config) if config.disentangled else None
+        self.fused: FusedStack | None = None
 
     def forward(self, x: Tensor, context: AttentionContext, wanted: Wanted | None = None) -> Tensor:
         """[num_tokens, hidden_size] embedded tokens to hidden states of the same shape, or of `wanted` rows."""
         rotations = [rotary(context.positions, x.dtype) for rotary in self.rotary]
+        queries = None if self.fused is None else context.paged_queries()
+        if self.fused is not None and queries is not None:
+            states = self.fused(x, rotations, queries)
+            if states is not None:
+                return states if wanted is None else states.index_select(0, wanted.rows)
         bias = None if self.relative is None else context.position_bias(self.relative)
         relative = None if self.positions is None else self.positions(context.pairs())
         for i, layer in enumerate(self.layers):

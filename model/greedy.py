@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from model.kernels.decoder import PagedQueries
 from model.layers.attention_ops import dense_attention
 from model.layers.context import KeyValue
 from model.layers.linear import AdapterSpans
@@ -94,6 +95,10 @@ class GrowingContext:
             self.cross_cache[layer] = (key, value)
         assert self.memory_mask is not None
         return self._run(query, self.cross_cache[layer], self.memory_mask[:, None, None, :], scale)
+
+    def paged_queries(self) -> PagedQueries | None:
+        """None: nothing is paged."""
+        return None
 
     def _run(self, query: Tensor, stored: KeyValue, mask: Tensor | None, scale: float) -> Tensor:
         b = self.mask.shape[0]

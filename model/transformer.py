@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from model.blocks import Stack, Wanted
 from model.config import TransformerConfig
+from model.fused import fuse
 from model.heads import (
     HEADS,
     MaskedLMHead,
@@ -168,6 +169,8 @@ class Transformer(nn.Module):
         self._pack_stacks(ONEDNN, ONEDNN)
         for head in self.heads.values():
             self.packed += pack_head(head)
+        if self.decoder is not None:
+            self.decoder.fused = fuse(self.decoder, self.config, self.dtype)
 
     def quantize(self, quantization: Quantization, dtype: torch.dtype) -> None:
         """Makes the weights of the stacks' products, and those that score words, codes of few bits for rows of
@@ -175,9 +178,9 @@ class Transformer(nn.Module):
 
         These may be of any dtype before, as may the input table, which stays what it is and is looked up in `dtype`.
         Heads other than over the vocabulary are small, and stay as they are. 4 bits are for the stacks alone: words
-        are scored in 8.
+        are scored in 8, and their scores are float32.
         """
-        self.words_packing = quantizing("int8", dtype)
+        self.words_packing = quantizing("int8", torch.float32)
         self._pack_stacks(quantizing(quantization, dtype), self.words_packing)
         for head in self.heads.modules():
             if isinstance(head, MaskedLMHead):

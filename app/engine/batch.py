@@ -247,7 +247,7 @@ def _in_place_group(
         owners = torch.tensor([j for j, i in enumerate(members) for _ in range(new[i])], device=device)
         blocks = blocks.index_select(0, owners)
     keys = torch.arange(blocks.shape[1] * block_size, device=device)
-    seen = num_keys[rows]
+    seen = num_keys if len(rows) == len(num_keys) else num_keys[rows]
     return AttentionGroup(rows[:, None], blocks, None, seen[:, None] - 1, keys, seen)
 
 

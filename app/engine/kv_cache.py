@@ -10,6 +10,7 @@ from torch import Tensor
 from app.engine.block_manager import num_blocks
 from model import kernels
 from model.config import CheckpointError, TransformerConfig
+from model.kernels.decoder import PagedQueries
 from model.layers.context import KeyValue
 from model.layers.grouped_context import AttentionGroup
 
@@ -138,3 +139,8 @@ class PagedStore:
         assert group.num_keys is not None
         cache = self._layers[layer]
         return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias, window)
+
+    def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:
+        """See `KeyValueStore`."""
+        assert group.num_keys is not None
+        return PagedQueries(self._layers, group.keys, group.num_keys, self._write_blocks, self._write_offsets)

@@ -48,11 +48,18 @@ def _library() -> ctypes.CDLL | None:
                 *(ctypes.c_float,) * reals,
                 *(ctypes.c_int32,) * 2,
             )
+        library.decode_layers.restype = None
         return library
     return None
 
 
 _LIBRARY = _library()
+
+
+def library() -> ctypes.CDLL:
+    """What was built; only where `can_decode` or `can_run` say so."""
+    assert _LIBRARY is not None, "see can_run"
+    return _LIBRARY
 
 
 def can_decode(device: torch.device, dtype: torch.dtype) -> bool:

@@ -3,43 +3,21 @@
 // A step has one query for each sequence that decodes and one for each token of a short prompt. Gathering the
 // sequences' blocks first, as the plain body does, moves every key and value twice; here each is read where it is.
 // Arithmetic is float32 for all dtypes.
-//
-// Layouts, counted in elements: query [b, h, d] with `query_stride` from row to row; cache [pages, block, kv, 2 d]
-// with `page_stride` from page to page, each position's keys and then its values; tables [b, blocks]; out [b, h, d].
-// `bias`, float of the cache's dtype, is added to the scores: [b or 1, h or 1, keys] by its strides, or null.
 
 #include <algorithm>
 #include <limits>
-#include <vector>
 
+#include "decode_attention.h"
 #include "vectors.h"
 
 namespace {
 
-struct DecodeAttention {
-    const void* query;
-    const void* cache;
-    const int64_t* tables;
-    const int64_t* num_keys;
-    const void* bias;
-    void* out;
-    int64_t b, h, kv, d, block, num_blocks;
-    int64_t query_stride, page_stride, bias_row_stride, bias_head_stride;
-    int64_t window;
-    float scale;
-};
-
-struct Room {
-    std::vector<float> numbers;
-    std::vector<const void*> places;
-
-    // From a cache line's border on: how a loop is cut into vectors may depend on it, and so would the sums' order.
-    float* floats(int64_t count) {
-        numbers.resize(count + LANES);
-        const auto behind = reinterpret_cast<uintptr_t>(numbers.data()) % sizeof(Vector);
-        return numbers.data() + (behind == 0 ? 0 : (sizeof(Vector) - behind) / sizeof(float));
-    }
-};
+// From a cache line's border on: how a loop is cut into vectors may depend on it, and so would the sums' order.
+float* floats(AttentionRoom& room, int64_t count) {
+    room.numbers.resize(count + LANES);
+    const auto behind = reinterpret_cast<uintptr_t>(room.numbers.data()) % sizeof(Vector);
+    return room.numbers.data() + (behind == 0 ? 0 : (sizeof(Vector) - behind) / sizeof(float));
+}
 
 // Scores are stored four at a time.
 INLINE int64_t room_for(int64_t count) { return (count + 3) / 4 * 4; }
@@ -126,9 +104,9 @@ INLINE void mix(const float* weights, const void* const* places, int64_t count, 
 
 // One sequence and as many heads as are done at once, from `head` on. `places` are those of the keys from `start` on.
 template <typename T, int D, int HEADS>
-INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, int64_t start, Room& room) {
+INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, int64_t start, AttentionRoom& room) {
     const int64_t d = D > 0 ? D : a.d, count = room.places.size(), stride = room_for(count);
-    float* scores = room.floats(HEADS * stride + (HEADS + 1) * d);  // [HEADS, stride]
+    float* scores = floats(room, HEADS * stride + (HEADS + 1) * d);  // [HEADS, stride]
     float* query = scores + HEADS * stride;                         // [HEADS, d]
     const T* own = static_cast<const T*>(a.query) + row * a.query_stride + head * d;
     for (int64_t i = 0; i < HEADS * d; ++i) query[i] = widened(own[i]) * a.scale;
@@ -145,7 +123,7 @@ INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, in
 
 // One query's heads that share a key-value head.
 template <typename T, int D>
-INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
+INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
     const int64_t d = D > 0 ? D : a.d, shared = a.h / a.kv, stop = a.num_keys[row];
     const int64_t start = a.window > 0 ? std::max<int64_t>(0, stop - a.window) : 0;
     room.places.resize(stop - start);
@@ -164,7 +142,7 @@ INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, R
 }
 
 template <typename T>
-INLINE void attend(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
+INLINE void attend(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
     if (a.d == 32)
         attend_group<T, 32>(a, row, group, room);
     else if (a.d == 64)
@@ -177,15 +155,24 @@ INLINE void attend(const DecodeAttention& a, int64_t row, int64_t group, Room& r
         attend_group<T, 0>(a, row, group, room);
 }
 
-FOR_EACH_PROCESSOR void attend_float32(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
+FOR_EACH_PROCESSOR void attend_float32(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
     attend<float>(a, row, group, room);
 }
 
-FOR_EACH_PROCESSOR void attend_bfloat16(const DecodeAttention& a, int64_t row, int64_t group, Room& room) {
+FOR_EACH_PROCESSOR void attend_bfloat16(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
     attend<bfloat16>(a, row, group, room);
 }
 
 }  // namespace
+
+void attend_groups(const DecodeAttention& a, int64_t first, int64_t last, bool is_bfloat16, AttentionRoom& room) {
+    for (int64_t i = first; i < last; ++i) {
+        if (is_bfloat16)
+            attend_bfloat16(a, i / a.kv, i % a.kv, room);
+        else
+            attend_float32(a, i / a.kv, i % a.kv, room);
+    }
+}
 
 extern "C" void decode_attention(const void* query, const void* cache, const int64_t* tables, const int64_t* num_keys,
                                  const void* bias, void* out, int64_t b, int64_t h, int64_t kv, int64_t d,
@@ -198,13 +185,8 @@ extern "C" void decode_attention(const void* query, const void* cache, const int
     };
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {
-        Room room;
+        AttentionRoom room;
 #pragma omp for schedule(dynamic, 4)
-        for (int64_t i = 0; i < b * kv; ++i) {
-            if (is_bfloat16)
-                attend_bfloat16(a, i / kv, i % kv, room);
-            else
-                attend_float32(a, i / kv, i % kv, room);
-        }
+        for (int64_t i = 0; i < b * kv; ++i) attend_groups(a, i, i + 1, is_bfloat16 != 0, room);
     }
 }

@@ -4,6 +4,7 @@
 //
 // Sizes and strides are counted in elements. Arithmetic is float32, rounded to the dtype when it is stored.
 
+#include "layers.h"
 #include "vectors.h"
 
 namespace {

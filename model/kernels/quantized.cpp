@@ -18,8 +18,9 @@ struct Portable {
 
 const QuantizedKernels portable{quantize<Portable>, multiply<Portable>};
 
-// `level` 0 is the best that the processor has; more leave out so many, as far as there are others.
-const QuantizedKernels& kernels_for(int32_t level) {
+}  // namespace
+
+const QuantizedKernels& kernels_for(int64_t level) {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
     const bool has_avx512 = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") &&
@@ -30,8 +31,6 @@ const QuantizedKernels& kernels_for(int32_t level) {
 #endif
     return portable;
 }
-
-}  // namespace
 
 // `scratch` has rows * (padded + 4 + 4 * groups) bytes, at least four aligned.
 extern "C" void quantized_linear(const void* x, const void* weight, const void* weight_scales, const void* bias,
@@ -47,7 +46,7 @@ extern "C" void quantized_linear(const void* x, const void* weight, const void* 
         num_rows, in, padded, out_features, x_stride, group, num_groups, num_panels, is_bfloat16 != 0,
     };
     const int64_t num_tasks = num_panels * ((num_rows + CHUNK - 1) / CHUNK);
-    const QuantizedKernels& kernels = kernels_for(static_cast<int32_t>(level));
+    const QuantizedKernels& kernels = kernels_for(level);
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {
         const int64_t count = omp_get_num_threads(), own = omp_get_thread_num();

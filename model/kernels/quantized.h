@@ -30,6 +30,9 @@ struct QuantizedKernels {
     void (*multiply)(const QuantizedLinear&, int64_t, int64_t);
 };
 
+// `level` 0 is the best that the processor has; more leave out so many, as far as there are others.
+const QuantizedKernels& kernels_for(int64_t level);
+
 namespace {
 
 typedef int32_t Ints __attribute__((vector_size(64)));

@@ -43,13 +43,13 @@ class SelfAttention(Attention):
         self.window = config.layer_windows[layer] if config.layer_windows else 0
         self.query_norm = build_norm(config, config.head_dim) if config.qk_norm else None
         self.key_norm = build_norm(config, config.head_dim) if config.qk_norm else None
-        self._inputs = Together(self.query, self.key, self.value)
+        self.inputs = Together(self.query, self.key, self.value)
         self.positions = PositionScores(config) if config.disentangled else None
 
     def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
         """See `Linear.pack`."""
         if self.positions is None:
-            packed = self._inputs.pack(packing)
+            packed = self.inputs.pack(packing)
         else:  # whose queries and keys are projected from positions too
             packed = [one for linear in (self.query, self.key, self.value) for one in linear.pack(packing)]
         return packed + self.output.pack(packing)
@@ -65,12 +65,12 @@ class SelfAttention(Attention):
         """[num_tokens, hidden_size] to the same."""
         spans = context.adapter_spans
         if rotation is None:
-            query, key, value = (self._heads(part) for part in self._inputs(x, spans))
+            query, key, value = (self._heads(part) for part in self.inputs(x, spans))
         elif self.query_norm is not None and self.key_norm is not None:
-            query, key, value = (self._heads(part) for part in self._inputs(x, spans))
+            query, key, value = (self._heads(part) for part in self.inputs(x, spans))
             query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
         else:
-            heads = self._heads(self._inputs.joined(x, spans))
+            heads = self._heads(self.inputs.joined(x, spans))
             h, kv = self.num_heads, self.num_kv_heads
             unturned, value = heads.split_with_sizes((h + kv, kv), dim=1)
             query, key = rotate(unturned, rotation).split_with_sizes((h, kv), dim=1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.kernels.decoder import PagedQueries
 from model.layers.disentangled import pair_scores
 from model.layers.linear import AdapterSpans
 from model.layers.masks import bias_mask, window_mask
@@ -82,6 +83,11 @@ class AttentionContext(Protocol):
         """Cross-attention; `fresh` are the keys and values of `memory` where it is given."""
         ...
 
+    def paged_queries(self) -> PagedQueries | None:
+        """What a kernel for a whole stack needs, where all rows are single queries over a paged cache, and none of
+        them is an adapter's."""
+        ...
+
 
 @dataclass(frozen=True)
 class PaddedContext:
@@ -139,6 +145,10 @@ class PaddedContext:
         if fresh is None or self.memory_mask is None:
             raise ValueError("a padded batch brings its memory with it")
         return self._sdpa(query, fresh, self._allowed_memory, scale)
+
+    def paged_queries(self) -> PagedQueries | None:
+        """None: nothing is paged."""
+        return None
 
     @cached_property
     def _is_full(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model import kernels
+from model.kernels.decoder import PagedQueries
 from model.layers.attention_ops import dense_attention
 from model.layers.context import KeyValue
 from model.layers.disentangled import pair_scores
@@ -58,6 +59,10 @@ class KeyValueStore(Protocol):
         """[b, h, d] queries of a group with `num_keys` to as many outputs, without a read."""
         ...
 
+    def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:
+        """The same for all layers, with what `write` knows; None where nothing is paged."""
+        ...
+
 
 class PackedStore:
     """Encoder-only and encoder passes: the keys are the batch's own rows, kept for one layer only."""
@@ -90,6 +95,10 @@ class PackedStore:
         # Overlapping blocks, one from each row on, so that a sequence lies in the block that begins with it.
         cache = rows.as_strided((n, longest, kv, 2 * d), (width, width, 2 * d, 1))
         return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias)
+
+    def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:
+        """See `KeyValueStore`."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,13 @@ class GroupedContext:
         return _attend_groups(
             layer, query, self.cross_store, self.cross_groups, self._cross_masks, self.cross_order, scale
         )
+
+    def paged_queries(self) -> PagedQueries | None:
+        """See `AttentionContext`."""
+        if len(self.groups) != 1 or self.order is not None or self.adapter_spans:
+            return None
+        group = self.groups[0]
+        return None if group.num_keys is None else self.store.paged_queries(group)
 
 
 def _attend_groups(

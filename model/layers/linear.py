@@ -111,6 +111,11 @@ class Linear(nn.Linear):
                 y[start:stop] += update(x[start:stop])
         return y
 
+    @property
+    def product(self) -> PackedProduct | None:
+        """What it was packed to, if it was."""
+        return self._packed
+
     def holds(self, weight: Tensor) -> bool:
         """Whether its weight is this one, or what becomes of it where the layer is packed, by itself."""
         if self._packed is None:
@@ -131,6 +136,11 @@ class Together:
     def __init__(self, *linears: Linear) -> None:
         self._linears = linears
         self._packed: PackedProduct | None = None
+
+    @property
+    def product(self) -> PackedProduct | None:
+        """Of all of them side by side, where they are packed."""
+        return self._packed
 
     def __call__(self, x: Tensor, adapter_spans: AdapterSpans) -> list[Tensor]:
         """[num_tokens, in_features] to each linear's [num_tokens, out_features]."""

@@ -30,15 +30,15 @@ class FeedForward(nn.Module):
         self.up = Linear(config.hidden_size, wide, config.mlp_bias)
         self.down = Linear(wide, config.hidden_size, config.mlp_bias)
         self.dropout = nn.Dropout(config.dropout)
-        self._inputs = Together(self.up) if self.gate is None else Together(self.up, self.gate)
+        self.inputs = Together(self.up) if self.gate is None else Together(self.up, self.gate)
 
     def pack(self, packing: Packing = ONEDNN) -> list[ServedWeight]:
         """See `Linear.pack`."""
-        return self._inputs.pack(packing) + self.down.pack(packing)
+        return self.inputs.pack(packing) + self.down.pack(packing)
 
     def forward(self, x: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
-        wide, *gate = self._inputs(x, adapter_spans)
+        wide, *gate = self.inputs(x, adapter_spans)
         wide = self._gated(gate[0], wide) if gate else self.activation(wide)
         return self.down(self.dropout(wide) if self.training else wide, adapter_spans)
 

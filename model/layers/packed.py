@@ -105,19 +105,19 @@ class PackedProduct:
         self.packing = packing
         self.weight = packing.pack(weight)
         biases: list[Tensor | None] = [linear.bias for linear in linears]
-        self._bias: Tensor | None = None
+        self.bias: Tensor | None = None
         if any(bias is not None for bias in biases):
             parts = [
                 weight.new_zeros(size, dtype=self.weight.dtype) if bias is None else bias
                 for bias, size in zip(biases, self.sizes, strict=True)
             ]
-            self._bias = torch.cat(parts).detach().to(self.weight.dtype)
+            self.bias = torch.cat(parts).detach().to(self.weight.dtype)
         for linear in linears:
             linear.weight = without_numbers(linear.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[num_tokens, in_features] to [num_tokens, sum of the linears' out_features]."""
-        return self.weight(x, self._bias)
+        return self.weight(x, self.bias)
 
 
 def without_numbers(weight: Tensor) -> nn.Parameter:

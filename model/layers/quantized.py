@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import kernels
+from model.kernels.decoder import Product
+from model.layers.large_pages import LargePages
 from model.layers.packed import Packing, bits_vary
 
 Quantization = Literal["int8", "int4"]
@@ -27,10 +29,17 @@ _MAX_IN_FEATURES = 2**31 // (255 * 127)  # whose sums fit an int32
 
 
 class QuantizedWeight:
-    """A `ServedWeight` of codes and scales."""
+    """A `ServedWeight` of codes and scales. Rows and biases of another dtype are cast to its own."""
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, quantization: Quantization) -> None:
-        """Reads a weight of any floating-point dtype, some channels at a time."""
+    def __init__(
+        self,
+        weight: Tensor,
+        dtype: torch.dtype,
+        quantization: Quantization,
+        pages: LargePages | None = None,
+    ) -> None:
+        """Reads a weight of any floating-point dtype, some channels at a time, into `pages` (None: of its own)."""
+        pages = LargePages() if pages is None else pages
         self.shape, self.dtype = weight.shape, dtype
         out_features, in_features = weight.shape
         self._group = GROUP if quantization == "int4" else 0
@@ -38,17 +47,18 @@ class QuantizedWeight:
         num_panels = -(-out_features // _PANEL)
         if self._group:
             num_groups = self._padded // self._group
-            self._codes = torch.empty(num_panels, self._padded // 8, _PANEL, 4, dtype=torch.uint8)
-            self._scales = torch.empty(num_panels, num_groups, 2, _PANEL, dtype=torch.bfloat16)
+            self._codes = pages.empty((num_panels, self._padded // 8, _PANEL, 4), torch.uint8)
+            self._scales = pages.empty((num_panels, num_groups, 2, _PANEL), torch.bfloat16)
         else:
-            self._codes = torch.empty(num_panels, self._padded // 4, _PANEL, 4, dtype=torch.uint8)
-            self._scales = torch.empty(num_panels, _PANEL)
+            self._codes = pages.empty((num_panels, self._padded // 4, _PANEL, 4), torch.uint8)
+            self._scales = pages.empty((num_panels, _PANEL), torch.float32)
         for first in range(0, out_features, _CHANNELS_AT_ONCE):
             self._fill(first // _PANEL, weight[first : first + _CHANNELS_AT_ONCE].float())
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         if x.dim() != 2:
             return self(x.flatten(0, -2), bias).view(*x.shape[:-1], -1)
+        x, bias = x.to(self.dtype), None if bias is None else bias.to(self.dtype)
         if kernels.can_run(x):
             sizes = (self.shape[0], self._padded, self._group)
             return kernels.quantized_linear(x, self._codes, self._scales, bias, *sizes)
@@ -61,6 +71,18 @@ class QuantizedWeight:
         codes = torch.where(scale > 0, wide / scale, wide).round()
         y = functional.linear(codes, self.plain().double()) * scale
         return (y if bias is None else y + bias).to(x.dtype)
+
+    def product(self, bias: Tensor | None) -> Product:
+        """Where it lies, for `kernels.decoder`."""
+        return Product(
+            self._codes.data_ptr(),
+            self._scales.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            self.shape[1],
+            self._padded,
+            self.shape[0],
+            self._group,
+        )
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +125,8 @@ class QuantizedWeight:
 
 def quantizing(quantization: Quantization, dtype: torch.dtype) -> Packing:
     """To `QuantizedWeight`."""
-    return Packing(_can_quantize, partial(QuantizedWeight, dtype=dtype, quantization=quantization))
+    pack = partial(QuantizedWeight, dtype=dtype, quantization=quantization, pages=LargePages())
+    return Packing(_can_quantize, pack)
 
 
 def _can_quantize(weight: Tensor) -> bool:
