@@ -63,24 +63,35 @@ INLINE void multiply(const typename Body::Number* rows, int64_t stride, const ty
     }
 }
 
-// Weights of one query from its scores of the keys [first, last), which it may look at; nought from `begin` up to
-// `end`, whole blocks, for the others. Returns what is left to multiply by.
+// Where the lane's number is from `first` on and before `last` what it was, elsewhere minus infinity.
+INLINE Vector within(Vector scores, int64_t first, int64_t last) {
+    const Vector lanes{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, nowhere = Vector{} + NOWHERE;
+    scores = lanes < static_cast<float>(lesser(last, LANES)) ? scores : nowhere;
+    return lanes < static_cast<float>(greater(first, 0)) ? nowhere : scores;
+}
+
+// Weights of one query from its scores of the keys [begin, end), whole blocks; it may look at [first, last) of them.
+// Returns what is left to multiply by.
 template <class Body>
 INLINE float soften(float* scores, typename Body::Number* weights, int64_t begin, int64_t first, int64_t last,
                     int64_t end) {
-    for (int64_t k = begin; k < first; ++k) scores[k] = NOWHERE;
-    for (int64_t k = last; k < end; ++k) scores[k] = NOWHERE;
-    float most = NOWHERE, total = 0.0f;
-#pragma omp simd reduction(max : most)
-    for (int64_t k = begin; k < end; ++k) most = scores[k] > most ? scores[k] : most;
-    if (most == NOWHERE) most = 0.0f;  // a bias may forbid all: zeros
-#pragma omp simd reduction(+ : total)
-    for (int64_t k = begin; k < end; ++k) {
-        scores[k] = exponential(scores[k] - most);
-        total += scores[k];
+    Vector most = Vector{} + NOWHERE, total{};
+    for (int64_t k = begin; k < end; k += LANES) {
+        Vector some = load(scores + k);
+        if (k < first || k + LANES > last) {
+            some = within(some, first - k, last - k);
+            store(some, scores + k);
+        }
+        most = some > most ? some : most;
     }
-    for (int64_t k = begin; k < end; k += LANES) Body::store_weights(load(scores + k), weights + k);
-    return total > 0.0f ? 1.0f / total : 0.0f;
+    const float largest = largest_of(most), zero = largest == NOWHERE ? 0.0f : largest;  // a bias may forbid all
+    for (int64_t k = begin; k < end; k += LANES) {
+        const Vector some = exponential(load(scores + k) - zero);
+        total += some;
+        Body::store_weights(some, weights + k);
+    }
+    const float sum = sum_of(total);
+    return sum != 0.0f ? 1.0f / sum : 0.0f;
 }
 
 // The queries [first, first + R) of a text, as far as there are so many.

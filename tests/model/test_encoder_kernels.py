@@ -11,6 +11,7 @@ from torch import Tensor
 from model.kernels import can_decode
 from model.kernels.encoding import packed_attention
 from model.layers.attention_ops import reference_attention
+from model.layers.norms import LayerNorm, add_norm, norm_of_sum
 
 pytestmark = pytest.mark.skipif(
     not can_decode(torch.device("cpu"), torch.float32), reason="the package was built without a C++ compiler"
@@ -48,7 +49,9 @@ def each_by_itself(
 @given(data=st.data())
 def test_packed_attention_equals_the_reference(data: st.DataObject) -> None:
     draw = data.draw
-    lengths = draw(st.lists(st.sampled_from([1, 2, 4, 5, 8, 9, 15, 16, 17, 33, 70, 200]), min_size=1, max_size=6))
+    lengths = draw(
+        st.lists(st.sampled_from([1, 2, 4, 5, 8, 9, 15, 16, 17, 33, 70, 200]), min_size=1, max_size=6)
+    )
     kv, shared = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     d = draw(st.sampled_from([2, 7, 16, 24, 32, 64, 80, 128]))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
@@ -74,6 +77,29 @@ def test_a_text_has_the_same_bits_in_any_company(dtype: torch.dtype, level: int)
     torch.manual_seed(0)
     query, key, value = torch.randn(3, sum(lengths), h, d).to(dtype).unbind()
     together = packed_attention(query, key, value, *texts_of(lengths), 0.2, level=level).split(lengths)
-    for own, rows in zip(together, zip(*(x.split(lengths) for x in (query, key, value)), strict=True), strict=True):
+    for own, rows in zip(
+        together, zip(*(x.split(lengths) for x in (query, key, value)), strict=True), strict=True
+    ):
         alone = packed_attention(*rows, *texts_of([len(own)]), 0.2, level=level)
         assert torch.equal(alone, own)
+
+
+@pytest.mark.parametrize("size", [1, 16, 100, 384])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_a_norm_is_the_plain_one_also_of_a_sum(dtype: torch.dtype, has_bias: bool, size: int) -> None:
+    torch.manual_seed(size)
+    norm = LayerNorm(size, eps=1e-5, bias=has_bias)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    norm.to(dtype)
+    plain = torch.nn.LayerNorm(size, eps=1e-5, bias=has_bias).double()
+    plain.load_state_dict(norm.state_dict())
+    x, update = (torch.randn(2, 7, size) * 3 + 1).to(dtype).unbind()
+    total, normed = add_norm(norm, x, update)
+    assert torch.equal(total, x + update)
+    assert torch.equal(norm_of_sum(norm, x, update), normed)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.01}[dtype]
+    for got, of in ((normed, total), (norm(x), x), (norm(x.T.contiguous().T), x)):
+        torch.testing.assert_close(got.double(), plain(of.double()), atol=tolerance, rtol=tolerance)
