@@ -12,7 +12,7 @@ from model.layers.context import AttentionContext
 from model.layers.disentangled import RelativePositions, RelativeStates
 from model.layers.linear import AdapterSpans
 from model.layers.mlp import FeedForward
-from model.layers.norms import add_norm, build_norm
+from model.layers.norms import add_norm, build_norm, norm_of_sum
 from model.layers.positions import RelativeBias, Rotary
 
 FusedStack = Callable[[Tensor, Sequence[tuple[Tensor, Tensor]], PagedQueries], Tensor | None]
@@ -63,11 +63,12 @@ class Block(nn.Module):
         """
         spans = context.adapter_spans if wanted is None else wanted.adapter_spans
         if not self.pre_norm:
-            x = self.self_norm(x + self._drop(self.self_attention(x, context, rotation, bias, relative)))
+            update = self.self_attention(x, context, rotation, bias, relative)
+            x = norm_of_sum(self.self_norm, x, self._drop(update))
             if self.cross_attention is not None and self.cross_norm is not None:
-                x = self.cross_norm(x + self._drop(self.cross_attention(x, context)))
+                x = norm_of_sum(self.cross_norm, x, self._drop(self.cross_attention(x, context)))
             x = x if wanted is None else x.index_select(0, wanted.rows)
-            return self.mlp_norm(x + self._drop(self.mlp(x, spans)))
+            return norm_of_sum(self.mlp_norm, x, self._drop(self.mlp(x, spans)))
         update = self.self_attention(self.self_norm(x), context, rotation, bias, relative)
         if self.self_post_norm is not None:
             update = self.self_post_norm(update)

@@ -132,7 +132,7 @@ def _encode_part(
     in_place, members = grouping.split_encodes(lengths)
     groups, padding = [], 0
     if in_place:
-        groups.append(_in_place_encodes(lengths, device))
+        groups.append(_in_place_encodes(lengths, starts, device))
     for group in members:
         longest = max(lengths[i] for i in group)
         first = torch.tensor([starts[i] for i in group])[:, None]
@@ -156,14 +156,13 @@ def _encode_part(
     return part, padding
 
 
-def _in_place_encodes(lengths: list[int], device: torch.device) -> AttentionGroup:
-    """The tokens of all encoded sequences, each by itself; keys begin at the first row of its sequence."""
-    sizes = torch.tensor(lengths, device=device)
-    rows = torch.arange(sum(lengths), device=device)[:, None]
-    starts = torch.tensor(_starts(lengths), device=device).repeat_interleave(sizes)[:, None]
-    keys = torch.arange(max(lengths), device=device)
-    seen = sizes.repeat_interleave(sizes)
-    return AttentionGroup(rows, starts, None, rows - starts, keys, seen, looks_ahead=True)
+def _in_place_encodes(lengths: list[int], starts: list[int], device: torch.device) -> AttentionGroup:
+    """All encoded sequences; a key stands so far behind a query as `key_positions` say, from the first to the last."""
+    firsts = torch.tensor(starts, device=device)
+    longest = max(lengths)
+    behind = torch.arange(1 - longest, longest, device=device)
+    nought = torch.zeros(1, 1, dtype=torch.long, device=device)
+    return AttentionGroup(firsts, firsts, None, nought, behind, torch.tensor(lengths, device=device))
 
 
 def _decode_part(

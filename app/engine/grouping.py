@@ -19,26 +19,30 @@ class Grouping(Protocol):
         ...
 
     def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
-        """Of those whose keys are the step's own rows."""
+        """Of those whose keys are the step's own rows: all of them are in place, or none."""
         ...
 
 
 @dataclass(frozen=True)
 class LikeLengths:
     """As fast as can be: sequences of like lengths are padded to one, and `is_in_place` says that those with few
-    queries read their keys where they lie, whatever their lengths."""
+    queries read their keys where they lie, whatever their lengths, and `encodes_in_place` that encodes all do."""
 
     is_in_place: bool
+    encodes_in_place: bool = False
 
     def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
         return split_sequences(shapes, self.is_in_place)
 
     def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        if self.encodes_in_place:
+            return list(range(len(lengths))), []
         return [], group_by_length([(length, length) for length in lengths])
 
 
 class EachInPlace:
-    """Every query by itself, of a prompt as of what is said: its bits are the same whatever is computed beside it."""
+    """Every query by itself, of a prompt as of what is said, and every encode by itself: its bits are the same
+    whatever is computed beside it."""
 
     def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
         return list(range(len(shapes))), []

@@ -1,10 +1,11 @@
 """Model and cache: a batch in, next-token logits or an encoder's outputs out."""
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from app.engine.batch import Batch
 from app.engine.grouping import EachInPlace, Grouping, LikeLengths
@@ -42,8 +43,9 @@ class Runner:
         self.model, self.block_size, self.pooling = model, block_size, pooling
         self.device, self._dtype = model.embeddings.words.weight.device, model.dtype
         self._layers = None if cache is None else [cache[layer] for layer in range(len(cache))]
-        can_read_in_place = can_decode(self.device, self._dtype)
-        self.grouping: Grouping = EachInPlace() if is_deterministic else LikeLengths(can_read_in_place)
+        has_kernels = can_decode(self.device, self._dtype)
+        like_lengths = LikeLengths(has_kernels, has_kernels and not model.config.disentangled)
+        self.grouping: Grouping = EachInPlace() if is_deterministic else like_lengths
         self._threads = Threads(model.num_parameters, num_threads) if self.device.type == "cpu" else None
 
     @torch.inference_mode()
@@ -123,7 +125,7 @@ class Runner:
         for (head, output), sequences in kinds.items():
             spans = [rows[s.id] for s in sequences]
             if output == "embedding":
-                values = [self._pool(hidden[a:b]) for a, b in spans]
+                values = list(self._pool(hidden, spans))
             elif output in ("span", "token-class"):
                 every = self.model.span if output == "span" else self.model.classify_tokens
                 logits = every(torch.cat([hidden[a:b] for a, b in spans]), head)
@@ -141,13 +143,15 @@ class Runner:
             results |= {s.id: EncoderOutput(v, []) for s, v in zip(sequences, values, strict=True)}
         return [results[s.id] for s in batch.encoded]
 
-    def _pool(self, hidden: Tensor) -> Tensor:
-        """[t, hidden_size] to [hidden_size]."""
+    def _pool(self, hidden: Tensor, spans: list[tuple[int, int]]) -> Tensor:
+        """The rows of each span to one, [num spans, hidden_size] float32; each by itself, in the order of its rows."""
         if self.pooling.mode == "mean":
-            vector = hidden.float().mean(0)
+            rows = torch.tensor([row for a, b in spans for row in range(a, b)], device=self.device)
+            firsts = torch.tensor([0, *accumulate(b - a for a, b in spans[:-1])], device=self.device)
+            vectors = functional.embedding_bag(rows, hidden.float(), firsts, mode="mean")
         else:
-            vector = hidden[0 if self.pooling.mode == "cls" else -1].float()
-        return torch.nn.functional.normalize(vector, dim=0) if self.pooling.normalize else vector
+            vectors = hidden[[a if self.pooling.mode == "cls" else b - 1 for a, b in spans]].float()
+        return functional.normalize(vectors, dim=1) if self.pooling.normalize else vectors
 
     def _fill_masks(
         self, hidden: Tensor, head: str, sequences: list[Sequence], rows: dict[int, tuple[int, int]]

@@ -28,6 +28,8 @@ _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "gelu": (2, 2, 0),
     "argmax": (2, 2, 0),
     "quantized_linear": (6, 7, 0),
+    "packed_attention": (7, 10, 1),
+    "layer_norm": (6, 2, 1),
 }
 """How many addresses, sizes and real numbers each takes, in this order; then `is_bfloat16` and `num_threads`."""
 

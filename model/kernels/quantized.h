@@ -37,6 +37,7 @@ namespace {
 
 typedef int32_t Ints __attribute__((vector_size(64)));
 constexpr int64_t PANEL = 64, VECTORS = PANEL / LANES, CHUNK = 48;
+constexpr int64_t KEPT = 1 << 19;  // bytes of panels that stay in a core's second cache while rows pass by
 constexpr int64_t AHEAD = 4096;  // bytes that memory takes about as long to bring as they take to multiply
 
 INLINE Words load_words(const uint8_t* from) {
@@ -178,9 +179,12 @@ void quantize(const QuantizedLinear& a, int64_t first, int64_t last) {
 
 template <class Processor>
 void multiply(const QuantizedLinear& a, int64_t first, int64_t last) {
-    const int64_t num_chunks = (a.num_rows + CHUNK - 1) / CHUNK;
+    const int64_t num_chunks = (a.num_rows + CHUNK - 1) / CHUNK, size = PANEL * a.padded / (a.group > 0 ? 2 : 1);
+    const int64_t together = KEPT > size ? KEPT / size : 1;
     for (int64_t task = first; task < last; ++task) {
-        const int64_t panel = task / num_chunks, row = task % num_chunks * CHUNK;
+        const int64_t start = task / (together * num_chunks) * together, left = a.num_panels - start;
+        const int64_t count = together < left ? together : left, place = task - start * num_chunks;
+        const int64_t panel = start + place % count, row = place / count * CHUNK;
         const int64_t end = row + CHUNK < a.num_rows ? row + CHUNK : a.num_rows;
         if (a.is_bfloat16)
             multiply_rows<Processor, bfloat16, Processor::ROWS>(a, panel, row, end);

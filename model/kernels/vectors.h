@@ -80,6 +80,24 @@ INLINE Quarter folded(Vector v) {
     return c + d;
 }
 
+INLINE float sum_of(Vector v) {
+    const Quarter four = folded(v);
+    return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+INLINE float largest_of(Vector v) {
+    Half a, b;
+    std::memcpy(&a, &v, sizeof a);
+    std::memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
+    a = a > b ? a : b;
+    Quarter c, d;
+    std::memcpy(&c, &a, sizeof c);
+    std::memcpy(&d, reinterpret_cast<const char*>(&a) + sizeof c, sizeof d);
+    c = c > d ? c : d;
+    const float x = c[0] > c[1] ? c[0] : c[1], y = c[2] > c[3] ? c[2] : c[3];
+    return x > y ? x : y;
+}
+
 // The sum of each: four at once take little more than half of the additions and moves of four one by one.
 INLINE Quarter sums_of(Vector a, Vector b, Vector c, Vector d) {
     const Quarter p = folded(a), q = folded(b), r = folded(c), s = folded(d);
@@ -89,24 +107,38 @@ INLINE Quarter sums_of(Vector a, Vector b, Vector c, Vector d) {
     return __builtin_shuffle(x, y, Places{0, 2, 4, 6}) + __builtin_shuffle(x, y, Places{1, 3, 5, 7});
 }
 
+INLINE float power_of_two(float exponent) {
+    const int32_t bits = (static_cast<int32_t>(exponent) + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
+INLINE Vector power_of_two(Vector exponent) {
+    typedef int32_t Whole __attribute__((vector_size(64)));
+    const Whole bits = (__builtin_convertvector(exponent, Whole) + 127) << 23;
+    Vector power;
+    std::memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 // e**x for x <= 88 after Cephes' expf: 2**n times a polynomial of what is left. What is below the smallest normal
 // number is nought, minus infinity among it. Without branches or calls, so that loops over it use vectors.
-INLINE float exponential(float x) {
+template <typename Number>
+INLINE Number exponential(Number x) {
     constexpr float shift = 12582912.0f;  // so large that a float holds no places behind the point beside it
-    float clamped = x < -87.0f ? -87.0f : x;
-    float n = (clamped * 1.44269504f + shift) - shift;
-    float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
+    const Number nought{}, least = nought - 87.0f;
+    const Number clamped = x < least ? least : x;
+    const Number n = (clamped * 1.44269504f + shift) - shift;
+    const Number r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+    Number p = nought + 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t bits = x < -87.0f ? 0 : (static_cast<int32_t>(n) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return p * power;
+    return x < least ? nought : p * power_of_two(n);
 }
 
 // Calls body(first row, row after the last) on each of so many threads, for its share.

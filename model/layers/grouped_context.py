@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model import kernels
 from model.kernels.decoder import PagedQueries
+from model.kernels.encoding import packed_attention
 from model.layers.attention_ops import dense_attention
 from model.layers.context import KeyValue
 from model.layers.disentangled import pair_scores
@@ -29,8 +29,8 @@ class AttentionGroup:
     and values from their store, [b, k] rows of a packed batch or [b, blocks] of a paged cache.
     `mask` [b, 1, t, k] is true where a query may look, None where all may look everywhere. With
     `num_keys` [b] each of `b` queries (`t` is 1) looks at the first so many keys of its blocks in the
-    cache, where they lie; a sequence may have several. Of a packed batch `keys` [b, 1] are then the rows of their
-    first ones, and `looks_ahead` says that some of them come after the query.
+    cache, where they lie; a sequence may have several. Of a packed batch the group is then all of it: `b` sequences
+    of so many rows, from `keys` [b] on, and `key_positions` [2 * longest - 1] those from the query's, which is nought.
     """
 
     rows: Tensor
@@ -39,7 +39,6 @@ class AttentionGroup:
     query_positions: Tensor
     key_positions: Tensor
     num_keys: Tensor | None = None
-    looks_ahead: bool = False
 
 
 class KeyValueStore(Protocol):
@@ -56,7 +55,7 @@ class KeyValueStore(Protocol):
     def decode(
         self, layer: int, query: Tensor, group: AttentionGroup, bias: Tensor | None, window: int, scale: float
     ) -> Tensor:
-        """[b, h, d] queries of a group with `num_keys` to as many outputs, without a read."""
+        """[n, h, d] queries of a group with `num_keys` to as many outputs, without a read."""
         ...
 
     def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:
@@ -84,17 +83,14 @@ class PackedStore:
     def decode(
         self, layer: int, query: Tensor, group: AttentionGroup, bias: Tensor | None, window: int, scale: float
     ) -> Tensor:
-        """See `KeyValueStore`. The mask of a group that looks ahead knows of windows."""
+        """See `KeyValueStore`."""
         if self._fresh is None or group.num_keys is None:
             raise ValueError("read before write")
-        key, value = self._fresh
-        n, kv, d = key.shape
-        longest, width = len(group.key_positions), kv * 2 * d
-        rows = key.new_empty(n + longest - 1, kv, 2 * d)
-        torch.cat((key, value), dim=-1, out=rows[:n])
-        # Overlapping blocks, one from each row on, so that a sequence lies in the block that begins with it.
-        cache = rows.as_strided((n, longest, kv, 2 * d), (width, width, 2 * d, 1))
-        return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias)
+        longest = (len(group.key_positions) + 1) // 2
+        behind = None if bias is None else bias[0, :, 0]  # [h, 2 * longest - 1]
+        return packed_attention(
+            query, *self._fresh, group.keys, group.num_keys, longest, scale, behind, window
+        )
 
     def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:
         """See `KeyValueStore`."""
@@ -170,7 +166,7 @@ class GroupedContext:
         if window not in self._windowed:
             masks = [
                 window_mask(g.mask, g.query_positions, g.key_positions, window)
-                if 0 < window < len(g.key_positions) and (g.num_keys is None or g.looks_ahead)
+                if 0 < window < len(g.key_positions) and g.num_keys is None
                 else g.mask
                 for g in self.groups
             ]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from model import kernels
 from model.config import TransformerConfig
+from model.kernels import encoding
 
 
 class RMSNorm(nn.Module):
@@ -31,17 +32,37 @@ class RMSNorm(nn.Module):
         return self.weight * (precise * scale).to(x.dtype)
 
 
+class LayerNorm(nn.LayerNorm):
+    """torch's, by a kernel of ours where it serves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] to the same."""
+        if kernels.can_run(x, self.weight):
+            return encoding.layer_norm(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
 def add_norm(norm: nn.Module, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
     """x + update, [..., size] each, and the norm of that sum."""
     if isinstance(norm, RMSNorm) and kernels.can_run(x, update, norm.weight):
         return kernels.add_rms_norm(x, update, norm.weight, norm.eps, norm.offset)
+    if isinstance(norm, LayerNorm) and kernels.can_run(x, update, norm.weight):
+        return encoding.add_layer_norm(x, update, norm.weight, norm.bias, norm.eps)
     x = x + update
     return x, norm(x)
+
+
+def norm_of_sum(norm: nn.Module, x: Tensor, update: Tensor) -> Tensor:
+    """The second of `add_norm` alone."""
+    if isinstance(norm, LayerNorm) and kernels.can_run(x, update, norm.weight):
+        return encoding.layer_norm_of_sum(x, update, norm.weight, norm.bias, norm.eps)
+    normed: Tensor = norm(x + update)
+    return normed
 
 
 def build_norm(config: TransformerConfig, size: int | None = None) -> nn.Module:
     """A norm over the last dimension, which is `hidden_size` wide where no `size` is given."""
     size = config.hidden_size if size is None else size
     if config.norm == "layernorm":
-        return nn.LayerNorm(size, eps=config.norm_eps, bias=config.norm_bias)
+        return LayerNorm(size, eps=config.norm_eps, bias=config.norm_bias)
     return RMSNorm(size, config.norm_eps, config.norm_offset)

@@ -9,14 +9,16 @@ import torch
 from app.engine import grouping
 from app.engine.engine import Engine
 from app.engine.grouping import LikeLengths, find_places, split_sequences
-from app.engine.protocol import GenerateRequest, Tokens
+from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Tokens
 from app.engine.sampling_params import SamplingParams
 from model.config import TransformerConfig
 from model.loading import save_model
 from tests.engine.test_engine import make_engine, random_ids
-from tests.engine.test_engine_windows import MISTRAL
+from tests.engine.test_engine_windows import CONFIGS, MISTRAL
 from tests.model.test_kernels import needs_kernel
-from tests.tiny import LLAMA, T5, random_model
+from tests.tiny import BERT, LLAMA, T5, random_model
+
+MODERNBERT = CONFIGS["modernbert"]
 
 
 def test_few_queries_are_split_off_in_their_order_and_the_rest_is_grouped() -> None:
@@ -45,7 +47,7 @@ def test_what_is_read_in_place_is_what_is_gathered(
     save_model(random_model(config, dtype=torch.float32), tmp_path)
     engine, gathering = (make_engine({"m": tmp_path}, dtype="float32") for _ in range(2))
     gathering._runners["m"].grouping = LikeLengths(is_in_place=False)
-    assert engine._runners["m"].grouping == LikeLengths(is_in_place=True)
+    assert engine._runners["m"].grouping == LikeLengths(is_in_place=True, encodes_in_place=True)
     source = random.Random(1)
     prompts = [random_ids(source, 40) for _ in range(12)]
     second = 7 if config.kind == "encoder-decoder" else None  # its decoder begins with two tokens
@@ -53,6 +55,30 @@ def test_what_is_read_in_place_is_what_is_gathered(
     got, wanted = (_logprobs(one, prompts, params) for one in (engine, gathering))
     for mine, theirs in zip(got, wanted, strict=True):
         assert mine == pytest.approx(theirs, abs=1e-3)
+
+
+@needs_kernel
+@pytest.mark.parametrize("config", [BERT, MODERNBERT], ids=lambda config: config.family)
+def test_encodes_in_place_are_those_of_groups(config: TransformerConfig, tmp_path: Path) -> None:
+    save_model(random_model(config, dtype=torch.float32), tmp_path)
+    engine, grouping_one = (make_engine({"m": tmp_path}, dtype="float32") for _ in range(2))
+    grouping_one._runners["m"].grouping = LikeLengths(is_in_place=True)
+    source = random.Random(2)
+    texts = [random_ids(source, source.randrange(1, 60)) for _ in range(20)]
+    got, wanted = (_embeddings(one, texts) for one in (engine, grouping_one))
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(got, wanted)  # two ways indeed
+
+
+def _embeddings(engine: Engine, texts: list[list[int]]) -> torch.Tensor:
+    for i, ids in enumerate(texts):
+        engine.add(EncodeRequest(id=i, model="m", ids=ids, output="embedding"))
+    found: dict[int, torch.Tensor] = {}
+    while engine.has_work:
+        for output in engine.step().outputs:
+            assert isinstance(output, Encoded)
+            found[output.id] = torch.frombuffer(bytearray(output.data), dtype=torch.float32)
+    return torch.stack([found[i] for i in range(len(texts))])
 
 
 def _logprobs(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[float]]:
