@@ -28,6 +28,8 @@ _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "gelu": (2, 2, 0),
     "argmax": (2, 2, 0),
     "quantized_linear": (6, 7, 0),
+    "log_softmax": (2, 2, 0),
+    "largest_numbers": (3, 3, 0),
 }
 """How many addresses, sizes and real numbers each takes, in this order; then `is_bfloat16` and `num_threads`."""
 
@@ -53,6 +55,12 @@ def _library() -> ctypes.CDLL | None:
 
 
 _LIBRARY = _library()
+
+
+def library() -> ctypes.CDLL:
+    """What was built; only where `can_decode` or `can_run` say so."""
+    assert _LIBRARY is not None, "see can_run"
+    return _LIBRARY
 
 
 def can_decode(device: torch.device, dtype: torch.dtype) -> bool:
