@@ -9,14 +9,20 @@ from app.engine.protocol import TokenLogprobs
 from model.kernels import ranking
 
 
-def log_softmax(logits: Tensor) -> Tensor:
-    """[N, V] logits to log-probabilities: on a CPU a kernel of ours takes a fraction of torch's time."""
-    return ranking.log_softmax(logits) if ranking.can_rank(logits) else logits.log_softmax(dim=-1)
+def log_softmax_(logits: Tensor) -> Tensor:
+    """[N, V] logits, which are given away, to log-probabilities.
+
+    On a CPU in their place, as new memory for so many numbers takes longer than they do to compute.
+    """
+    if ranking.can_rank(logits):
+        ranking.log_softmax_(logits)
+        return logits
+    return logits.log_softmax(dim=-1)
 
 
 def logprobs_of(logits: Tensor, token_ids: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
     """Of one token for each row of `logits` [N, V], and of as many of the likeliest in its place as `counts` says."""
-    logprobs = log_softmax(logits)
+    logprobs = logits.log_softmax(dim=-1)
     chosen = torch.tensor(token_ids, device=logits.device)
     of_chosen: list[float] = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
     return [

@@ -21,16 +21,14 @@ INLINE float largest(const float* x, int64_t count) {
 }
 
 struct LogSoftmax {
-    const float* x;
-    float* out;
+    float* x;
     int64_t size;
 };
 
 // Sums are cut into columns, not left to the compiler: their order is the same wherever a row begins.
 FOR_EACH_PROCESSOR void soften_rows(const LogSoftmax& a, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
-        const float* x = a.x + row * a.size;
-        float* out = a.out + row * a.size;
+        float* x = a.x + row * a.size;
         const float most = largest(x, a.size);
         float sums[WIDTH] = {};
         int64_t start = 0;
@@ -42,7 +40,7 @@ FOR_EACH_PROCESSOR void soften_rows(const LogSoftmax& a, int64_t first, int64_t 
         for (const float sum : sums) total += sum;
         const float shift = static_cast<float>(std::log(total));
 #pragma omp simd
-        for (int64_t i = 0; i < a.size; ++i) out[i] = x[i] - most - shift;
+        for (int64_t i = 0; i < a.size; ++i) x[i] = x[i] - most - shift;
     }
 }
 
@@ -88,8 +86,8 @@ FOR_EACH_PROCESSOR void find_rows(const Largest& a, int64_t first, int64_t last)
 
 }  // namespace
 
-extern "C" void log_softmax(const void* x, void* out, int64_t num_rows, int64_t size, int32_t, int32_t num_threads) {
-    const LogSoftmax a{static_cast<const float*>(x), static_cast<float*>(out), size};
+extern "C" void log_softmax(void* x, int64_t num_rows, int64_t size, int32_t, int32_t num_threads) {
+    const LogSoftmax a{static_cast<float*>(x), size};
     share_rows(num_rows, num_threads, [&](int64_t first, int64_t last) { soften_rows(a, first, last); });
 }
 

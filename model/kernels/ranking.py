@@ -11,12 +11,10 @@ def can_rank(x: Tensor) -> bool:
     return can_run(x) and x.dtype is torch.float32 and x.is_contiguous() and x.dim() == 2 and x.numel() > 0
 
 
-def log_softmax(x: Tensor) -> Tensor:
-    """Log-probabilities [n, size] of logits [n, size]. A row has the same bits whatever stands beside it."""
+def log_softmax_(x: Tensor) -> None:
+    """Logits [n, size] become log-probabilities. A row has the same bits whatever stands beside it."""
     n, size = x.shape
-    out = torch.empty_like(x)
-    library().log_softmax(x.data_ptr(), out.data_ptr(), n, size, False, _num_threads(x.numel(), FEW_ELEMENTS))
-    return out
+    library().log_softmax(x.data_ptr(), n, size, False, _num_threads(x.numel(), FEW_ELEMENTS))
 
 
 def largest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
