@@ -20,6 +20,7 @@ from benchmarks import (
     reload,
     speculation,
     startup,
+    steps,
 )
 from benchmarks.measure import Options
 
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "crowds": crowds.run,
     "memory": memory.run,
     "quantization": quantization.run,
+    "steps": steps.run,
 }
 
 
@@ -50,7 +52,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pairs", type=int, help="alternated rounds (default: 5 with --full, else 2)")
     parser.add_argument("--serve", default="", help="more arguments for quartet serve")
     parser.add_argument(
-        "--large", action="store_true", help="overload: a random checkpoint of 0.5 B, W2's lengths"
+        "--large", action="store_true", help="overload and steps: a random checkpoint of 0.5 B, W2's lengths"
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON (results)")
     chosen = parser.parse_args(arguments)

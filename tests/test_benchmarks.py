@@ -9,9 +9,10 @@ from statistics import median
 
 import pytest
 
+from benchmarks import steps
 from benchmarks.connection import Body, send_all
 from benchmarks.loading import in_child
-from benchmarks.measure import Claim, Report, alternate
+from benchmarks.measure import Claim, Options, Report, alternate
 from benchmarks.workloads import mixed_lengths, mixed_texts, sentences, w2_trace
 from model.loading import save_model
 from tests.tiny import LLAMA, random_model
@@ -140,3 +141,11 @@ async def _stop(server: asyncio.Server) -> None:
     await server.wait_closed()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_steps_are_told_with_the_work_around_the_model() -> None:
+    report = steps.run(Options(pairs=1, is_full=False))
+    names = [claim.what for claim in report.claims]
+    assert names[:2] == ["a step of 1", "work around the model, of 1"]
+    assert all(value > 0 for claim in report.claims for value in claim.ours)
+    assert all(value < 1 for claim in report.claims if claim.unit == "share" for value in claim.ours)

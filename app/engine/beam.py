@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from app.engine.logprobs import largest
+from app.engine.logprobs import largest, log_softmax_
 from app.engine.protocol import Hypothesis, TokenLogprobs
 from app.engine.sampler import SampleRow, adjust
 from app.engine.scheduler import Scheduler
@@ -26,15 +26,16 @@ class Continuations:
     top: list[tuple[int, float]]
 
 
+@torch.inference_mode()
 def continuations(
     logits: Tensor, rows: ListLike[SampleRow], beams: ListLike[Sequence]
 ) -> list[Continuations]:
-    """Of each row of `logits` [R, V] float32 as many as its search looks at.
+    """Of each row of `logits` [R, V] float32, which are given away, as many as its search looks at.
 
     Penalties and rules change log-probabilities, as in `transformers`, not logits. A forbidden token's is minus
     infinity; it is found all the same where nothing else is left.
     """
-    raw = logits.log_softmax(dim=-1)
+    raw = log_softmax_(logits)
     groups = [group for beam in beams if (group := beam.group) is not None]
     scores = [
         group.search.scores[group.members.index(beam)] for beam, group in zip(beams, groups, strict=True)

@@ -158,11 +158,13 @@ class Engine:
         """No limit for a request that is alone: nobody waits for its steps to end."""
         if self._pace is None or self._scheduler.num_requests == 1:
             return None
+        lanes = self._scheduler.lanes.ordinary
+        is_anyone = any(lane.is_decoding for lane in self._scheduler.lanes.every)
         return {
             model: self._pace.budget(
-                model, bool(lane.running), self._runners[model].model.config.kind == "decoder"
+                model, lane.is_decoding, self._runners[model].model.config.kind == "decoder", is_anyone
             )
-            for model, lane in self._scheduler.lanes.ordinary.items()
+            for model, lane in lanes.items()
         }
 
     def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:

@@ -37,6 +37,11 @@ class Lane:
         return bool(self.waiting or self.running)
 
     @property
+    def is_decoding(self) -> bool:
+        """Is anybody past its prompt?"""
+        return any(sequence.num_new_tokens == 1 for sequence in self.running)
+
+    @property
     def num_reserved(self) -> int:
         """Running sequences, and those that searches may still fork."""
         searches = {id(s.group): s.width - len(s.group.members) for s in self.running if s.group is not None}

@@ -6,6 +6,18 @@ import torch
 from torch import Tensor
 
 from app.engine.protocol import TokenLogprobs
+from model.kernels import ranking
+
+
+def log_softmax_(logits: Tensor) -> Tensor:
+    """[N, V] logits, which are given away, to log-probabilities.
+
+    On a CPU in their place, as new memory for so many numbers takes longer than they do to compute.
+    """
+    if ranking.can_rank(logits):
+        ranking.log_softmax_(logits)
+        return logits
+    return logits.log_softmax(dim=-1)
 
 
 def logprobs_of(logits: Tensor, token_ids: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
@@ -18,29 +30,6 @@ def logprobs_of(logits: Tensor, token_ids: Sequence[int], counts: Sequence[int])
     ]
 
 
-_BUCKET = 64
-_MANY_BUCKETS = 4  # for each that is looked into
-
-
-def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row of `values` [N, V] and their places, [N, count] both, the largest first.
-
-    On a CPU torch sorts all of a row for them. So wide rows are cut into buckets, whose largest numbers say which
-    buckets can have any of the first `count`.
-    """
-    n, size = values.shape
-    num_buckets = size // _BUCKET
-    if not values.is_cpu or num_buckets < _MANY_BUCKETS * count:
-        best = values.topk(count, dim=-1)
-        return best.values, best.indices
-    whole = num_buckets * _BUCKET
-    buckets = values[:, :whole].reshape(n, num_buckets, _BUCKET).amax(2).topk(count, dim=-1).indices
-    places = (buckets[:, :, None] * _BUCKET + torch.arange(_BUCKET)).flatten(1)
-    places = torch.cat([places, torch.arange(whole, size).expand(n, -1)], dim=1)
-    best = values.gather(1, places).topk(count, dim=-1)
-    return best.values, places.gather(1, best.indices)
-
-
 def largest(values: Tensor, counts: Sequence[int]) -> list[list[tuple[int, float]]]:
     """So many of each row of `values` [N, V], or all of it, with their places: the largest first.
 
@@ -50,7 +39,9 @@ def largest(values: Tensor, counts: Sequence[int]) -> list[list[tuple[int, float
     for count in {*counts} - {0}:
         rows = [i for i, wanted in enumerate(counts) if wanted == count]
         of_rows = values if len(rows) == len(counts) else values[rows]
-        best, places = (column.tolist() for column in _top(of_rows, min(count, values.shape[-1])))
+        count = min(count, values.shape[-1])
+        top = ranking.largest(of_rows, count) if ranking.can_rank(of_rows) else of_rows.topk(count, dim=-1)
+        best, places = (column.tolist() for column in top)
         for i, *column in zip(rows, places, best, strict=True):
             found[i] = list(zip(*column, strict=True))
     return found

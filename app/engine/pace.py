@@ -11,6 +11,9 @@ HALF_LIFE = 1024
 MOST_ADDED = 1.5
 """How long prompts may take in a step that decodes, in times of what decoding takes: a fast model's streams feel
 100 ms as a halt."""
+MOST_ALONE = 5.0
+"""How long a step of a decoder's prompts may take while nobody decodes, in times of the target: no stream halts
+meanwhile, and each piece of a prompt reads all weights again."""
 LEAST_SECONDS = 0.01
 """However fast decoding is: many short prompts that come at once must not trickle in."""
 SMOOTHING = 0.2
@@ -35,12 +38,19 @@ class Pace:
         self._target = target
         self._models: dict[str, _Measured] = {}
 
-    def budget(self, model: str, is_decoding: bool, is_cut: bool = True) -> int:
-        """Tokens that fit into the time that those who decode, if any, leave. Not `is_cut`: they are taken whole."""
+    def budget(
+        self, model: str, is_decoding: bool, is_cut: bool = True, is_anyone_decoding: bool = True
+    ) -> int:
+        """Tokens that fit into the time that those who decode, if any, leave. Not `is_cut`: they are taken whole.
+
+        `is_decoding` tells of this model, `is_anyone_decoding` of all.
+        """
         measured = self._models.get(model)
         if measured is None or not measured.tokens:
             return FIRST_TOKENS
         left = self._target
+        if is_cut and not is_anyone_decoding:
+            left *= MOST_ALONE
         if is_decoding and measured.decode_seconds:
             left -= measured.decode_seconds
             if is_cut:

@@ -30,6 +30,8 @@ _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "quantized_linear": (6, 7, 0),
     "packed_attention": (7, 10, 1),
     "layer_norm": (6, 2, 1),
+    "log_softmax": (1, 2, 0),
+    "largest_numbers": (3, 3, 0),
 }
 """How many addresses, sizes and real numbers each takes, in this order; then `is_bfloat16` and `num_threads`."""
 

@@ -22,6 +22,15 @@ float* floats(AttentionRoom& room, int64_t count) {
 // Scores are stored four at a time.
 INLINE int64_t room_for(int64_t count) { return (count + 3) / 4 * 4; }
 
+// Keys of a position may lie pages apart, where no processor looks ahead by itself: so many positions ahead are asked for.
+constexpr int64_t AHEAD = 12;
+
+template <typename T, int D>
+INLINE void ask_for(const void* const* places, int64_t place, int64_t count, int64_t offset) {
+    const char* from = reinterpret_cast<const char*>(static_cast<const T*>(places[std::min(place, count - 1)]) + offset);
+    for (int i = 0; i < D * static_cast<int>(sizeof(T)); i += 64) __builtin_prefetch(from + i);
+}
+
 // scores[j][k] = query[j] . keys[k] for so many heads, each key read once for all of them. With D the head size is
 // known to the compiler and the queries stay in registers; without, there is one head.
 template <typename T, int D, int HEADS>
@@ -33,6 +42,7 @@ INLINE void score(const float* query, const void* const* places, int64_t count, 
         for (int64_t k = 0; k < count; k += 4) {  // the last keys once more where they are no four
             Vector sums[HEADS][4] = {};
             for (int n = 0; n < 4; ++n) {
+                ask_for<T, D>(places, k + n + AHEAD, count, 0);
                 const T* key = static_cast<const T*>(places[std::min(k + n, count - 1)]);
                 for (int i = 0; i < D / LANES; ++i) {
                     const Vector part = load(key + i * LANES);
@@ -83,6 +93,7 @@ INLINE void mix(const float* weights, const void* const* places, int64_t count, 
         Vector sums[HEADS][D / LANES] = {};
         for (int64_t k = 0; k < count; ++k) {
             const T* value = static_cast<const T*>(places[k]) + D;
+            ask_for<T, D>(places, k + AHEAD, count, D);
             for (int i = 0; i < D / LANES; ++i) {
                 const Vector part = load(value + i * LANES);
                 for (int j = 0; j < HEADS; ++j) sums[j][i] += weights[j * room_for(count) + k] * part;

@@ -23,6 +23,14 @@ def test_the_budget_is_what_fits_into_the_target() -> None:
     assert pace.budget("other", is_decoding=False) == FIRST_TOKENS
 
 
+def test_a_decoders_prompts_may_take_longer_while_nobody_decodes() -> None:
+    pace = Pace(0.1)
+    pace.note("m", 4, 0, 0.04)
+    pace.note("m", 0, 500, 0.5)
+    assert pace.budget("m", is_decoding=False, is_anyone_decoding=False) == pytest.approx(500, abs=1)
+    assert pace.budget("m", is_decoding=False, is_cut=False, is_anyone_decoding=False) == 100
+
+
 def test_those_who_decode_come_out_of_the_time_of_prompts() -> None:
     pace = Pace(0.1)
     for _ in range(50):
@@ -141,6 +149,23 @@ def test_a_long_prompt_goes_in_pieces_while_others_decode(
     assert tokens[:7] == [LEAST_TOKENS + 1] * 7, "decoding takes a millisecond, so that little is added"
     assert sum(tokens[:8]) == 125 + 8
     assert max(tokens[8:]) == 2
+
+
+def test_prompts_that_nobody_decodes_beside_are_hardly_cut(
+    engine: Engine, costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of which a part is computed are no one who decodes."""
+    costs.put_on(engine, "llama", 0.001, monkeypatch)
+    costs.put_on(engine, "bert", 0.001, monkeypatch)
+    engine.add(greedy(0, "llama", [5], 2, ignore_eos=True))
+    batch_tokens(engine)
+    for i in range(1, 7):
+        engine.add(greedy(i, "llama", [*range(3 + i, 88 + i)] + [7] * 40, 1, ignore_eos=True))
+    assert batch_tokens(engine) == [500, 250]
+    for i in range(7, 13):
+        engine.add(greedy(i, "llama", [*range(80 + i, i - 5, -1)] + [7] * 40, 1, ignore_eos=True))
+    engine.add(greedy(13, "llama", [9], 2, ignore_eos=True))
+    assert max(batch_tokens(engine)) <= 500
 
 
 def test_who_is_alone_is_not_cut(engine: Engine, costs: Costs, monkeypatch: pytest.MonkeyPatch) -> None:
