@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import kernels
+from model.layers.float8 import float8
 from model.layers.packed import Packing, bits_vary
 
-Quantization = Literal["int8", "int4"]
+Integers = Literal["int8", "int4"]
+Quantization = Integers | Literal["fp8"]
 
 GROUP = 32
 """Inputs of a channel that share a scale and a least number in 4 bits."""
@@ -29,7 +31,7 @@ _MAX_IN_FEATURES = 2**31 // (255 * 127)  # whose sums fit an int32
 class QuantizedWeight:
     """A `ServedWeight` of codes and scales."""
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, quantization: Quantization) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype, quantization: Integers) -> None:
         """Reads a weight of any floating-point dtype, some channels at a time."""
         self.shape, self.dtype = weight.shape, dtype
         out_features, in_features = weight.shape
@@ -102,7 +104,9 @@ class QuantizedWeight:
 
 
 def quantizing(quantization: Quantization, dtype: torch.dtype) -> Packing:
-    """To `QuantizedWeight`."""
+    """To `QuantizedWeight`, or of fp8 to `Float8Weight`."""
+    if quantization == "fp8":
+        return float8(dtype)
     return Packing(_can_quantize, partial(QuantizedWeight, dtype=dtype, quantization=quantization))
 
 
