@@ -40,8 +40,6 @@ def paged_attention(
     query = query if query.stride(2) == 1 else query.contiguous()
     out = torch.empty(n, h, d, dtype=query.dtype, device=query.device)
     rows = 1 if len(tiles) == n else rows_a_tile(shared)
-    tile = max(_LEAST, triton.next_power_of_2(rows * shared))
-    width = max(_LEAST, triton.next_power_of_2(d))
     # of one type, with a bias and without, so that one kernel is compiled
     bias = query.new_empty(1, dtype=torch.float32) if by_distance is None else by_distance.contiguous()
     _attend[(len(tiles), kv)](
@@ -62,16 +60,28 @@ def paged_attention(
         scale,
         window,
         0 if by_distance is None else by_distance.shape[1],
-        SHARED=shared,
-        TILE=tile,
-        SIZE=d,
-        WIDTH=width,
-        KEYS=max(_LEAST, min(_MOST_KEYS, _TURN_BYTES // (width * query.itemsize))),
         IS_WIDE=not query.is_cuda,  # the interpreter would multiply the bits of bfloat16
-        num_warps=4 if tile * width <= _MANY else 8,
-        num_stages=2,
+        **tile_shape(rows, shared, d, query.itemsize),
+        **launch_options(rows, shared, d),
     )
     return out
+
+
+def tile_shape(rows: int, shared: int, head_dim: int, itemsize: int) -> dict[str, int]:
+    """What the kernel is compiled for."""
+    width = max(_LEAST, triton.next_power_of_2(head_dim))
+    return {
+        "SHARED": shared,
+        "TILE": max(_LEAST, triton.next_power_of_2(rows * shared)),
+        "SIZE": head_dim,
+        "WIDTH": width,
+        "KEYS": max(_LEAST, min(_MOST_KEYS, _TURN_BYTES // (width * itemsize))),
+    }
+
+
+def launch_options(rows: int, shared: int, head_dim: int) -> dict[str, int]:
+    """How the compiler is to go about it."""
+    return {"num_warps": 4 if rows * shared * head_dim <= _MANY else 8, "num_stages": 2}
 
 
 # What differs from step to step and from layer to layer makes no kernel of its own, which would be compiled while

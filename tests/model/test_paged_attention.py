@@ -1,5 +1,11 @@
 """The GPU's attention over paged caches, by Triton's interpreter where there is no GPU, against the plain body."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,6 +57,18 @@ def test_it_equals_the_reference(data: st.DataObject) -> None:
     wanted = reference_attend(fused[:, :h].float(), cache.float(), tables, num_keys, *arguments)
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), wanted, atol=BOUNDS[dtype], rtol=BOUNDS[dtype])
+
+
+def test_it_compiles_for_gpus_that_are_not_here_within_their_shared_memory(tmp_path: Path) -> None:
+    environ = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    root = Path(__file__).parents[2]
+    environ["PYTHONPATH"] = os.pathsep.join([str(root), *sys.path])
+    command = [sys.executable, "-m", "tests.model.compile_paged_attention"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=root)
+    assert done.returncode == 0, done.stderr
+    used = json.loads(done.stdout)
+    assert len(used) == 6
+    assert max(used) <= 99 * 1024, "what the smallest of them, of 8.9, gives to one block"
 
 
 def test_a_query_that_sees_nothing_gives_zeros_and_garbage_behind_the_last_key_is_not_read() -> None:
