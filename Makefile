@@ -11,16 +11,18 @@ RUNTIME := .venv/.runtime
 TOOLS := .venv/.tools
 RECORDER := .venv-record/.packages
 RAY := .venv-ray/.packages
+TRITON := .triton/.packages
 KERNELS := $(wildcard model/kernels/*.cpp model/kernels/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: serve test test-ray check format docs train bench parity-record image clean help
+.PHONY: serve test test-ray test-triton check format docs train bench parity-record image clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   start the service on http://127.0.0.1:8000 (ARGS='--port 9000 …')"
 	@echo "make test    the tests (ARGS='tests/engine -k scheduler')"
 	@echo "make test-ray    the tests that start Ray, in an environment of their own (.venv-ray)"
+	@echo "make test-triton the tests of kernels for GPUs, interpreted on the CPU where there is none (.triton, 0.7 GB)"
 	@echo "make check   formatter, linter, types"
 	@echo "make format  let the formatter and the linter mend what they can"
 	@echo "make docs    the pages of docs/ as a site, in build/site"
@@ -37,6 +39,9 @@ test: $(TOOLS)
 
 test-ray: $(RAY)
 	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/deploy $(ARGS)
+
+test-triton: $(TOOLS) $(TRITON)
+	PYTHONPATH=.triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/model/test_paged_attention.py tests/engine/test_graphs.py $(ARGS)
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check .
@@ -67,7 +72,7 @@ image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .
 
 clean:
-	rm -rf .venv .venv-record .venv-ray .venv-chart build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-record .venv-ray .venv-chart .triton build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
@@ -97,4 +102,10 @@ $(RAY): pyproject.toml constraints.txt $(KERNELS)
 	@echo "installing what the tests of Ray need into .venv-ray"
 	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) \
 		-e '.[ray]' httpx pytest pytest-timeout pyyaml
+	@touch $@
+
+# torch's CPU build has no Triton; what is drawn in with its CUDA build is this version too
+$(TRITON): constraints.txt | $(BIN)/python
+	rm -rf .triton
+	$(INSTALL) --no-deps --target .triton triton
 	@touch $@

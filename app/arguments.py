@@ -35,7 +35,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add(
         "--quantization",
         choices=["none", "int8", "int4", "fp8"],
-        help="of the weights of products, int8 and int4 on a CPU (none)",
+        help="of the weights of products; int8 and int4 are for a CPU (none)",
     )
     add(
         "--kv-cache-memory",
@@ -77,6 +77,13 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="the same tokens in any batch, at some cost; on a CPU",
+    )
+    add(
+        "--no-cuda-graphs",
+        dest="cuda_graphs",
+        action="store_false",
+        default=None,
+        help="start every kernel of a decode step anew; on CUDA",
     )
     add("--threads", type=int, metavar="N", help="threads of the engine on a CPU")
     add("--engine-niceness", type=int, metavar="N", help="how far the engine stands back, 0 to 19 (5)")

@@ -110,6 +110,8 @@ class Settings(_Frozen):
     speculation: bool = True
     deterministic: bool = False
     """The same bits in any batch; see docs/reliability.md for where."""
+    cuda_graphs: bool = True
+    """Decode steps are recorded when a model is loaded, and replayed. On a CPU there are none."""
     threads: Positive | None = None
     engine_niceness: Annotated[int, Field(ge=0, le=19)] = 5  # behind the process that answers clients
 

@@ -29,6 +29,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         target_step_ms=settings.target_step_ms,
         speculation=settings.speculation,
         deterministic=settings.deterministic,
+        cuda_graphs=settings.cuda_graphs,
         threads=settings.threads,
         niceness=settings.engine_niceness,
         log_format=settings.log_format,

@@ -11,6 +11,7 @@ from benchmarks import (
     crowds,
     determinism,
     fairness,
+    gpu,
     interference,
     loading,
     memory,
@@ -43,10 +44,14 @@ BENCHMARKS = {
 }
 
 
+ON_A_DEVICE = {"gpu": gpu.run}
+"""What runs only where it is named."""
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default"
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}, all by default; and gpu"
     )
     parser.add_argument("--full", action="store_true", help="the sizes that the README's numbers come from")
     parser.add_argument("--pairs", type=int, help="alternated rounds (default: 5 with --full, else 2)")
@@ -56,13 +61,14 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the JSON (results)")
     chosen = parser.parse_args(arguments)
-    if unknown := set(chosen.names) - set(BENCHMARKS):
-        parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(BENCHMARKS)}")
+    known = BENCHMARKS | ON_A_DEVICE
+    if unknown := set(chosen.names) - set(known):
+        parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(known)}")
     pairs = chosen.pairs or (5 if chosen.full else 2)
     options = Options(pairs, chosen.full, tuple(shlex.split(chosen.serve)), chosen.large)
     is_met = True
     for name in chosen.names or BENCHMARKS:
-        report = BENCHMARKS[name](options)
+        report = known[name](options)
         print(report.table(), f"\n\nkept in {report.save(chosen.out)}\n", flush=True)
         is_met = is_met and all(claim.is_met is not False for claim in report.claims)
     return 0 if is_met else 1

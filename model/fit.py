@@ -89,6 +89,7 @@ def quantized_bytes(model: Transformer) -> dict[str, int]:
     return {
         "int8": rest + scored + sum(stacks),
         "int4": rest + scored + int(sum(stacks) * (0.5 + 4 / GROUP)),
+        "fp8": rest + scored + sum(stacks),
     }
 
 

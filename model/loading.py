@@ -36,7 +36,7 @@ def load_model(
     files. On a CPU a weight kept as it is stored stays a view of its file, which takes page cache
     and no anonymous memory; one that is cast, transposed or cut is copied, before the next is
     looked at. So the anonymous peak is the copied part of the model, and one tensor while it is cast.
-    What a `quantization` is for (CPU only, see `Transformer.quantize`) stays a view until it is quantized, and
+    What a `quantization` is for (see `Transformer.quantize`) stays a view until it is quantized, and
     so does the input table.
 
     Raises CheckpointError for a missing or left-over weight, a wrong shape, dtype or number, or an

@@ -174,13 +174,14 @@ class Transformer(nn.Module):
 
     def quantize(self, quantization: Quantization, dtype: torch.dtype) -> None:
         """Makes the weights of the stacks' products, and those that score words, codes of few bits for rows of
-        `dtype`, for serving on a CPU; there is no way back.
+        `dtype`, for serving; there is no way back. Integers are for a CPU.
 
         These may be of any dtype before, as may the input table, which stays what it is and is looked up in `dtype`.
         Heads other than over the vocabulary are small, and stay as they are. 4 bits are for the stacks alone: words
         are scored in 8, and their scores are float32.
         """
-        self.words_packing = quantizing("int8", torch.float32)
+        is_fp8 = quantization == "fp8"
+        self.words_packing = quantizing("fp8", dtype) if is_fp8 else quantizing("int8", torch.float32)
         self._pack_stacks(quantizing(quantization, dtype), self.words_packing)
         for head in self.heads.modules():
             if isinstance(head, MaskedLMHead):

@@ -104,7 +104,9 @@ def _pooling(pooling: Mapping[str, Any]) -> str:
 
 def _memory(sizes: Mapping[str, int]) -> str:
     told = f"{_bytes(sizes['float32'])} in float32, {_bytes(sizes['bfloat16'])} in bfloat16 or float16"
-    return told + "".join(f", {_bytes(sizes[name])} in {name}" for name in ("int8", "int4") if name in sizes)
+    return told + "".join(
+        f", {_bytes(sizes[name])} in {name}" for name in ("int8", "int4", "fp8") if name in sizes
+    )
 
 
 def _bytes(size: float) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from app.engine.block_manager import num_blocks
-from app.engine.grouping import Grouping, find_places
+from app.engine.grouping import Grouping, cut_tiles, find_places
 from app.engine.scheduler import ScheduledStep
 from app.engine.sequence import Sequence
 from model.layers.grouped_context import AttentionGroup
@@ -178,7 +178,8 @@ def _decode_part(
     groups, padding = [], 0
     if in_place:
         tables = [s.block_table for s in decoded]
-        groups.append(_in_place_group(in_place, new, tables, flat_positions + 1, block_size))
+        tile = grouping.rows_a_tile
+        groups.append(_in_place_group(in_place, new, tables, flat_positions + 1, block_size, tile))
     for group in members:
         sequences = [decoded[i] for i in group]
         longest = max(new[i] for i in group)
@@ -220,7 +221,7 @@ def _cross_part(
     if in_place:
         seen = torch.tensor([n for t, n in zip(new, num_keys, strict=True) for _ in range(t)], device=device)
         tables = [s.cross_block_table for s in decoded]
-        groups.append(_in_place_group(in_place, new, tables, seen, block_size))
+        groups.append(_in_place_group(in_place, new, tables, seen, block_size, grouping.rows_a_tile))
     for group in members:
         longest = max(new[i] for i in group)
         blocks = _tables([decoded[i].cross_block_table for i in group], device)
@@ -236,9 +237,14 @@ def _cross_part(
 
 
 def _in_place_group(
-    members: list[int], new: list[int], tables: list[list[int]], num_keys: Tensor, block_size: int
+    members: list[int],
+    new: list[int],
+    tables: list[list[int]],
+    num_keys: Tensor,
+    block_size: int,
+    rows_a_tile: int,
 ) -> AttentionGroup:
-    """The queries of some of the sequences, each by itself; `num_keys` [num_tokens] that each token sees."""
+    """The queries of some of the sequences; `num_keys` [num_tokens] that each token sees."""
     device, starts = num_keys.device, _starts(new)
     rows = torch.tensor([r for i in members for r in range(starts[i], starts[i] + new[i])], device=device)
     blocks = _tables([tables[i] for i in members], device)
@@ -247,7 +253,10 @@ def _in_place_group(
         blocks = blocks.index_select(0, owners)
     keys = torch.arange(blocks.shape[1] * block_size, device=device)
     seen = num_keys if len(rows) == len(num_keys) else num_keys[rows]
-    return AttentionGroup(rows[:, None], blocks, None, seen[:, None] - 1, keys, seen)
+    tiles = None
+    if rows_a_tile:
+        tiles = torch.tensor(cut_tiles([new[i] for i in members], rows_a_tile), device=device)
+    return AttentionGroup(rows[:, None], blocks, None, seen[:, None] - 1, keys, seen, tiles=tiles)
 
 
 def _tables(tables: list[list[int]], device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from app.engine.drafting import Drafting
 from app.engine.engine import Engine
 from app.engine.faults import Prospects
 from app.engine.flight import FlightRecorder
+from app.engine.graphs import Capture, CudaCapture, GraphPlan
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.loader import Loader
 from app.engine.memory import available_bytes
@@ -42,24 +43,30 @@ def build_engine(
     config: WorkerConfig,
     clock: Callable[[], float] = time.monotonic,
     recorder: FlightRecorder | None = None,
+    capture: Capture | None = None,
 ) -> Engine:
     """Loads every model and adapter. Raises CheckpointError for a folder that cannot be served.
 
     `clock`, in seconds, tells the engine how long its steps take, and the client, on `time.monotonic()`, when they
-    began; in `recorder` it writes down what it is at.
+    began; in `recorder` it writes down what it is at. `capture` records decode steps; None: as CUDA does it, there.
     """
     device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where Triton starts its kernels
+        capture = capture or CudaCapture(device)
     loaded = [(spec, _read_model(spec, config, device)) for spec in config.models]
     cache_bytes = config.kv_cache_memory or _default_cache_bytes(device)
     plan = plan_arena([one.shape for _, one in loaded], cache_bytes, config.kv_cache_page)
-    arena = Arena(*plan, device)
+    has_graphs = capture is not None and config.cuda_graphs
+    arena = Arena(*plan, device, has_spare=has_graphs)
     scheduler = Scheduler(
         {}, BlockManager(arena.num_pages), config.token_budget, config.max_num_seqs, config.prefix_cache
     )
     compiler, drafting = Compiler(), Drafting(config.speculation)
     pace, prospects = _pace(config.target_step_ms, device), Prospects()
     keepers = Keepers(scheduler, compiler, drafting, (prospects,) if pace is None else (prospects, pace))
-    models = Models(arena, keepers, config.max_model_len, config.deterministic)
+    graphs = GraphPlan(capture, config.max_num_seqs, arena.num_pages) if capture and has_graphs else None
+    models = Models(arena, keepers, config.max_model_len, config.deterministic, graphs)
     for spec, one in loaded:
         models.add(spec, one)
     adapters = Adapters(models, config.deterministic)
@@ -139,13 +146,9 @@ def choose_quantization(spec: ModelSpec, device: torch.device, dtype: torch.dtyp
     if wanted == "none":
         return None
     where = f"--quantization {wanted}, model {served_name(spec.name)}"
-    if wanted == "fp8":
-        raise CheckpointError(
-            f"{where}: 8-bit floating-point weights need a GPU's kernels; a CPU takes int8 and int4"
-        )
-    if device.type != "cpu":
-        raise CheckpointError(f"{where}: this is done on a CPU only; {device} takes weights as --dtype says")
-    if dtype not in (torch.float32, torch.bfloat16):
+    if device.type != "cpu" and wanted != "fp8":
+        raise CheckpointError(f"{where}: this is done on a CPU only; {device} takes fp8")
+    if dtype not in (torch.float32, torch.bfloat16) and (device.type == "cpu" or dtype != torch.float16):
         name = str(dtype).removeprefix("torch.")
         raise CheckpointError(f"{where}: rows of {name} cannot be quantized; --dtype float32 or bfloat16 can")
     return wanted

@@ -22,6 +22,11 @@ class Grouping(Protocol):
         """Of those whose keys are the step's own rows: all of them are in place, or none."""
         ...
 
+    @property
+    def rows_a_tile(self) -> int:
+        """How many queries of a sequence are computed together where their keys are read in place; 0: each alone."""
+        ...
+
 
 @dataclass(frozen=True)
 class LikeLengths:
@@ -30,6 +35,7 @@ class LikeLengths:
 
     is_in_place: bool
     encodes_in_place: bool = False
+    rows_a_tile: int = 0
 
     def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
         return split_sequences(shapes, self.is_in_place)
@@ -44,11 +50,27 @@ class EachInPlace:
     """Every query by itself, of a prompt as of what is said, and every encode by itself: its bits are the same
     whatever is computed beside it."""
 
+    rows_a_tile = 0
+
     def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
         return list(range(len(shapes))), []
 
     def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
         return list(range(len(lengths))), []
+
+
+@dataclass(frozen=True)
+class InTiles:
+    """On a GPU whose kernel reads the cache: all keys that are there in place, for several queries of a sequence at
+    once; encodes by like lengths."""
+
+    rows_a_tile: int
+
+    def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
+        return list(range(len(shapes))), []
+
+    def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        return [], group_by_length([(length, length) for length in lengths])
 
 
 def group_by_length(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -84,6 +106,15 @@ def split_sequences(
         (in_place if is_in_place and (t == 1 or t * k <= IN_PLACE_PAIRS) else others).append(i)
     groups = group_by_length([shapes[i] for i in others])
     return in_place, [[others[j] for j in group] for group in groups]
+
+
+def cut_tiles(num_rows: Sequence[int], rows_a_tile: int) -> list[tuple[int, int]]:
+    """First row and number of rows of each tile, for sequences with so many rows each, laid end to end."""
+    tiles, first = [], 0
+    for count in num_rows:
+        tiles += [(first + i, min(rows_a_tile, count - i)) for i in range(0, count, rows_a_tile)]
+        first += count
+    return tiles
 
 
 def find_places(in_place: list[int], groups: list[list[int]], lengths: list[int]) -> list[int] | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from app.engine.block_manager import num_blocks
 from model import kernels
 from model.config import CheckpointError, TransformerConfig
+from model.kernels import paged
 from model.kernels.decoder import PagedQueries
 from model.layers.context import KeyValue
 from model.layers.grouped_context import AttentionGroup
@@ -46,14 +47,18 @@ class CacheShape:
 class Arena:
     """[num_pages, page_bytes] bytes; a model sees a page as its own block shape."""
 
-    def __init__(self, num_pages: int, page_bytes: int, device: torch.device) -> None:
+    def __init__(
+        self, num_pages: int, page_bytes: int, device: torch.device, has_spare: bool = False
+    ) -> None:
+        """With `has_spare` there is one page more, `num_pages`, which nobody is given: rows of padding write there."""
         self.num_pages, self.page_bytes = num_pages, page_bytes
+        shape = num_pages + has_spare, page_bytes
         # Zeros, not garbage: masked positions are multiplied by a weight of nought, and NaN times nought is NaN.
         # numpy leaves zeroed pages to the kernel, which gives them out when first written; torch writes all now.
         if device.type == "cpu":
-            self._bytes = torch.from_numpy(np.zeros((num_pages, page_bytes), dtype=np.uint8))
+            self._bytes = torch.from_numpy(np.zeros(shape, dtype=np.uint8))
         else:
-            self._bytes = torch.zeros(num_pages, page_bytes, dtype=torch.uint8, device=device)
+            self._bytes = torch.zeros(shape, dtype=torch.uint8, device=device)
 
     def clear(self, pages: list[int]) -> None:
         """Zeroes pages that another model wrote."""
@@ -138,6 +143,8 @@ class PagedStore:
         """See `KeyValueStore`."""
         assert group.num_keys is not None
         cache = self._layers[layer]
+        if group.tiles is not None:
+            return paged.attend(query, cache, group.keys, group.num_keys, group.tiles, scale, bias, window)
         return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias, window)
 
     def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:

@@ -13,6 +13,7 @@ import torch
 from app.engine.admission import Served
 from app.engine.compiler import Compiler
 from app.engine.drafting import Drafting
+from app.engine.graphs import GraphPlan
 from app.engine.kv_cache import Arena, CacheShape
 from app.engine.protocol import ModelInfo, ModelSpec, served_name
 from app.engine.runner import Runner
@@ -58,14 +59,19 @@ class Models:
     """`served` and `infos` hold adapters too, by their names; all of it belongs to the engine's thread."""
 
     def __init__(
-        self, arena: Arena, keepers: Keepers, max_model_len: int | None, is_deterministic: bool
+        self,
+        arena: Arena,
+        keepers: Keepers,
+        max_model_len: int | None,
+        is_deterministic: bool,
+        graphs: GraphPlan | None = None,
     ) -> None:
         self.runners: dict[str, Runner] = {}
         self.served: MutableMapping[str, Served] = {}
         self.infos: MutableMapping[str, ModelInfo] = {}
         self._arena, self._keepers = arena, keepers
         self._max_model_len, self._is_deterministic = max_model_len, is_deterministic
-        self._num_threads = torch.get_num_threads()
+        self._num_threads, self._graphs = torch.get_num_threads(), graphs
 
     def add(self, spec: ModelSpec, loaded: LoadedModel) -> ModelInfo:
         """Requests for it may come from now on. Raises CheckpointError where a page does not hold a position of it."""
@@ -75,6 +81,8 @@ class Models:
         runner = Runner(model, cache, size, loaded.pooling, self._is_deterministic, self._num_threads)
         own = model.config.max_positions
         limit = min(own, self._max_model_len) if self._max_model_len else own
+        if self._graphs is not None:
+            runner.record(limit, self._graphs)
         info = ModelInfo(
             name=name,
             kind=model.config.kind,

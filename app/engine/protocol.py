@@ -60,6 +60,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     target_step_ms: float | None = None
     speculation: bool = True
     deterministic: bool = False
+    cuda_graphs: bool = True
     threads: int | None = None
     niceness: int = 0
     log_format: Literal["text", "json"] = "text"

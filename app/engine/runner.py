@@ -8,13 +8,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.engine.batch import Batch
-from app.engine.grouping import EachInPlace, Grouping, LikeLengths
+from app.engine.graphs import DecodeGraphs, GraphPlan, can_record
+from app.engine.grouping import EachInPlace, Grouping, InTiles, LikeLengths
 from app.engine.kv_cache import PagedStore
 from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
 from app.engine.threads import Threads
 from model.blocks import Wanted
 from model.kernels import can_decode
+from model.kernels.paged import can_attend, rows_a_tile
 from model.layers.grouped_context import GroupedContext, PackedStore
 from model.pooling import Pooling
 from model.transformer import OWN, Transformer
@@ -43,10 +45,15 @@ class Runner:
         self.model, self.block_size, self.pooling = model, block_size, pooling
         self.device, self._dtype = model.embeddings.words.weight.device, model.dtype
         self._layers = None if cache is None else [cache[layer] for layer in range(len(cache))]
-        has_kernels = can_decode(self.device, self._dtype)
-        like_lengths = LikeLengths(has_kernels, has_kernels and not model.config.disentangled)
-        self.grouping: Grouping = EachInPlace() if is_deterministic else like_lengths
+        self.grouping = EachInPlace() if is_deterministic else _grouping(model, self.device)
+        self._graphs: DecodeGraphs | None = None
         self._threads = Threads(model.num_parameters, num_threads) if self.device.type == "cpu" else None
+
+    def record(self, max_tokens: int, plan: GraphPlan) -> None:
+        """Records decode steps of sequences of at most so many tokens, where keys are read in place."""
+        is_in_place = self.grouping.split([(1, 1)])[0]
+        if self._layers is not None and is_in_place and can_record(self.model):
+            self._graphs = DecodeGraphs(self.model, self._layers, max_tokens, self.grouping.rows_a_tile, plan)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:
@@ -71,6 +78,8 @@ class Runner:
                 return None, self._encoder_outputs(batch, memory)
         if batch.decode is None or batch.slots is None or self._layers is None:
             return None, outputs
+        if self._graphs is not None and self._graphs.takes(batch):
+            return self._answers(batch, self._graphs.run(batch), outputs)
         part = batch.decode
         context = GroupedContext(
             positions=part.positions,
@@ -88,7 +97,12 @@ class Runner:
         wanted = None
         if batch.wanted is not None and 0 < len(batch.wanted) < len(part.ids):
             wanted = Wanted(batch.wanted, batch.logit_spans)
-        hidden = self.model.decode(part.ids, context, wanted)
+        return self._answers(batch, self.model.decode(part.ids, context, wanted), outputs)
+
+    def _answers(
+        self, batch: Batch, hidden: Tensor, outputs: list[EncoderOutput]
+    ) -> tuple[Tensor | None, list[EncoderOutput]]:
+        """What `run` returns, from the last states of what is wanted."""
         if not batch.logit_rows:
             return None, outputs
         if self.model.config.head == "sequence-class":
@@ -171,6 +185,16 @@ class Runner:
             results[sequence.id] = EncoderOutput(best.values, found.flatten().tolist())
             row += len(request.positions)
         return results
+
+
+def _grouping(model: Transformer, device: torch.device) -> Grouping:
+    """The fastest that there is a kernel for."""
+    config = model.config
+    heads = config.num_heads, config.num_kv_heads, config.head_dim
+    if config.num_decoder_layers and can_attend(device, model.dtype, *heads):
+        return InTiles(rows_a_tile(config.num_heads, config.num_kv_heads))
+    has_kernels = can_decode(device, model.dtype)
+    return LikeLengths(has_kernels, has_kernels and not config.disentangled)
 
 
 def _request(sequence: Sequence) -> EncodeRequest:

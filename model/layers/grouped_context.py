@@ -29,8 +29,9 @@ class AttentionGroup:
     and values from their store, [b, k] rows of a packed batch or [b, blocks] of a paged cache.
     `mask` [b, 1, t, k] is true where a query may look, None where all may look everywhere. With
     `num_keys` [b] each of `b` queries (`t` is 1) looks at the first so many keys of its blocks in the
-    cache, where they lie; a sequence may have several. Of a packed batch the group is then all of it: `b` sequences
-    of so many rows, from `keys` [b] on, and `key_positions` [2 * longest - 1] those from the query's, which is nought.
+    cache, where they lie; a sequence may have several. With `tiles`, see `model.kernels.paged`, a GPU's kernel does
+    that. Of a packed batch the group is then all of it: `b` sequences of so many rows, from `keys` [b] on, and
+    `key_positions` [2 * longest - 1] those from the query's, which is nought.
     """
 
     rows: Tensor
@@ -39,6 +40,7 @@ class AttentionGroup:
     query_positions: Tensor
     key_positions: Tensor
     num_keys: Tensor | None = None
+    tiles: Tensor | None = None
 
 
 class KeyValueStore(Protocol):
@@ -55,7 +57,8 @@ class KeyValueStore(Protocol):
     def decode(
         self, layer: int, query: Tensor, group: AttentionGroup, bias: Tensor | None, window: int, scale: float
     ) -> Tensor:
-        """[n, h, d] queries of a group with `num_keys` to as many outputs, without a read."""
+        """[n, h, d] queries of a group with `num_keys` to as many outputs, without a read. The `bias` of one with
+        `tiles` is by distance, see `RelativeBias.by_distance`."""
         ...
 
     def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:
@@ -121,10 +124,11 @@ class GroupedContext:
     )
 
     def position_bias(self, relative: RelativeBias) -> Sequence[Tensor]:
-        biases = [relative(g.query_positions, g.key_positions) for g in self.groups]
         return [
-            bias_mask(g.mask, bias, self.dtype).contiguous()
-            for g, bias in zip(self.groups, biases, strict=True)
+            bias_mask(g.mask, relative(g.query_positions, g.key_positions), self.dtype).contiguous()
+            if g.tiles is None
+            else relative.by_distance()
+            for g in self.groups
         ]
 
     @cached_property

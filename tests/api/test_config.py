@@ -60,13 +60,15 @@ def test_the_prefix_cache_is_on_until_a_flag_or_a_variable_turns_it_off(folder: 
     assert load_settings(flags("--target-step-ms", "0"), {}).target_step_ms == 0.0
     assert load_settings(flags(), {}).speculation
     assert not load_settings(flags("--no-speculation"), {}).speculation
+    assert load_settings(flags(), {}).cuda_graphs
+    assert not load_settings(flags("--no-cuda-graphs"), {}).cuda_graphs
     assert not load_settings(flags(), {}).deterministic
     assert load_settings(flags("--deterministic"), {}).deterministic
     assert load_settings(flags(), {"QUARTET_DETERMINISTIC": "true"}).deterministic
 
 
 def test_what_the_engine_must_know_reaches_it(tmp_path: Path) -> None:
-    text = "[server]\nspeculation = false\nprefix_cache = false\ndeterministic = true\n"
+    text = "[server]\nspeculation = false\nprefix_cache = false\ndeterministic = true\ncuda_graphs = false\n"
     text += 'quantization = "int8"\n[models.one]\npath = "."\nweight = 2.5\n'
     text += '[models.two]\npath = "."\nquantization = "none"\n'
     settings = load_settings({"config": write(tmp_path / "models.toml", text)}, {})
@@ -74,6 +76,7 @@ def test_what_the_engine_must_know_reaches_it(tmp_path: Path) -> None:
     assert [model.weight for model in config.models] == [2.5, 1.0]
     assert [model.quantization for model in config.models] == ["int8", "none"]
     assert (config.speculation, config.prefix_cache, config.deterministic) == (False, False, True)
+    assert not config.cuda_graphs
     with pytest.raises(ConfigError, match="weight"):
         load_settings({"config": write(tmp_path / "bad.toml", text.replace("2.5", "0"))}, {})
 

@@ -49,13 +49,14 @@ def test_bits_are_the_same_in_any_mixture(folders: dict[str, Path], quantization
     assert together.told == alone
 
 
+@pytest.mark.parametrize("near_one", ["int8", "fp8"])
 def test_labels_of_a_quantized_model_and_of_an_adapter_on_it_are_nearly_the_same(
-    folders: dict[str, Path],
+    folders: dict[str, Path], near_one: Quantization
 ) -> None:
     requests = [one for one in make_requests() if one.model in ("bert", "moods")]
     exact, near = (
         answer(make_engine(folders, quantization), requests, itertools.repeat(0)).told
-        for quantization in ("none", "int8")
+        for quantization in ("none", near_one)
     )
     for model in ("bert", "moods"):
         ids = [one.id for one in requests if one.model == model]
@@ -82,10 +83,11 @@ def test_a_head_over_the_vocabulary_that_comes_later_scores_words_by_codes(tmp_p
         )
 
 
-def test_what_a_model_was_made_is_told(folders: dict[str, Path]) -> None:
-    infos = {quantization: make_engine(folders, quantization).infos for quantization in ("none", "int8")}
-    for plain, quantized in zip(infos["none"], infos["int8"], strict=True):
-        assert (plain.quantization, quantized.quantization) == ("none", "int8")
+@pytest.mark.parametrize("wanted", ["int8", "fp8"])
+def test_what_a_model_was_made_is_told(folders: dict[str, Path], wanted: Quantization) -> None:
+    infos = {quantization: make_engine(folders, quantization).infos for quantization in ("none", wanted)}
+    for plain, quantized in zip(infos["none"], infos[wanted], strict=True):
+        assert (plain.quantization, quantized.quantization) == ("none", wanted)
         assert (quantized.dtype, quantized.parameters) == (plain.dtype, plain.parameters)
         if quantized.base is None:
             assert quantized.bytes < plain.bytes
@@ -94,7 +96,7 @@ def test_what_a_model_was_made_is_told(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("quantization", "dtype", "fault"),
     [
-        ("fp8", "float32", "--quantization fp8, model mine: 8-bit floating-point weights need a GPU"),
+        ("fp8", "float16", "--quantization fp8, model mine: rows of float16 cannot"),
         ("int8", "float16", "--quantization int8, model mine: rows of float16 cannot"),
         ("int4", "float64", "--quantization int4, model mine: rows of float64 cannot"),
     ],
@@ -108,7 +110,17 @@ def test_what_cannot_be_computed_is_refused_in_words(
         build_engine(WorkerConfig(models=[spec], device="cpu", dtype=dtype))
 
 
-def test_a_gpu_is_told_that_it_has_none() -> None:
+def test_a_gpu_takes_fp8_alone() -> None:
     spec = ModelSpec("mine", "folder", quantization="int8")
-    with pytest.raises(CheckpointError, match="on a CPU only"):
+    with pytest.raises(CheckpointError, match="on a CPU only; cuda takes fp8"):
         choose_quantization(spec, torch.device("cuda"), torch.bfloat16)
+    spec = ModelSpec("mine", "folder", quantization="fp8")
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert choose_quantization(spec, torch.device("cuda"), dtype) == "fp8"
+    with pytest.raises(CheckpointError, match="rows of float64"):
+        choose_quantization(spec, torch.device("cuda"), torch.float64)
+
+
+def test_rows_that_are_not_done_alone_are_refused_where_each_is_to_be(folders: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"--deterministic, model .* depend on the batch"):
+        make_engine(folders, "fp8", deterministic=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import kernels
-from model.layers.quantized import Quantization, QuantizedWeight
+from model.layers.quantized import Integers, QuantizedWeight
 from model.loading import load_model, save_model
 from model.transformer import Transformer, weight_bytes
 from tests.engine import test_decoder_families, test_encoder_decoders, test_encoders, test_engine_windows
@@ -20,7 +20,7 @@ needs_kernels = pytest.mark.skipif(
     not kernels.can_decode(torch.device("cpu"), torch.float32),
     reason="the package was built without a C++ compiler",
 )
-ERRORS: dict[Quantization, float] = {"int8": 0.015, "int4": 0.11}
+ERRORS: dict[Integers, float] = {"int8": 0.015, "int4": 0.11}
 """Of products of normal numbers, rows quantized too, as a share of what they are."""
 FAMILIES = (
     {"bert": BERT, "llama": LLAMA, "t5": T5}
@@ -43,7 +43,7 @@ def test_kernels_compute_what_the_slow_twin_does(data: st.DataObject) -> None:
     """On every kind of processor that this one can pass for. Where a row's number lies between two codes rounding may
     take either, hence the tolerance."""
     draw = data.draw
-    quantization: Quantization = draw(st.sampled_from(["int8", "int4"]))
+    quantization: Integers = draw(st.sampled_from(["int8", "int4"]))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
     n, size, out = draw(st.integers(1, 70)), draw(st.integers(1, 200)), draw(st.integers(1, 200))
     torch.manual_seed(draw(st.integers(0, 2**20)))
@@ -63,7 +63,7 @@ def test_kernels_compute_what_the_slow_twin_does(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 @pytest.mark.parametrize("shape", [(40, 24), (200, 896), (65, 33)], ids=str)
-def test_products_are_near_the_exact_ones(quantization: Quantization, shape: tuple[int, int]) -> None:
+def test_products_are_near_the_exact_ones(quantization: Integers, shape: tuple[int, int]) -> None:
     torch.manual_seed(1)
     numbers, x = torch.randn(shape), torch.randn(9, shape[1])
     weight = QuantizedWeight(numbers, torch.float32, quantization)
@@ -74,7 +74,7 @@ def test_products_are_near_the_exact_ones(quantization: Quantization, shape: tup
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 @torch.inference_mode()
-def test_noughts_stay_noughts_and_what_is_no_number_is_told(quantization: Quantization) -> None:
+def test_noughts_stay_noughts_and_what_is_no_number_is_told(quantization: Integers) -> None:
     numbers = torch.randn(70, 40)
     numbers[3] = 0.0
     weight = QuantizedWeight(numbers, torch.float32, quantization)
@@ -90,7 +90,7 @@ def test_noughts_stay_noughts_and_what_is_no_number_is_told(quantization: Quanti
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_codes_of_numbers_that_they_can_hold_are_exact(quantization: Quantization) -> None:
+def test_codes_of_numbers_that_they_can_hold_are_exact(quantization: Integers) -> None:
     whole = torch.randint(0, 16, (64, 96)).float()
     whole[:, ::8] = 0
     whole[:, 1::8] = 15
@@ -103,7 +103,7 @@ def test_codes_of_numbers_that_they_can_hold_are_exact(quantization: Quantizatio
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
-def test_a_rows_bits_do_not_depend_on_the_others(dtype: torch.dtype, quantization: Quantization) -> None:
+def test_a_rows_bits_do_not_depend_on_the_others(dtype: torch.dtype, quantization: Integers) -> None:
     weight = QuantizedWeight(torch.randn(130, 100), dtype, quantization)
     assert not weight.varies()
     bias, x = torch.randn(130).to(dtype), torch.randn(101, 100).to(dtype)
