@@ -20,6 +20,7 @@ from benchmarks import (
     reload,
     speculation,
     startup,
+    stream_cost,
 )
 from benchmarks.measure import Options
 
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "crowds": crowds.run,
     "memory": memory.run,
     "quantization": quantization.run,
+    "stream-cost": stream_cost.run,
 }
 
 
