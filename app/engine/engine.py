@@ -158,12 +158,12 @@ class Engine:
         """No limit for a request that is alone: nobody waits for its steps to end."""
         if self._pace is None or self._scheduler.num_requests == 1:
             return None
-        return {
-            model: self._pace.budget(
-                model, bool(lane.running), self._runners[model].model.config.kind == "decoder"
-            )
-            for model, lane in self._scheduler.lanes.ordinary.items()
-        }
+        now, budgets = self._clock(), {}
+        for model, lane in self._scheduler.lanes.ordinary.items():
+            is_cut, since = self._runners[model].model.config.kind == "decoder", lane.silent_since
+            waited = 0.0 if since is None else now - since
+            budgets[model] = self._pace.budget(model, bool(lane.running), is_cut, waited)
+        return budgets
 
     def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:
         started, held_before = laps.last, self._drafting.num_held

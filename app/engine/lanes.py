@@ -47,6 +47,12 @@ class Lane:
         """A quarantine in which somebody runs."""
         return self.is_quarantine and bool(self.running)
 
+    @property
+    def silent_since(self) -> float | None:
+        """When the first of those came that have said nothing yet, as their prompts wait or are computed."""
+        arrivals = [one.arrival for one in self.running if not one.num_completion_tokens]
+        return min(arrivals + [one.arrival for one in self.waiting[:1]], default=None)
+
     def first_in_line(self, max_num_seqs: int) -> Sequence | None:
         """Who waits and comes next, where there is a place for it.
 

@@ -13,6 +13,11 @@ MOST_ADDED = 1.5
 100 ms as a halt."""
 LEAST_SECONDS = 0.01
 """However fast decoding is: many short prompts that come at once must not trickle in."""
+PATIENCE = 1.0
+"""Who waits for so many seconds for a first token may take twice as much of a step that decodes, after as long again
+three times, and so on: many prompts at once are soon done with, and a few are hardly felt by those who decode."""
+MOST_TARGETS = 4.0
+"""Such steps take so many targets at most."""
 SMOOTHING = 0.2
 
 
@@ -35,16 +40,20 @@ class Pace:
         self._target = target
         self._models: dict[str, _Measured] = {}
 
-    def budget(self, model: str, is_decoding: bool, is_cut: bool = True) -> int:
-        """Tokens that fit into the time that those who decode, if any, leave. Not `is_cut`: they are taken whole."""
+    def budget(self, model: str, is_decoding: bool, is_cut: bool = True, waited: float = 0.0) -> int:
+        """Tokens that fit into the time that those who decode, if any, leave, or into as much as they take: a large
+        model's decoding fills the target by itself. Not `is_cut`: they are taken whole. `waited`: seconds, of the first
+        one that has no token yet."""
         measured = self._models.get(model)
         if measured is None or not measured.tokens:
             return FIRST_TOKENS
-        left = self._target
-        if is_decoding and measured.decode_seconds:
-            left -= measured.decode_seconds
+        left, decoding = self._target, measured.decode_seconds
+        if is_decoding and decoding:
+            left = max(left - decoding, decoding)
             if is_cut:
-                left = min(left, max(LEAST_SECONDS, MOST_ADDED * measured.decode_seconds))
+                left = min(left, max(LEAST_SECONDS, MOST_ADDED * decoding))
+                most = MOST_TARGETS * self._target - decoding
+                left = max(left, min(left * (1 + waited / PATIENCE), most))
         return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
 
     def forget(self, model: str) -> None:

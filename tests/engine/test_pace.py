@@ -46,6 +46,26 @@ def test_prompts_add_no_more_than_one_and_a_half_times_what_decoding_takes(
     assert pace.budget("m", is_decoding=False) == pytest.approx(1000, abs=1)
 
 
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_where_decoding_fills_the_target_prompts_take_as_long_as_it_does(is_cut: bool) -> None:
+    pace = Pace(0.1)
+    for _ in range(50):
+        pace.note("m", 16, 0, 0.2)
+        pace.note("m", 16, 100, 0.3)
+    assert pace.budget("m", is_decoding=True, is_cut=is_cut) == pytest.approx(200, abs=1)
+
+
+def test_who_waits_longer_gets_more_of_a_step_up_to_a_limit() -> None:
+    pace = Pace(0.1)
+    for _ in range(50):
+        pace.note("m", 4, 0, 0.05)
+        pace.note("m", 4, 100, 0.15)
+    budgets = [pace.budget("m", is_decoding=True, waited=seconds) for seconds in (0.0, 1.0, 2.0, 60.0)]
+    assert budgets == pytest.approx([50, 100, 150, 350], abs=1)
+    assert pace.budget("m", is_decoding=False, waited=60.0) == pytest.approx(100, abs=1)
+    assert pace.budget("m", is_decoding=True, is_cut=False, waited=60.0) == pytest.approx(50, abs=1)
+
+
 def test_a_few_tokens_that_took_long_weigh_little_and_a_new_speed_is_learned() -> None:
     pace = Pace(0.1)
     pace.note("m", 0, 4000, 4.0)
