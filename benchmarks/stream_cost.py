@@ -85,7 +85,7 @@ class _Reader(asyncio.Protocol):
         self.num_events += data.count(b"data: ")
         if self.is_going.done():
             return
-        if not self.num_events and not data.startswith(b"HTTP/1.1 200"):
+        if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
             self.is_going.set_exception(RuntimeError(data.decode(errors="replace")))
         elif self.num_events >= LEAST_EVENTS:
             self.is_going.set_result(None)
