@@ -14,8 +14,8 @@ MOST_ADDED = 1.5
 LEAST_SECONDS = 0.01
 """However fast decoding is: many short prompts that come at once must not trickle in."""
 PATIENCE = 1.0
-"""Who waits for so many seconds for a first token may take twice as much of a step that decodes, after as long again
-three times, and so on: many prompts at once are soon done with, and a few are hardly felt by those who decode."""
+"""Who has waited for twice as many seconds for a first token may take twice as much of a step that decodes, after
+thrice as many three times, and so on: the last of many prompts need not wait for ever, and a few are not felt more."""
 MOST_TARGETS = 4.0
 """Such steps take so many targets at most."""
 SMOOTHING = 0.2
@@ -53,7 +53,7 @@ class Pace:
             if is_cut:
                 left = min(left, max(LEAST_SECONDS, MOST_ADDED * decoding))
                 most = MOST_TARGETS * self._target - decoding
-                left = max(left, min(left * (1 + waited / PATIENCE), most))
+                left = max(left, min(left * waited / PATIENCE, most))
         return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
 
     def forget(self, model: str) -> None:
