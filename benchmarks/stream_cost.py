@@ -18,6 +18,7 @@ MOST_MICROSECONDS = 200.0
 PATHS: dict[str, Body] = {"/v1/completions": {}, "/v1/generate": {}}
 LEAST_EVENTS = 8
 """Of each stream, before anything is measured."""
+START_SECONDS = 60.0
 
 
 def run(options: Options) -> Report:
@@ -44,13 +45,14 @@ async def _measure(service: Service, path: str, count: int, seconds: float) -> t
     """Seconds of processor time, tokens that the service got, events that clients got."""
     loop, text = asyncio.get_running_loop(), " ".join(sentences())
     bodies = [
-        {"model": "writer", "prompt": text[13 * i :], "max_tokens": MOST_TOKENS // 2, "stream": True}
+        {"model": "writer", "prompt": text[i % 64 :], "max_tokens": MOST_TOKENS // 2, "stream": True}
         for i in range(count)
     ]
     readers = [_Reader(path, body) for body in bodies]
     for reader in readers:
         await loop.create_connection(lambda one=reader: one, "127.0.0.1", service.port)  # type: ignore[misc]
-    await asyncio.gather(*(reader.is_going for reader in readers))
+    async with asyncio.timeout(START_SECONDS):
+        await asyncio.gather(*(reader.is_going for reader in readers))
     tokens = await asyncio.to_thread(service.metric, "quartet_batch_tokens_sum")
     events, used = sum(reader.num_events for reader in readers), service.processor_seconds()
     await asyncio.sleep(seconds)
