@@ -15,7 +15,7 @@ from benchmarks.workloads import sentences
 STREAMS = (16, 64, 256)
 MOST_MICROSECONDS = 200.0
 """A token: 5,000 tokens a second on a core."""
-PATHS: dict[str, Body] = {"/v1/completions": {}, "/v1/generate": {}}
+PATHS = ("/v1/completions", "/v1/generate")
 LEAST_EVENTS = 8
 """Of each stream, before anything is measured."""
 START_SECONDS = 60.0
