@@ -163,6 +163,20 @@ def test_a_long_prompt_goes_in_pieces_while_others_decode(
     assert max(tokens[8:]) == 2
 
 
+def test_a_prompt_that_has_waited_long_gets_more_of_a_step(
+    engine: Engine, costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs.put_on(engine, "llama", 0.002, monkeypatch)
+    engine.add(greedy(0, "llama", [5], 40, ignore_eos=True))
+    for _ in range(3):
+        engine.step()
+    engine.add(greedy(1, "llama", [*range(3, 88)] + [7] * 40, 3, ignore_eos=True))
+    costs.now += 20.0
+    tokens = batch_tokens(engine)
+    assert tokens[0] == pytest.approx(101, abs=1), "twenty times ten milliseconds, and who decodes"
+    assert max(tokens[2:]) == 2
+
+
 def test_who_is_alone_is_not_cut(engine: Engine, costs: Costs, monkeypatch: pytest.MonkeyPatch) -> None:
     costs.put_on(engine, "llama", 0.001, monkeypatch)
     for i in range(2):
