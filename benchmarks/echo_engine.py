@@ -17,6 +17,7 @@ from app import logs
 from app.arguments import make_parser
 from app.config import load_settings, with_folders
 from app.engine.protocol import (
+    Answer,
     EncodeRequest,
     GenerateRequest,
     ModelInfo,
@@ -59,7 +60,8 @@ class EchoEngine:
         now = time.monotonic()
         self._next = max(now, self._next + len(self._running) / RATE)
         time.sleep(self._next - now)
-        outputs, begun = [], set(self._begun)
+        outputs: list[Answer] = []
+        begun = set(self._begun)
         for request_id, (request, said) in list(self._running.items()):
             is_last = said + 1 == request.params.max_tokens
             outputs.append(
@@ -85,7 +87,7 @@ class EchoEngine:
             kv_usage={name: 0.5},
         )
         self._begun = []
-        return StepOutputs(list(outputs), report, self._next, list(begun))
+        return StepOutputs(outputs, report, self._next, list(begun))
 
     def ask(self, question: Question) -> None:
         raise NotImplementedError

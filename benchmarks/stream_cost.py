@@ -24,7 +24,8 @@ START_SECONDS = 60.0
 def run(options: Options) -> Report:
     """At each number of streams, for some seconds in their midst."""
     seconds = 5.0 if options.is_full else 2.0
-    claims, details = [], {}
+    claims: list[Claim] = []
+    details: dict[str, object] = {}
     serve = ["--model", f"writer={ROOT}/model/zoo/writer", "--max-queue-tokens", str(10**9)]
     with Service([*serve, *options.serve], program="benchmarks.echo_engine") as service:
         for path in PATHS:
