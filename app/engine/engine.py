@@ -158,7 +158,8 @@ class Engine:
         """No limit for a request that is alone: nobody waits for its steps to end."""
         if self._pace is None or self._scheduler.num_requests == 1:
             return None
-        now, budgets = self._clock(), {}
+        budgets: dict[str, int] = {}
+        now = self._clock()
         for model, lane in self._scheduler.lanes.ordinary.items():
             is_cut, since = self._runners[model].model.config.kind == "decoder", lane.silent_since
             waited = 0.0 if since is None else now - since
