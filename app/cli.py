@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,7 @@ from app.config import (
     use_cache_dir,
     with_folders,
 )
-from app.engine.client import EngineClient
-from app.engine_setup import build_engine
+from app.engine_setup import MakeEngine, build_engine
 from app.errors import ConfigError, QuartetError
 from app.garbage import collect_when_quiet
 from app.kept_files import prepare_folder
@@ -116,9 +115,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(
-    settings: Settings, make_engine: Callable[[Settings, Metrics], EngineClient] = build_engine
-) -> int:
+async def serve(settings: Settings, make_engine: MakeEngine = build_engine) -> int:
     """Runs until a signal or the engine's end. Raises ConfigError or CheckpointError when it cannot start."""
     started = time.perf_counter()
     metrics = Metrics(read_version())

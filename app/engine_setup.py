@@ -1,12 +1,14 @@
 """The engine's client as the settings want it, and where its reports go: into the metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from app.config import Settings
 from app.engine.client import WORKER_COMMAND, EngineClient, Patience
 from app.engine.protocol import AdapterSpec, ModelSpec, Report, WorkerConfig, served_name
 from app.metrics import Metrics
+
+MakeEngine = Callable[[Settings, Metrics], EngineClient]
 
 
 def build_engine(

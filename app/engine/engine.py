@@ -133,7 +133,7 @@ class Engine:
         compiled, refused = self._compiler.take()
         for sequence in compiled:
             self._scheduler.add(sequence)
-        step = self._scheduler.schedule(self._prompt_budgets())
+        step = self._scheduler.schedule(self._prompt_budgets(laps.last))
         if step is None:
             return StepOutputs([*refused])
         self._record(step.sequences, self._prospects.seconds(step.model))
@@ -154,12 +154,11 @@ class Engine:
         else:
             self._recorder.end()
 
-    def _prompt_budgets(self) -> dict[str, int] | None:
+    def _prompt_budgets(self, now: float) -> dict[str, int] | None:
         """No limit for a request that is alone: nobody waits for its steps to end."""
         if self._pace is None or self._scheduler.num_requests == 1:
             return None
         budgets: dict[str, int] = {}
-        now = self._clock()
         for model, lane in self._scheduler.lanes.ordinary.items():
             is_cut, since = self._runners[model].model.config.kind == "decoder", lane.silent_since
             waited = 0.0 if since is None else now - since
