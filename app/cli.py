@@ -25,7 +25,7 @@ from app.config import (
     use_cache_dir,
     with_folders,
 )
-from app.engine_setup import build_engine
+from app.engine_setup import MakeEngine, build_engine
 from app.errors import ConfigError, QuartetError
 from app.garbage import collect_when_quiet
 from app.kept_files import prepare_folder
@@ -115,14 +115,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, make_engine: MakeEngine = build_engine) -> int:
     """Runs until a signal or the engine's end. Raises ConfigError or CheckpointError when it cannot start."""
     started = time.perf_counter()
     metrics = Metrics(read_version())
     keys = None if settings.api_key_file is None else KeyRing(settings.api_key_file)
     tracing = None if settings.otlp_endpoint is None else _tracing(settings.otlp_endpoint)
     registry = build_registry(settings, metrics, read_version())
-    engine = build_engine(settings, metrics)
+    engine = make_engine(settings, metrics)
     with _listen(settings.host, settings.port) as listener:
         first, second = _signals()
         loading = asyncio.create_task(registry.start(engine))

@@ -1,14 +1,19 @@
 """The engine's client as the settings want it, and where its reports go: into the metrics."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from app.config import Settings
-from app.engine.client import EngineClient, Patience
+from app.engine.client import WORKER_COMMAND, EngineClient, Patience
 from app.engine.protocol import AdapterSpec, ModelSpec, Report, WorkerConfig, served_name
 from app.metrics import Metrics
 
+MakeEngine = Callable[[Settings, Metrics], EngineClient]
 
-def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
+
+def build_engine(
+    settings: Settings, metrics: Metrics, command: Sequence[str] = WORKER_COMMAND
+) -> EngineClient:
     """The client of an engine process that is not started yet; what it reports goes into the metrics."""
     config = WorkerConfig(
         models=[
@@ -41,6 +46,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> EngineClient:
         max_queue_wait=settings.max_queue_wait,
         on_report=partial(record, metrics),
         on_restart=metrics.engine_restarts.inc,
+        command=command,
         patience=Patience(settings.hang_timeout, settings.start_timeout, settings.recovery_timeout),
     )
 

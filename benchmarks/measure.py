@@ -16,13 +16,14 @@ import psutil
 
 @dataclass(frozen=True)
 class Options:
-    """What a benchmark is run with: `pairs` alternated rounds, `serve` extra arguments for the service, and whether it
-    is to measure a checkpoint of half a billion parameters, where it can."""
+    """What a benchmark is run with: `pairs` alternated rounds, `serve` extra arguments for the service, whether it is
+    to measure a checkpoint of half a billion parameters, where it can, and the folder of other engines."""
 
     pairs: int = 5
     is_full: bool = True
     serve: tuple[str, ...] = ()
     is_large: bool = False
+    peers: Path = Path(".peers")
 
 
 @dataclass(frozen=True)

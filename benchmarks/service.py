@@ -22,9 +22,11 @@ AS_IF_NEW = ("--no-prefix-cache",)
 class Service:
     """A context manager. `seconds_to_ready` runs from the start of the process to the first 200 of /ready."""
 
-    def __init__(self, arguments: Sequence[str] = (), timeout: float = 180.0) -> None:
+    def __init__(
+        self, arguments: Sequence[str] = (), timeout: float = 180.0, program: str = "app.cli"
+    ) -> None:
         self.port = free_port()
-        self._command = [sys.executable, "-m", "app.cli", "serve", "--port", str(self.port), *arguments]
+        self._command = [sys.executable, "-m", program, "serve", "--port", str(self.port), *arguments]
         self._timeout = timeout
         self.seconds_to_ready = 0.0
 
@@ -72,6 +74,11 @@ class Service:
         with suppress(psutil.NoSuchProcess, IndexError):
             found["engine"] = api.children()[0].memory_info().rss / 2**20
         return found
+
+    def processor_seconds(self) -> float:
+        """What the process that clients are connected to has used, all of its threads."""
+        used = psutil.Process(self._process.pid).cpu_times()
+        return float(used.user + used.system)
 
     def metric(self, name: str) -> float:
         """The sum over all of its labels."""

@@ -10,6 +10,7 @@ from statistics import median
 import pytest
 
 from benchmarks import steps
+from benchmarks.__main__ import BENCHMARKS, every_name
 from benchmarks.connection import Body, send_all
 from benchmarks.loading import in_child
 from benchmarks.measure import Claim, Options, Report, alternate
@@ -35,6 +36,11 @@ def test_mixed_lengths_have_the_published_sum_and_median() -> None:
     assert (len(lengths), sum(lengths), median(lengths), max(lengths)) == (512, 17480, 24, 256)
     texts = mixed_texts(["one", "two"], lengths)
     assert [len(text.split()) + 2 for text in texts] == lengths
+
+
+def test_other_engines_are_measured_where_they_are_installed(tmp_path: Path) -> None:
+    assert every_name(tmp_path) == list(BENCHMARKS)
+    assert every_name(tmp_path / "none") == [name for name in BENCHMARKS if name != "peers"]
 
 
 def test_sentences_are_all_different() -> None:

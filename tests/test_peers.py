@@ -7,6 +7,7 @@ import pytest
 from benchmarks.line_process import LineProcess
 from benchmarks.peers.engines.lines import BATCH_TOKENS, by_length, in_batches, padded
 from benchmarks.peers.offline import ROWS
+from benchmarks.peers.short import SHORT
 
 SPEAKER = """
 from benchmarks.peers.engines.lines import answer
@@ -48,3 +49,8 @@ def test_each_row_has_a_name_of_its_own() -> None:
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
     assert all(0 <= row.must <= row.aim for row in ROWS)
+
+
+def test_the_short_form_has_each_row_that_it_names() -> None:
+    for begin in SHORT:
+        assert len([row for row in ROWS if row.name.startswith(begin)]) == 1, begin

@@ -91,7 +91,7 @@ def error_response(error: QuartetError, call: Call, headers: Mapping[str, str] |
 
 def error_event(error: QuartetError, call: Call) -> bytes:
     """The same as the last event of a stream."""
-    return b"data: " + encode_json(error_body(error, call, is_cut_off=True)) + b"\n\n"
+    return b"data: %b\n\n" % encode_json(error_body(error, call, is_cut_off=True))
 
 
 async def _handle_quartet(request: Request, error: Exception) -> Response:

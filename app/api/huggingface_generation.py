@@ -10,7 +10,7 @@ from app.api.call import Call
 from app.api.huggingface_generation_schemas import TextGenerationParameters
 from app.api.huggingface_schemas import Summarization, TextGeneration, TextToText, Translation
 from app.api.schemas import as_list
-from app.api.streaming import EventStream
+from app.api.streaming import Events, EventStream, event
 from app.errors import InvalidRequest
 from app.tasks.base import cut_ids
 from app.tasks.completion import Completion, Piece, ranked, token_texts
@@ -127,9 +127,7 @@ class _Answer:
                 ]
         return told
 
-    async def events(
-        self, prompt: str, row: Sequence[int], pieces: AsyncGenerator[Piece]
-    ) -> AsyncGenerator[dict[str, Any]]:
+    async def events(self, prompt: str, row: Sequence[int], pieces: AsyncGenerator[Piece]) -> Events:
         """One a token. Its text is what it adds, so that all of them make the whole; the last event has that, too."""
         text, count = "", 0
         async with aclosing(pieces):
@@ -141,13 +139,13 @@ class _Answer:
                     tokens = [self._end_token(piece.text)]
                 for i, token in enumerate(tokens, 1):
                     count += 1
-                    event: dict[str, Any] = {"index": count, "token": token}
+                    told: dict[str, Any] = {"index": count, "token": token}
                     if self._wanted.top_n_tokens:
-                        event["top_tokens"] = token.pop("top", [])
+                        told["top_tokens"] = token.pop("top", [])
                     is_last = piece.finish_reason is not None and i == len(tokens)
-                    event["generated_text"] = self._text(prompt, text) if is_last else None
-                    event["details"] = self._ending(row, piece) if is_last and self._tells else None
-                    yield event
+                    told["generated_text"] = self._text(prompt, text) if is_last else None
+                    told["details"] = self._ending(row, piece) if is_last and self._tells else None
+                    yield event(told)
 
     def _text(self, prompt: str, text: str) -> str:
         return prompt + text if self._is_full else text

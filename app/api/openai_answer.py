@@ -11,7 +11,7 @@ from fastapi import Response
 from app.api.deps import Desk
 from app.api.errors import JSON, encode_json
 from app.api.openai_schemas import OpenAIParameters
-from app.api.streaming import EventStream
+from app.api.streaming import Events, EventStream, event
 from app.errors import InvalidRequest
 from app.tasks.completion import Completion, Piece
 from app.tasks.generate import Generate
@@ -94,15 +94,16 @@ async def _chunks(
     desk: Desk,
     *,
     wants_usage: bool,
-) -> AsyncGenerator[dict[str, Any]]:
-    """With `include_usage` every chunk has the key, and only the last one a value."""
-    tail: dict[str, Any] = {"usage": None} if wants_usage else {}
+) -> Events:
+    """With `include_usage` every chunk has the key, and only the last one a value. Nothing but the choices changes from
+    one to the next."""
+    before = b'data: %b,"choices":[' % encode_json(head).removesuffix(b"}")
+    after = b'],"usage":null}\n\n' if wants_usage else b"]}\n\n"
     async with aclosing(pieces):
         async for piece in pieces:
-            for choice in choices.news(piece):
-                yield {**head, "choices": [choice], **tail}
+            yield b"".join([before + encode_json(choice) + after for choice in choices.news(piece)])
     if wants_usage:
-        yield {**head, "choices": [], "usage": _usage(desk)}
+        yield event({**head, "choices": [], "usage": _usage(desk)})
 
 
 def _usage(desk: Desk) -> dict[str, Any]:

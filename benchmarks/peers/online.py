@@ -1,84 +1,29 @@
-"""W2: the trace over HTTP, streamed, 16 requests at a time; and how long a server takes until it answers."""
+"""Rows over HTTP. W2: a trace, streamed, 16 requests at a time. W3: translations, asked for at random moments."""
 
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Sequence
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
-from types import TracebackType
-from urllib.request import urlopen
 
+from app.bench.client import Client, Request
+from app.bench.connection import Site
+from app.bench.load import Load
 from benchmarks.connection import Body, Reply, send_all
-from benchmarks.line_process import ROOT
 from benchmarks.measure import Claim
+from benchmarks.peers.offline import FIRST_ID, SOURCES
 from benchmarks.peers.process import Peers
-from benchmarks.peers.shapes import QWEN
-from benchmarks.service import AS_IF_NEW, Service, free_port
+from benchmarks.peers.servers import QUARTET, decoder, translation_loop, translator, vllm
+from benchmarks.peers.shapes import MARIAN, vocabulary
 from benchmarks.workloads import TraceRequest, w2_trace
 
 NUM_CLIENTS = 16
 VOCABULARY = 150_000
 WARM = 4
-QUARTET = "model"
+ARRIVALS = 32.0
+"""Translations a second, more than either side carries."""
 Measured = dict[str, float]
-
-
-class VllmServer:
-    """vLLM's OpenAI-style server, with the limits that suit the trace."""
-
-    def __init__(self, peers: Peers) -> None:
-        self.port, self.model = free_port(), str(peers.checkpoint(QWEN))
-        self._command = [
-            str(peers.python("vllm")), "-m", "vllm.entrypoints.openai.api_server", "--model", self.model,
-            "--dtype", "bfloat16", "--max-model-len", "1024", "--max-num-seqs", "32",
-            "--max-num-batched-tokens", "2048", "--no-enable-prefix-caching", "--port", str(self.port),
-        ]  # fmt: skip
-        self.seconds_to_ready = 0.0
-
-    def __enter__(self) -> "VllmServer":
-        start = time.perf_counter()
-        environment = {
-            "VLLM_CPU_KVCACHE_SPACE": "2",
-            "VLLM_CPU_OMP_THREADS_BIND": "0-1",
-            "PATH": "/usr/bin:/bin",
-        }
-        self._process = subprocess.Popen(
-            self._command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while not _answers(self.port):
-            if self._process.poll() is not None:
-                raise RuntimeError("vLLM did not start")
-            time.sleep(0.1)
-        self.seconds_to_ready = time.perf_counter() - start
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def quartet(peers: Peers, precision: str) -> Service:
-    """`precision`: bf16, int8 or int4."""
-    given = [] if precision == "bf16" else ["--quantization", precision]
-    return Service(
-        [
-            "--model",
-            f"{QUARTET}={peers.checkpoint(QWEN)}",
-            "--dtype",
-            "bfloat16",
-            *given,
-            *AS_IF_NEW,
-            "--no-speculation",
-        ]
-    )
 
 
 def replay(port: int, model: str, trace: Sequence[TraceRequest]) -> Measured:
@@ -119,51 +64,92 @@ def _usage(reply: Reply) -> int:
     return counted
 
 
-def run(peers: Peers, rounds: int, precisions: Sequence[str]) -> list[Claim]:
-    """Against vLLM in bfloat16: the trace of 64, `rounds` times by turns, after a short one for warming up."""
-    trace = w2_trace(VOCABULARY, 64, prompt=(16, 512), output=(16, 256))
+def streaming(peers: Peers, rounds: int, precisions: Sequence[str], num_requests: int) -> list[Claim]:
+    """W2: against vLLM in bfloat16, `rounds` times by turns, after a short trace for warming up."""
+    trace = w2_trace(VOCABULARY, num_requests, prompt=(16, 512), output=(16, 256))
     warm = w2_trace(VOCABULARY, WARM, prompt=(16, 512), output=(16, 32), seed=1)
-    found: dict[str, list[Measured]] = {}
-    starts = {}
     with ExitStack() as stack:
-        theirs = stack.enter_context(VllmServer(peers))
-        starts["vLLM"] = theirs.seconds_to_ready
-        runs: dict[str, Callable[[Sequence[TraceRequest]], Measured]] = {
-            "vLLM": partial(replay, theirs.port, theirs.model)
-        }
+        theirs = stack.enter_context(vllm(peers))
+        runs = {"vLLM": partial(replay, theirs.port, theirs.model)}
         for precision in precisions:
-            ours = stack.enter_context(quartet(peers, precision))
-            starts[precision] = ours.seconds_to_ready
+            ours = stack.enter_context(decoder(peers, precision))
             runs[precision] = partial(replay, ours.port, QUARTET)
-        for measure in runs.values():
-            measure(warm)
-        for index in range(rounds):
-            for name in list(runs) if index % 2 == 0 else reversed(list(runs)):
-                found.setdefault(name, []).append(runs[name](trace))
-    claims = [
-        claim for precision in precisions for claim in _claims(precision, found[precision], found["vLLM"])
+        for run in runs.values():
+            run(warm)
+        found = _by_turns({name: partial(run, trace) for name, run in runs.items()}, rounds)
+    claims = []
+    for precision in precisions:
+        name = f"W2 over HTTP, {precision} / vLLM bf16"
+        must = {"bf16": 1.15, "int8": 1.8}.get(precision)
+        ours_, others = found[precision], found["vLLM"]
+        claims += [
+            _claim(f"{name}: output", "tokens/s", ours_, others, must, "tokens/s", 1),
+            _claim(f"{name}: first token, median (turned over)", "1/s", ours_, others, 1.0, "first", -1),
+            _claim(f"{name}: between tokens, 99 of 100 (turned over)", "1/s", ours_, others, 2.0, "gap", -1),
+        ]
+    return claims
+
+
+def translating(peers: Peers, rounds: int) -> list[Claim]:
+    """W3: against a loop over CTranslate2, `SOURCES` texts of 10 to 60 words, each answered with as many tokens."""
+    size = vocabulary(peers.checkpoint(MARIAN))
+    source = random.Random(4)
+    lengths = [source.randint(10, 60) for _ in range(SOURCES)]
+    texts = [" ".join(f"w{source.randrange(FIRST_ID, size - 10)}" for _ in range(n)) for n in lengths]
+    asked = [
+        {"text": text, "target": "de", "max_tokens": n, "ignore_eos": True, "split_sentences": False}
+        for text, n in zip(texts, lengths, strict=True)
     ]
-    claims += [Claim(f"start to ready, {name}", "s", [starts[name]], target=5.0) for name in precisions]
-    return [*claims, Claim("start to ready, vLLM", "s", [starts["vLLM"]])]
-
-
-def _claims(precision: str, ours: Sequence[Measured], theirs: Sequence[Measured]) -> list[Claim]:
-    """Waiting times turned into speeds, so that more is better in every row."""
-
-    def claim(what: str, name: str, unit: str, must: float | None, power: int) -> Claim:
-        mine, others = ([one[what] ** power for one in side] for side in (ours, theirs))
-        return Claim(f"W2 over HTTP, {precision} / vLLM bf16: {name}", unit, mine, others, must)
-
+    with translator(peers) as ours, translation_loop(peers) as theirs:
+        runs = {"ours": partial(arrive, ours.port, asked), "theirs": partial(arrive, theirs.port, asked)}
+        for run in runs.values():
+            run(ARRIVALS)
+        found = _by_turns({name: partial(run, ARRIVALS) for name, run in runs.items()}, rounds)
+    name = "W3 over HTTP, marian int8, random arrivals / a loop over CTranslate2 int8"
+    mine, others = found["ours"], found["theirs"]
     return [
-        claim("tokens/s", "output", "tokens/s", {"bf16": 1.15, "int8": 1.8}.get(precision), 1),
-        claim("first", "first token, median (turned over)", "1/s", 1.0, -1),
-        claim("gap", "between tokens, 99 of 100 (turned over)", "1/s", 2.0, -1),
+        _claim(f"{name}: translations", "texts/s", mine, others, 3.0, "texts/s", 1),
+        _claim(f"{name}: answered, median (turned over)", "1/s", mine, others, 3.0, "answered", -1),
     ]
 
 
-def _answers(port: int) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+def arrive(port: int, bodies: Sequence[Body], rate: float) -> Measured:
+    """Each body once, at moments `rate` a second on average: texts a second from the first moment to the last answer;
+    the median time from a request's moment to its answer."""
+    moments = random.Random(5)
+    at, requests = 0.0, list[Request]()
+    for body in bodies:
+        requests.append(Request(body, at=at))
+        at += moments.expovariate(rate)
+    client = Client(Site("http", "127.0.0.1", port))
+    load = Load(lambda request, planned: client.ask("/v1/translate", request, planned))
+    asyncio.run(load.open(requests))
+    if faults := {one.message for one in load.outcomes if one.failure is not None}:
+        raise RuntimeError(f"not all were answered: {sorted(faults)[0]}")
+    return {
+        "texts/s": len(bodies) / load.seconds,
+        "answered": median(one.end_to_end for one in load.outcomes),
+    }
+
+
+def _by_turns(runs: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
+    """Every other round goes backwards."""
+    found: dict[str, list[Measured]] = {name: [] for name in runs}
+    for index in range(rounds):
+        for name in list(runs) if index % 2 == 0 else reversed(list(runs)):
+            found[name].append(runs[name]())
+    return found
+
+
+def _claim(
+    name: str,
+    unit: str,
+    ours: Sequence[Measured],
+    theirs: Sequence[Measured],
+    must: float | None,
+    what: str,
+    power: int,
+) -> Claim:
+    """Waiting times are turned into speeds, so that more is better in every row."""
+    mine, others = ([one[what] ** power for one in side] for side in (ours, theirs))
+    return Claim(name, unit, mine, others, must)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +85,30 @@ def test_completions_stream_in_openai_shape(service: Service) -> None:
         assert [choice["finish_reason"] for choice in mine][-1] == "length"
     plain = read(service, "/v1/completions", body)
     assert all("usage" not in chunk for chunk in plain[:-1])
+
+
+def test_every_byte_of_a_completion_stream_is_as_the_contract_has_it(service: Service) -> None:
+    """What changes from event to event is escaped; what stays is written once."""
+    service.on_loop(lambda: setattr(service.engine, "text", 'é"\\\n'))
+    body = {"prompt": "a", "max_tokens": 5, "stream": True, "stream_options": {"include_usage": True}}
+    with service.client.stream(
+        "POST", "/v1/completions", json=body, headers={"X-Request-ID": "r1"}
+    ) as answer:
+        content = answer.read().decode()
+    model = service.registry.default_model("generate")
+    created = re.search(r'"created":(\d+)', content)
+    assert created is not None
+    head = (
+        f'data: {{"id":"cmpl-r1","object":"text_completion","created":{created[1]},"model":"{model}",'
+        f'"system_fingerprint":"quartet-{service.registry.version}","choices":['
+    )
+    texts = ["é", '\\"', "\\\\", "\\n"]
+    pieces = [f'{{"index":0,"text":"{text}","logprobs":null,"finish_reason":null}}' for text in texts]
+    pieces[-1] = pieces[-1].replace('"finish_reason":null', '"finish_reason":"length"')
+    *events, last, done, end = content.split("\n\n")
+    assert events == [f'{head}{piece}],"usage":null}}' for piece in pieces]
+    assert last.startswith(f'{head}],"usage":{{"prompt_tokens":')
+    assert (done, end) == ("data: [DONE]", "")
 
 
 def test_an_error_in_a_stream_is_its_last_event(service: Service) -> None:

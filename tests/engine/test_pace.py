@@ -54,6 +54,26 @@ def test_prompts_add_no_more_than_one_and_a_half_times_what_decoding_takes(
     assert pace.budget("m", is_decoding=False) == pytest.approx(1000, abs=1)
 
 
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_where_decoding_fills_the_target_prompts_take_as_long_as_it_does(is_cut: bool) -> None:
+    pace = Pace(0.1)
+    for _ in range(50):
+        pace.note("m", 16, 0, 0.2)
+        pace.note("m", 16, 100, 0.3)
+    assert pace.budget("m", is_decoding=True, is_cut=is_cut) == pytest.approx(200, abs=1)
+
+
+def test_who_waits_longer_gets_more_of_a_step_up_to_a_limit() -> None:
+    pace = Pace(0.1)
+    for _ in range(50):
+        pace.note("m", 4, 0, 0.05)
+        pace.note("m", 4, 100, 0.15)
+    budgets = [pace.budget("m", is_decoding=True, waited=seconds) for seconds in (0.0, 1.0, 2.0, 60.0)]
+    assert budgets == pytest.approx([50, 50, 100, 350], abs=1)
+    assert pace.budget("m", is_decoding=False, waited=60.0) == pytest.approx(100, abs=1)
+    assert pace.budget("m", is_decoding=True, is_cut=False, waited=60.0) == pytest.approx(50, abs=1)
+
+
 def test_a_few_tokens_that_took_long_weigh_little_and_a_new_speed_is_learned() -> None:
     pace = Pace(0.1)
     pace.note("m", 0, 4000, 4.0)
@@ -166,6 +186,20 @@ def test_prompts_that_nobody_decodes_beside_are_hardly_cut(
         engine.add(greedy(i, "llama", [*range(80 + i, i - 5, -1)] + [7] * 40, 1, ignore_eos=True))
     engine.add(greedy(13, "llama", [9], 2, ignore_eos=True))
     assert max(batch_tokens(engine)) <= 500
+
+
+def test_a_prompt_that_has_waited_long_gets_more_of_a_step(
+    engine: Engine, costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs.put_on(engine, "llama", 0.002, monkeypatch)
+    engine.add(greedy(0, "llama", [5], 40, ignore_eos=True))
+    for _ in range(3):
+        engine.step()
+    engine.add(greedy(1, "llama", [*range(3, 88)] + [7] * 40, 3, ignore_eos=True))
+    costs.now += 20.0
+    tokens = batch_tokens(engine)
+    assert tokens[0] == pytest.approx(101, abs=1), "twenty times ten milliseconds, and who decodes"
+    assert max(tokens[2:]) == 2
 
 
 def test_who_is_alone_is_not_cut(engine: Engine, costs: Costs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from app.api.schemas import (
     TranslateBody,
     as_list,
 )
-from app.api.streaming import EventStream
+from app.api.streaming import Events, EventStream, event
 from app.errors import InvalidRequest
 from app.tasks.base import Usage
 from app.tasks.classify import Classify
@@ -166,7 +166,7 @@ async def _events(
     key: str,
     usage: Usage,
     first: Mapping[str, Any] | None = None,
-) -> AsyncGenerator[dict[str, Any]]:
+) -> Events:
     """The route's answer shape with only the new text in it; the last one says how it ended, the first has `first`."""
     async with aclosing(pieces):
         async for piece in pieces:
@@ -174,11 +174,11 @@ async def _events(
             first = None
             if piece.logprobs is not None and key == "results":
                 result["logprobs"] = task.told_logprobs(piece.token_ids, piece.logprobs)
-            event: dict[str, Any] = {"model": task.model.name, key: [result]}
+            told: dict[str, Any] = {"model": task.model.name, key: [result]}
             if piece.finish_reason is not None:
                 result["finish_reason"] = piece.finish_reason
-                event["usage"] = usage.as_dict()
-            yield event
+                told["usage"] = usage.as_dict()
+            yield event(told)
 
 
 def _result(task: Generate, completion: Completion, prompt: list[int]) -> dict[str, Any]:

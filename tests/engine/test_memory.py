@@ -1,0 +1,44 @@
+"""What was read of mapped files can be taken out of the process, and nothing that was written is lost."""
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from app.engine.memory import forget_pages
+
+MEBIBYTE = 2**20
+
+
+def resident(file: Path) -> int:
+    """Bytes of the file that this process has in memory."""
+    maps = psutil.Process().memory_maps(grouped=False)
+    return sum(int(one.rss) for one in maps if one.path == str(file.resolve()))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(range(256)) * (4 * MEBIBYTE // 256))
+    return path
+
+
+def test_pages_leave_and_come_back_by_themselves(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    mapped = np.memmap(file, np.uint8, "r")
+    total = int(mapped.sum())
+    assert resident(file) == 4 * MEBIBYTE
+    forget_pages([tmp_path / "absent", link])
+    assert resident(file) == 0
+    assert int(mapped.sum()) == total
+
+
+def test_what_was_written_over_a_file_stays(file: Path) -> None:
+    mapped = np.memmap(file, np.uint8, "c")
+    mapped[5] = 99
+    assert int(mapped.sum()) > 0
+    forget_pages([file])
+    assert mapped[5] == 99
+    assert file.read_bytes()[5] == 5
