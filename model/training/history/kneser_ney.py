@@ -55,7 +55,8 @@ class KneserNey:
                 count = np.bincount(suffixes, minlength=len(keys[n - 1]))
             else:
                 count = counts[n - 1]
-            self._orders.append(_discounted(keys[n - 1], count, vocab_size))
+            num_histories = len(keys[n - 2]) if n > 1 else 1
+            self._orders.append(_discounted(keys[n - 1], count, vocab_size, num_histories))
 
     @property
     def num_entries(self) -> int:
@@ -82,14 +83,14 @@ class KneserNey:
         return found
 
 
-def _discounted(keys: Ids, counts: Ids, vocab_size: int) -> _Order:
+def _discounted(keys: Ids, counts: Ids, vocab_size: int, num_histories: int) -> _Order:
     discounts = np.array([0.0, *_discounts(counts)])[np.minimum(counts, 3)]
     histories = keys // vocab_size
     return _Order(
         keys,
         counts - discounts,
-        np.bincount(histories, weights=counts),
-        np.bincount(histories, weights=discounts),
+        np.bincount(histories, weights=counts, minlength=num_histories),
+        np.bincount(histories, weights=discounts, minlength=num_histories),
     )
 
 

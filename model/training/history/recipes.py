@@ -53,7 +53,7 @@ MASKED_LM = replace(
         _BERT.schedule,
         learning_rate=1e-3,
         max_epochs=2,
-        max_steps=1600,
+        max_steps=1500,
         max_minutes=_NO_CLOCK,
         warmup_steps=160,
         batch_tokens=2048,
@@ -68,17 +68,19 @@ def _encoder(name: str, of: str, schedule: Schedule, **changes: Any) -> Recipe:
 
 
 _LABELS = Schedule(
-    learning_rate=5e-4, max_epochs=8, max_minutes=_NO_CLOCK, warmup_steps=100, batch_tokens=768
+    learning_rate=5e-4, max_epochs=6, max_minutes=_NO_CLOCK, warmup_steps=100, batch_tokens=1536
 )
 
 TASKS: Mapping[str, Recipe] = {
-    "few": _encoder("few", "intent", replace(_LABELS, max_epochs=40), options={"per_label": FEW}),
+    "few": _encoder(
+        "few", "intent", replace(_LABELS, max_epochs=40, batch_tokens=768), options={"per_label": FEW}
+    ),
     "intent": _encoder("intent", "intent", _LABELS),
-    "banking": _encoder("banking", "banking", replace(_LABELS, max_epochs=10)),
+    "banking": _encoder("banking", "banking", replace(_LABELS, max_epochs=8)),
     "questions": _encoder(
         "questions",
         "qa",
-        replace(_LABELS, max_epochs=1, batch_tokens=2048),
+        replace(_LABELS, max_epochs=1, max_steps=700, batch_tokens=2048),
         max_length=128,
         options={},
     ),
