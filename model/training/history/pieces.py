@@ -161,20 +161,23 @@ def _scored(recipe: Recipe, data: Path, folder: Path, base: Path | None, process
 PIECES: Mapping[str, Piece] = {
     "kneser-ney": partial(_ngram, with_fiction=False),
     "kneser-ney-fiction": partial(_ngram, with_fiction=True),
-    **{f"{task}-shipped": partial(_shipped, task=task) for task in recipes.SHIPPED},
     "few-scratch": partial(_encoder, task="few", is_pretrained=False),
     "few-minilm": _adapted,
+    "masked-lm": _masked_lm,
+    "few-pretrained": partial(_encoder, task="few", is_pretrained=True),
     "lstm": _lstm,
     "transformer": _transformer,
-    "masked-lm": _masked_lm,
     **{
-        f"{task}-{start}": partial(_encoder, task=task, is_pretrained=start == "pretrained")
-        for task in recipes.TASKS
-        for start in ("scratch", "pretrained")
-        if (task, start) != ("few", "scratch")
+        f"{task}-{start}": piece
+        for task in recipes.SHIPPED
+        for start, piece in (
+            ("shipped", partial(_shipped, task=task)),
+            ("scratch", partial(_encoder, task=task, is_pretrained=False)),
+            ("pretrained", partial(_encoder, task=task, is_pretrained=True)),
+        )
     },
 }
-"""In an order in which each finds what it starts from, the cheap ones first."""
+"""In an order in which each finds what it starts from."""
 
 
 def run_pieces(places: Places, only: str | None = None) -> None:

@@ -25,7 +25,7 @@ DECODER: Mapping[str, Any] = {
 }
 
 WORDS = Schedule(
-    learning_rate=3e-3,
+    learning_rate=1e-3,
     max_epochs=3,
     max_minutes=_NO_CLOCK,
     warmup_steps=100,
@@ -51,7 +51,7 @@ MASKED_LM = replace(
     dropout=0.0,
     schedule=replace(
         _BERT.schedule,
-        learning_rate=1e-3,
+        learning_rate=7e-4,
         max_epochs=2,
         max_steps=1500,
         max_minutes=_NO_CLOCK,
