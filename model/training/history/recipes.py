@@ -92,7 +92,7 @@ FEW_ADAPTER = replace(
     _INTENT,
     name="few-minilm",
     options={"per_label": FEW},
-    schedule=replace(_INTENT.schedule, max_epochs=40, max_minutes=_NO_CLOCK),
+    schedule=replace(_INTENT.schedule, max_epochs=15, max_minutes=_NO_CLOCK),
 )
 """As the shipped `intent` is made, from few examples."""
 
