@@ -53,7 +53,7 @@ MASKED_LM = replace(
         _BERT.schedule,
         learning_rate=7e-4,
         max_epochs=2,
-        max_steps=1500,
+        max_steps=1000,
         max_minutes=_NO_CLOCK,
         warmup_steps=160,
         batch_tokens=2048,
