@@ -122,7 +122,6 @@ class _Evaluation:
         scores: Scores = {"examples": len(rows)}
         if name == "clinc150":
             inside = [(g, e) for g, e in zip(guesses, expected, strict=True) if e != "oos"]
-            scores["in_scope_examples"] = len(inside)
             scores["in_scope_accuracy"] = accuracy([g for g, _ in inside], [e for _, e in inside])
             scores["out_of_scope_recall"] = recall(guesses, expected, "oos")
         scores["accuracy"] = accuracy(guesses, expected)

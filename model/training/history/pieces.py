@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.training import data as files
 from model.training.base import import_base, published_folder
 from model.training.checkpoint import drop_checkpoints
 from model.training.config import RECIPES, Recipe, Schedule
@@ -152,8 +153,8 @@ def _scored(recipe: Recipe, data: Path, folder: Path, base: Path | None, process
         share, count, f1 = scores["exact_match"], scores["examples"], float(scores["f1"])
     else:
         scores = evaluate(recipe, data, folder, base)[f"{recipe.datasets[0]} test"]
-        share = scores.get("in_scope_accuracy", scores["accuracy"])
-        count, f1 = scores.get("in_scope_examples", scores["examples"]), None
+        share, f1 = scores.get("in_scope_accuracy", scores["accuracy"]), None
+        count = sum(label != "oos" for _, label in files.labelled_texts(data, recipe.datasets[0], "test"))
     num_parameters = num_stored(folder) if base is None else num_stored(folder, base)
     return share_row(float(share), int(count), num_parameters, processor_s, f1)
 

@@ -40,7 +40,7 @@ NUM_FREQUENT, NUM_SAMPLED = 1000, 1048
 FEW = 10
 """Examples of each intent where labels are few."""
 NUM_QUESTIONS = 2000
-"""Of SQuAD's development set, the first so many are asked."""
+"""Of SQuAD's development set, so many are asked."""
 
 _BERT = RECIPES["bert"]
 ENCODER: Mapping[str, Any] = {**(_BERT.architecture or {}), "max_position_embeddings": 128}

@@ -53,7 +53,7 @@ SECTIONS = (
     _encoders("CLINC150", "intent", Line("intent-shipped", "MiniLM, LoRA, as shipped")),
     _encoders("BANKING77", "banking", Line("banking-shipped", "MiniLM, LoRA, as shipped")),
     _encoders(
-        f"SQuAD v1.1 dev, first {recipes.NUM_QUESTIONS:,}",
+        f"SQuAD v1.1 dev, {recipes.NUM_QUESTIONS:,} questions",
         "questions",
         Line("questions-shipped", "MiniLM, LoRA, as shipped"),
     ),
