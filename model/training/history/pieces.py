@@ -148,8 +148,8 @@ def _trained(places: Places, recipe: Recipe, start: Path | None) -> Path:
 
 def _scored(recipe: Recipe, data: Path, folder: Path, base: Path | None, processor_s: float | None) -> Row:
     if recipe.objective == "extractive-qa":
-        found = evaluate(recipe, data, folder, base, limit=recipes.NUM_QUESTIONS)
-        scores: Scores = found["squad-v1.1 dev"]
+        test = "squad-v1.1 dev"
+        scores: Scores = evaluate(recipe, data, folder, base, only=test, limit=recipes.NUM_QUESTIONS)[test]
         share, count, f1 = scores["exact_match"], scores["examples"], float(scores["f1"])
     else:
         scores = evaluate(recipe, data, folder, base)[f"{recipe.datasets[0]} test"]
