@@ -15,6 +15,7 @@ from model.training.base import import_base, published_folder
 from model.training.checkpoint import write_json
 from model.training.config import RECIPES, Recipe
 from model.training.evaluate import evaluate
+from model.training.history.command import add_history_command
 from model.training.loop import Diverged
 from model.training.own_data.arguments import add_train_command
 from model.training.own_data.run import run as run_own_data
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _common(zoo)
     zoo.add_argument("--zoo", type=Path, default=Path("model/zoo"))
     zoo.set_defaults(run=_zoo)
+    add_history_command(commands)
     return parser
 
 

@@ -25,13 +25,15 @@ _PREFIX = "checkpoint-"
 
 @dataclass
 class Counters:
-    """How far a stage has come. `position` counts batches of the running epoch already used."""
+    """How far a stage has come. `position` counts batches of the running epoch already used; `processor_s` is the time
+    that all threads of this process computed, steps and checkpoints together."""
 
     step: int = 0
     epoch: int = 0
     position: int = 0
     num_tokens: int = 0
     elapsed_s: float = 0.0
+    processor_s: float = 0.0
     is_over: bool = False
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ def labelled_texts(data: Path, dataset: str, split: str) -> list[Labelled]:
     train = [(r[1], r[2]) for r in rows if r[0] == "train"]
     is_dev = split == "dev"
     return [pair for index, pair in enumerate(train) if (index % 10 == 9) is is_dev]
+
+
+def first_of_each_label(rows: Sequence[Labelled], count: int) -> list[Labelled]:
+    """At most `count` rows of each label, the first ones, in their order."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for text, label in rows:
+        seen[label] += 1
+        if seen[label] <= count:
+            kept.append((text, label))
+    return kept
 
 
 def bucketed_batches(

@@ -150,7 +150,7 @@ class ExtractiveAnswers:
     ) -> None:
         """Training takes one window a question, cut at random around its answer, or for a share of
         `negatives` one that lacks it, so that windows of a long text can be compared; answering takes as
-        many as the text needs, `stride` tokens shared between neighbours."""
+        many as the text needs, `stride` tokens shared between neighbours, of short windows half."""
         self._tokenizer, self._template, self._pad = tokenizer, template, pad_id
         self._max_length, self._stride = max_length, stride
         self._head, self._adapter, self._validation = head, adapter, validation
@@ -286,8 +286,9 @@ class ExtractiveAnswers:
         asked = self._encode(question.question)[0][:64]
         size = len(self._encode(question.context)[0])
         room = max_length - len(asked) - self._template.size
-        step = max(1, room - self._stride)
-        starts = [0, *range(step, max(1, size - self._stride), step)] if size > room else [0]
+        shared = min(self._stride, room // 2)
+        step = room - shared
+        starts = [0, *range(step, max(1, size - shared), step)] if size > room else [0]
         return [self._window(asked, question.context, first, room) for first in starts]
 
 

@@ -11,10 +11,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
@@ -34,10 +34,12 @@ from model.training.ranks import Ranks
 from model.transformer import Transformer
 
 Batch = dict[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
+Taught = TypeVar("Taught", bound=nn.Module, contravariant=True)
 
 
-class Objective(Protocol):
-    """What a stage learns."""
+class ObjectiveOf(Protocol[Taught]):
+    """What a stage teaches a model of some kind."""
 
     lengths: list[tuple[int, ...]]
     """The token counts of each training example, one a side."""
@@ -46,13 +48,16 @@ class Objective(Protocol):
         """The padded tensors of some examples; `seed` decides whatever is drawn (masks, crops)."""
         ...
 
-    def loss(self, model: Transformer, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, model: Taught, batch: Batch) -> tuple[Tensor, int]:
         """The mean loss and over how many predictions it was taken."""
         ...
 
-    def validate(self, model: Transformer) -> dict[str, float]:
+    def validate(self, model: Taught) -> dict[str, float]:
         """Scores on the development data; may be empty."""
         ...
+
+
+Objective = ObjectiveOf[Transformer]
 
 
 class Interrupted(Exception):
@@ -63,9 +68,9 @@ class Diverged(Exception):
     """The loss is no number any more; the message is one line that says what to do."""
 
 
-def device_of(model: Transformer) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """Where its weights are."""
-    return model.embeddings.words.weight.device
+    return next(model.parameters()).device
 
 
 @contextlib.contextmanager
@@ -80,8 +85,8 @@ def precision_context(precision: Precision, device_type: str = "cpu") -> Iterato
 
 
 def train(
-    model: Transformer,
-    objective: Objective,
+    model: Model,
+    objective: ObjectiveOf[Model],
     schedule: Schedule,
     run: Path,
     *,
@@ -104,11 +109,11 @@ def train(
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 
-class _Stage:
+class _Stage(Generic[Model]):
     """One run of `train`."""
 
     def __init__(
-        self, model: Transformer, objective: Objective, schedule: Schedule, run: Path, ranks: Ranks
+        self, model: Model, objective: ObjectiveOf[Model], schedule: Schedule, run: Path, ranks: Ranks
     ) -> None:
         self.model, self.objective, self.schedule = model, objective, schedule
         self.folder, self.ranks = run, ranks
@@ -165,7 +170,7 @@ class _Stage:
     def _steps(self, log: "_Log", bar: "tqdm[Any]", should_stop: Callable[[], bool]) -> Iterator[bool]:
         """Takes one step after the other; tells after each whether any process was asked to stop."""
         schedule, state, at, ranks = self.schedule, self.state, self.state.at, self.ranks
-        started = time.monotonic() - at.elapsed_s
+        started, processor = time.monotonic() - at.elapsed_s, time.process_time() - at.processor_s
         self.model.train()
         if at.is_over:
             return
@@ -190,9 +195,10 @@ class _Stage:
             at.step += 1
             at.num_tokens += int(tokens)
             at.elapsed_s = seconds
+            at.processor_s = time.process_time() - processor
             log.write(
                 step=at.step, loss=loss, rate=rate, norm=norm, tokens=at.num_tokens,
-                predictions=int(predictions), seconds=round(seconds, 2),
+                predictions=int(predictions), seconds=round(seconds, 2), processor_seconds=round(at.processor_s, 2),
             )  # fmt: skip
             bar.set_postfix_str(f"loss {loss:.3f}, {at.num_tokens / seconds:.0f} tokens/s", refresh=False)
             bar.update(min(100.0, 100.0 * self.progress) - bar.n)
@@ -242,12 +248,14 @@ class _Stage:
         return scores
 
 
-def _batches(objective: Objective, schedule: Schedule, epoch: int) -> list[list[int]]:
+def _batches(objective: ObjectiveOf[Any], schedule: Schedule, epoch: int) -> list[list[int]]:
     seed = schedule.seed * 1000 + epoch
     return bucketed_batches(objective.lengths, schedule.batch_tokens, schedule.batch_examples, seed)
 
 
-def _groups(objective: Objective, schedule: Schedule, at: Counters, ranks: Ranks) -> Iterator[list[Batch]]:
+def _groups(
+    objective: ObjectiveOf[Any], schedule: Schedule, at: Counters, ranks: Ranks
+) -> Iterator[list[Batch]]:
     """This process' batches of each coming step; moves `at` past those of all processes."""
     group: list[Batch] = []
     count = 0
@@ -266,7 +274,7 @@ def _groups(objective: Objective, schedule: Schedule, at: Counters, ranks: Ranks
 
 
 def _accumulate(
-    model: Transformer, objective: Objective, schedule: Schedule, group: list[Batch]
+    model: Model, objective: ObjectiveOf[Model], schedule: Schedule, group: list[Batch]
 ) -> tuple[float, int, int]:
     """Gradients of a step; returns the loss, its number of predictions, and the tokens read."""
     device = device_of(model)

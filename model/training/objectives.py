@@ -206,14 +206,17 @@ def classification(
     head: str,
     adapter: str | None,
 ) -> Classification:
-    """The recipe's labelled texts, each set as often as its `repeat` option says."""
-    repeat = recipe.options.get("repeat", {})
+    """The recipe's labelled texts, each set as often as its `repeat` option says; with the option `per_label`, the
+    first so many of each label."""
+    repeat, per_label = recipe.options.get("repeat", {}), recipe.options.get("per_label")
     numbers = {label: number for number, label in enumerate(config.labels)}
 
     def examples(split: str) -> list[tuple[list[int], int]]:
         rows = []
         for name in recipe.datasets:
             some = files.labelled_texts(data, name, split)
+            if per_label and split == "train":
+                some = files.first_of_each_label(some, per_label)
             rows += some * int(repeat.get(name, 1) if split == "train" else 1)
         encoded = tokenizer.encode_batch([text for text, _ in rows])
         return [

@@ -18,6 +18,7 @@ from model.training import data as files
 from model.training.checkpoint import AtomicFolder, drop_checkpoints, write_json
 from model.training.config import TARGET_LANGUAGES, Recipe
 from model.training.curve import draw_loss_curve
+from model.training.heads import replace_head
 from model.training.loop import train
 from model.training.objectives import build_objective, running_text, translation_texts
 from model.training.tokenizer import save_tokenizer, train_byte_level, train_text_to_text
@@ -56,6 +57,9 @@ def run_stage(
         model.requires_grad_(False)
         lora = recipe.lora
         add_adapter(model, head, config, lora.rank, lora.alpha, dropout=lora.dropout)
+    elif config != model.config:
+        replace_head(model, config)
+        model.config = config
     _set_dropout(model, recipe.dropout)
     objective = build_objective(recipe, model, tokenizer, config, data, head)
     scores = train(

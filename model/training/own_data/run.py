@@ -13,12 +13,12 @@ from typing import Self
 import torch
 
 from model.adapters import add_adapter
-from model.config import CheckpointError, TransformerConfig
-from model.families import published_name
-from model.heads import HEADS, fresh_head
+from model.config import CheckpointError
+from model.heads import HEADS
 from model.loading import load_model
 from model.training.checkpoint import drop_checkpoints, drop_leftovers, write_json
 from model.training.curve import draw_loss_curve
+from model.training.heads import replace_head
 from model.training.loop import Interrupted, train
 from model.training.own_data.card import Outcome, write_card
 from model.training.own_data.learner import ADAPTER, Results
@@ -26,7 +26,7 @@ from model.training.own_data.plan import WORK, Plan
 from model.training.own_data.prepare import Prepared, Refused, check_only, plan_run, prepare
 from model.training.own_data.publish import publish, save_weights, serve_line, staging
 from model.training.ranks import Ranks
-from model.transformer import OWN, Transformer
+from model.transformer import Transformer
 
 REFUSED, INTERRUPTED = 2, 130
 _RESULT = "result.json"
@@ -58,21 +58,6 @@ def _start_all(devices: int, options: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     rest = ["--resume", "--out", str(options.out), "--checkpoint-minutes", str(options.checkpoint_minutes)]
     os.execv(sys.executable, [*command, "-m", "model.training", "train", *rest])
-
-
-@torch.no_grad()
-def replace_head(model: Transformer, config: TransformerConfig) -> None:
-    """Gives the model `config`'s head, fresh but for the layers that its old one has under the same published name."""
-    known = {
-        published_name(f"heads.{OWN}.{name}", model.config): parameter
-        for name, parameter in (model.heads[OWN].named_parameters() if OWN in model.heads else ())
-    }
-    head = fresh_head(config)
-    for name, parameter in head.named_parameters():
-        old = known.get(published_name(f"heads.{OWN}.{name}", config))
-        if old is not None and old.shape == parameter.shape:
-            parameter.copy_(old)
-    model.heads[OWN] = head
 
 
 class StopRequest:
