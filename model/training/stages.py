@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from model.layers.linear import LowRank
 from model.loading import load_model, save_model
 from model.tokenization import Tokenizer
 from model.training import data as files
+from model.training.calibrated import calibrate
 from model.training.checkpoint import AtomicFolder, drop_checkpoints, write_json
 from model.training.config import TARGET_LANGUAGES, Recipe
 from model.training.curve import draw_loss_curve
+from model.training.finetune import Classification
 from model.training.loop import train
 from model.training.objectives import build_objective, running_text, translation_texts
 from model.training.tokenizer import save_tokenizer, train_byte_level, train_text_to_text
@@ -37,9 +40,11 @@ def run_stage(
 ) -> dict[str, float]:
     """Train one recipe into the folder `out`, resuming what is there; returns the development scores.
 
+    A classifier's probabilities are calibrated at the end.
     Leaves the Hugging Face files (of an adapter: PEFT's), `log.jsonl`, `loss.png` and `result.json`.
     """
     torch.manual_seed(recipe.schedule.seed)
+    started = time.process_time()
     out.mkdir(parents=True, exist_ok=True)
     if recipe.architecture is not None and init_from is None:
         _prepare_fresh(recipe, data, out)
@@ -63,6 +68,10 @@ def run_stage(
     )
     if stop_after is not None:
         return scores
+    told: dict[str, object] = {"recipe": recipe.name, "dev": scores}
+    if isinstance(objective, Classification):
+        told["calibration"] = calibrate(recipe, model, config, objective, head)
+    told["processor_minutes"] = (time.process_time() - started) / 60
     if recipe.lora is not None:
         with AtomicFolder(out / "adapter") as folder:
             save_adapter(model, head, config, folder, source.name)
@@ -71,7 +80,7 @@ def run_stage(
             save_model(model, folder)
             copy_tokenizer(source, folder)
     draw_loss_curve(out / "log.jsonl", out / "loss.png", recipe.name)
-    write_json(out / "result.json", {"recipe": recipe.name, "dev": scores})
+    write_json(out / "result.json", told)
     drop_checkpoints(out)
     return scores
 

@@ -140,7 +140,7 @@ def test_the_zoo_is_built_in_order_and_what_is_done_is_not_done_again(
     assert main(arguments) == 0
     for name in folders:
         assert load_model(zoo / name).config.vocab_size == Tokenizer.from_folder(zoo / name).vocab_size
-        assert json.loads((runs / name / "test.json").read_text())
+        assert json.loads((zoo / name / "scores.json").read_text())
     times = {name: (runs / name / "result.json").stat().st_mtime_ns for name in order}
     assert main(arguments) == 0
     assert times == {name: (runs / name / "result.json").stat().st_mtime_ns for name in order}
