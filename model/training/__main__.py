@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,14 +12,15 @@ import torch
 from model.allocation import keep_freed_memory
 from model.config import CheckpointError
 from model.training.base import import_base, published_folder
+from model.training.calibrated import calibrate
 from model.training.cards import write_card
 from model.training.checkpoint import write_json
 from model.training.config import RECIPES, ZOO_FOLDERS, Recipe
 from model.training.evaluate import evaluate
 from model.training.loop import Diverged
-from model.training.no_answer import calibrate_no_answer
 from model.training.own_data.arguments import add_train_command
 from model.training.own_data.run import run as run_own_data
+from model.training.shrunk import shrink_adapter
 from model.training.stages import run_stage
 from model.training.zoo import build_zoo, export
 
@@ -64,18 +65,25 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--answers", type=Path, help="a file that gets what was answered, as JSON lines")
     evaluation.add_argument("--quantization", choices=["int8", "int4"], help="of the weights; default: none")
     evaluation.set_defaults(run=_evaluate)
-    no_answer = commands.add_parser(
-        "no-answer", help="choose from which score on an answer counts, into the folder's config.json"
+    calibration = commands.add_parser(
+        "calibrate", help="make the probabilities of an exported adapter mean what they say"
     )
-    no_answer.add_argument(
-        "--recipe",
-        required=True,
-        choices=[r.name for r in RECIPES.values() if r.objective == "extractive-qa"],
+    calibrated = ("classification", "extractive-qa")
+    calibration.add_argument(
+        "--recipe", required=True, choices=[r.name for r in RECIPES.values() if r.objective in calibrated]
     )
-    _common(no_answer)
-    no_answer.add_argument("--model", type=Path, required=True, help="the adapter's folder, which is changed")
-    no_answer.add_argument("--base", type=Path, help="what it stands on")
-    no_answer.set_defaults(run=_no_answer)
+    _common(calibration)
+    calibration.add_argument(
+        "--model", type=Path, required=True, help="the adapter's folder, which is changed"
+    )
+    calibration.add_argument("--base", type=Path, required=True, help="what it stands on")
+    calibration.set_defaults(run=_calibrate)
+    shrinking = commands.add_parser("shrink", help="make an exported adapter one of a smaller rank")
+    shrinking.add_argument("--recipe", required=True, choices=[r.name for r in RECIPES.values() if r.lora])
+    shrinking.add_argument("--model", type=Path, required=True, help="the adapter's folder, which is changed")
+    shrinking.add_argument("--base", type=Path, required=True, help="what it stands on")
+    shrinking.add_argument("--rank", type=int, required=True)
+    shrinking.set_defaults(run=_shrink, threads=1)
     cards = commands.add_parser("cards", help="write stored scores into the cards of the embedded models")
     cards.add_argument("--zoo", type=Path, default=Path("model/zoo"))
     cards.set_defaults(run=_cards, threads=None)
@@ -131,9 +139,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _no_answer(options: argparse.Namespace) -> int:
-    chosen = calibrate_no_answer(RECIPES[options.recipe], options.data, options.model, options.base)
-    print(json.dumps(asdict(chosen), indent=2))
+def _calibrate(options: argparse.Namespace) -> int:
+    print(json.dumps(calibrate(RECIPES[options.recipe], options.data, options.model, options.base), indent=2))
+    return 0
+
+
+def _shrink(options: argparse.Namespace) -> int:
+    kept = shrink_adapter(options.recipe, options.model, options.base, options.rank)
+    print(f"{kept:.2%} of the squared size of its updates is kept")
     return 0
 
 

@@ -50,8 +50,10 @@ def _scores(scores: Mapping[str, Any]) -> list[str]:
             if isinstance(measure, dict):
                 interval = f"{measure['low']:.2f} to {measure['high']:.2f}"
                 rows.append([test, str(measures["examples"]), name, f"{measure['value']:.2f}", interval])
+            elif isinstance(measure, float):
+                rows.append([test, str(measures["examples"]), name, f"{measure:.2f}", ""])
     lines = [
-        "Measured in float32 after export; intervals are 95 % by bootstrap over the rows.",
+        "Measured in float32 after export; intervals are 95 % by bootstrap over the rows, where they were taken.",
         "",
         *table(["test set", "rows", "measure", "value", "interval"], rows),
     ]
@@ -67,6 +69,8 @@ def _calibration(stage: Mapping[str, Any]) -> list[str]:
     told = stage.get("calibration")
     if not isinstance(told, Mapping):
         return []
+    if "temperature" not in told:
+        return ["", _no_answer(told)]
     before, after = (f"{told[name]:.2f} %" for name in ("ece_before", "ece_after"))
     line = (
         f"Calibrated on development rows by the temperature {told['temperature']:.3f}, which is in the last layer's "
@@ -75,6 +79,15 @@ def _calibration(stage: Mapping[str, Any]) -> list[str]:
     if "bias" in told:
         line += f"; then {told['bias']:.1f} was added to the logit of `oos`"
     return ["", line + ". `ece` above is of the test rows, `ece_before` what it was there without that."]
+
+
+def _no_answer(told: Mapping[str, float]) -> str:
+    return (
+        f"With `allow_no_answer` a span must be worth more than {told['value']:.2f}, chosen on development questions: "
+        f"there {told['answered']:.1f} % are answered beside their own texts, and refused are "
+        f"{told['refused_within']:.1f} % beside another paragraph of the same article, "
+        f"{told['refused_elsewhere']:.1f} % beside one of another article."
+    )
 
 
 def _cost(stage: Mapping[str, Any]) -> list[str]:

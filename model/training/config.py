@@ -280,19 +280,13 @@ _RECIPES = (
         name="intent",
         command="finetune",
         objective="classification",
-        datasets=("clinc150", "out-of-scope"),
+        datasets=("clinc150",),
         start="minilm",
-        lora=Lora(rank=8, alpha=16, dropout=0.05),
+        lora=Lora(rank=16, alpha=32, dropout=0.0),
         dropout=0.0,
-        label_smoothing=0.1,
         options={"most_lost": 0.005},
         schedule=Schedule(
-            learning_rate=1e-3,
-            max_epochs=6,
-            max_minutes=60.0,
-            warmup_steps=100,
-            batch_tokens=768,
-            average=0.995,
+            learning_rate=1e-3, max_epochs=10, max_minutes=6.0, warmup_steps=100, batch_tokens=768
         ),
     ),
     Recipe(
@@ -301,16 +295,10 @@ _RECIPES = (
         objective="classification",
         datasets=("banking77",),
         start="minilm",
-        lora=Lora(rank=8, alpha=16, dropout=0.05),
+        lora=Lora(rank=16, alpha=32, dropout=0.0),
         dropout=0.0,
-        label_smoothing=0.1,
         schedule=Schedule(
-            learning_rate=1e-3,
-            max_epochs=7,
-            max_minutes=60.0,
-            warmup_steps=100,
-            batch_tokens=768,
-            average=0.995,
+            learning_rate=1e-3, max_epochs=14, max_minutes=5.0, warmup_steps=100, batch_tokens=768
         ),
     ),
     Recipe(
@@ -319,11 +307,11 @@ _RECIPES = (
         objective="classification",
         datasets=("sentiment-sentences", "goemotions-groups"),
         start="minilm",
-        lora=Lora(rank=8, alpha=16, dropout=0.0),
+        lora=Lora(rank=16, alpha=32, dropout=0.0),
         dropout=0.0,
         options={"repeat": {"sentiment-sentences": 4}},
         schedule=Schedule(
-            learning_rate=7e-4, max_epochs=1, max_minutes=60.0, warmup_steps=100, batch_tokens=1024
+            learning_rate=7e-4, max_epochs=3, max_minutes=4.0, warmup_steps=100, batch_tokens=1024
         ),
     ),
     Recipe(

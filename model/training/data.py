@@ -85,51 +85,15 @@ Labelled = tuple[str, str]
 
 OUT_OF_SCOPE = "oos"
 """CLINC150's label of what belongs to none of its intents."""
-_BEYOND_CLINC150 = frozenset(
-    (
-        *(
-            "age_limit",
-            "apple_pay_or_google_pay",
-            "atm_support",
-            "automatic_top_up",
-            "beneficiary_not_allowed",
-        ),
-        *(
-            "card_linking",
-            "card_swallowed",
-            "country_support",
-            "disposable_card_limits",
-            "edit_personal_details",
-        ),
-        *(
-            "fiat_currency_support",
-            "get_disposable_virtual_card",
-            "getting_virtual_card",
-            "passcode_forgotten",
-        ),
-        *(
-            "pending_top_up",
-            "terminate_account",
-            "top_up_failed",
-            "topping_up_by_card",
-            "unable_to_verify_identity",
-        ),
-        *("verify_my_identity", "verify_source_of_funds", "virtual_card_not_working", "visa_or_mastercard"),
-        "why_verify_identity",
-    )
-)
-"""Intents of BANKING77 that are about a bank, as some of CLINC150's are, and yet none of them."""
 
 
 def labelled_texts(data: Path, dataset: str, split: str) -> list[Labelled]:
     """(text, label) pairs of a classification set.
 
-    `dataset` is clinc150, banking77, sentiment-sentences, goemotions-groups (GoEmotions rows that are
-    only positive or only negative) or out-of-scope; `split` is train, dev or test. CLINC150's out-of-scope rows
-    are the class `oos`; a set without a dev split gives every tenth training row to dev.
+    `dataset` is clinc150, banking77, sentiment-sentences or goemotions-groups (GoEmotions rows that are
+    only positive or only negative); `split` is train, dev or test. CLINC150's out-of-scope rows are the
+    class `oos`; a set without a dev split gives every tenth training row to dev.
     """
-    if dataset == "out-of-scope":
-        return [(text, OUT_OF_SCOPE) for text in _out_of_scope(data)] if split == "train" else []
     if dataset == "goemotions-groups":
         rows = read_tsv(data / "cls" / "goemotions.tsv.gz")
         return [(r[1], r[3]) for r in rows if r[0] == split and r[3] in ("positive", "negative")]
@@ -142,21 +106,6 @@ def labelled_texts(data: Path, dataset: str, split: str) -> list[Labelled]:
     train = [(r[1], r[2]) for r in rows if r[0] == "train"]
     is_dev = split == "dev"
     return [pair for index, pair in enumerate(train) if (index % 10 == 9) is is_dev]
-
-
-def _out_of_scope(data: Path) -> list[str]:
-    """Questions of fact (TyDi QA) and of online banking (BANKING77) that no intent of CLINC150 is for, spelled as its
-    rows are: small letters, no question mark."""
-    facts = [
-        qa["question"]
-        for paragraph in read_jsonl(data / "qa" / "extractive-train.jsonl.gz")
-        if paragraph["source"] == "tydiqa-goldp-en"
-        for qa in paragraph["qas"]
-    ]
-    banking = [
-        text for text, label in labelled_texts(data, "banking77", "train") if label in _BEYOND_CLINC150
-    ]
-    return [text.lower().rstrip(" ?!.") for text in [*facts[::2], *banking[::4]]]
 
 
 def bucketed_batches(

@@ -1,7 +1,7 @@
 """When a text holds no answer: the score from which on a span counts, chosen on the questions kept for development."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def choose(own: Sequence[float], within: Sequence[float], elsewhere: Sequence[fl
     return NoAnswer(float(cuts[best]), *shares)
 
 
-def calibrate_no_answer(recipe: Recipe, data: Path, folder: Path, base: Path | None) -> NoAnswer:
+def calibrate_no_answer(recipe: Recipe, data: Path, folder: Path, base: Path) -> dict[str, float]:
     """Chooses for the weights in `folder`, and writes the value into its `config.json`."""
     run = Evaluation(recipe, folder, base)
     asked = training_questions(data, is_dev=True)
@@ -56,4 +56,4 @@ def calibrate_no_answer(recipe: Recipe, data: Path, folder: Path, base: Path | N
     config = read_json(folder / "config.json")
     quartet = config.get("quartet", {}) | {NO_ANSWER: round(chosen.value, 3)}
     write_json(folder / "config.json", config | {"quartet": quartet})
-    return chosen
+    return asdict(chosen)

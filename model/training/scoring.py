@@ -156,12 +156,11 @@ class Translations:
 
 
 def label_tests(data: Path, datasets: Sequence[str], limit: int | None) -> dict[str, Labels]:
-    """By name; a data set that is only trained on has none."""
+    """By name."""
     tests = {}
     for name in datasets:
         rows = some_of(files.labelled_texts(data, name, "test"), limit)
-        if rows:
-            tests[f"{name} test"] = Labels([text for text, _ in rows], [label for _, label in rows])
+        tests[f"{name} test"] = Labels([text for text, _ in rows], [label for _, label in rows])
     return tests
 
 

@@ -16,11 +16,9 @@ from model.layers.linear import LowRank
 from model.loading import load_model, save_model
 from model.tokenization import Tokenizer
 from model.training import data as files
-from model.training.calibrated import calibrate
 from model.training.checkpoint import AtomicFolder, drop_checkpoints, write_json
 from model.training.config import TARGET_LANGUAGES, Recipe
 from model.training.curve import draw_loss_curve
-from model.training.finetune import Classification
 from model.training.loop import train
 from model.training.objectives import build_objective, running_text, translation_texts
 from model.training.tokenizer import save_tokenizer, train_byte_level, train_text_to_text
@@ -39,8 +37,6 @@ def run_stage(
     stop_after: int | None = None,
 ) -> dict[str, float]:
     """Train one recipe into the folder `out`, resuming what is there; returns the development scores.
-
-    A classifier's probabilities are calibrated at the end.
     Leaves the Hugging Face files (of an adapter: PEFT's), `log.jsonl`, `loss.png` and `result.json`.
     """
     torch.manual_seed(recipe.schedule.seed)
@@ -68,10 +64,6 @@ def run_stage(
     )
     if stop_after is not None:
         return scores
-    told: dict[str, object] = {"recipe": recipe.name, "dev": scores}
-    if isinstance(objective, Classification):
-        told["calibration"] = calibrate(recipe, model, config, objective, head)
-    told["processor_minutes"] = (time.process_time() - started) / 60
     if recipe.lora is not None:
         with AtomicFolder(out / "adapter") as folder:
             save_adapter(model, head, config, folder, source.name)
@@ -80,7 +72,8 @@ def run_stage(
             save_model(model, folder)
             copy_tokenizer(source, folder)
     draw_loss_curve(out / "log.jsonl", out / "loss.png", recipe.name)
-    write_json(out / "result.json", told)
+    minutes = (time.process_time() - started) / 60
+    write_json(out / "result.json", {"recipe": recipe.name, "dev": scores, "processor_minutes": minutes})
     drop_checkpoints(out)
     return scores
 

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.training.base import import_base, published_folder
+from model.training.calibrated import calibrate
 from model.training.cards import SCORES, write_card
 from model.training.checkpoint import AtomicFolder, write_json
 from model.training.config import RECIPES, ZOO_FOLDERS, ZOO_ORDER
 from model.training.evaluate import STAGE, evaluate
-from model.training.no_answer import calibrate_no_answer
 from model.training.stages import read_result, result_folder, run_stage
 
 BASE = "minilm"
@@ -34,8 +34,8 @@ def build_zoo(data: Path, runs: Path, zoo: Path) -> None:
     for name, folder in ZOO_FOLDERS.items():
         export(runs / name, zoo / folder)
         base = zoo / BASE if RECIPES[name].lora is not None else None
-        if RECIPES[name].objective == "extractive-qa":
-            calibrate_no_answer(RECIPES[name], data, zoo / folder, base)
+        if base is not None and RECIPES[name].objective in ("classification", "extractive-qa"):
+            calibrate(RECIPES[name], data, zoo / folder, base)
         write_json(zoo / folder / SCORES, evaluate(RECIPES[name], data, zoo / folder, base))
         write_card(zoo / folder)
 

@@ -14,7 +14,7 @@ from model.training.spans import Question
 def value(scores: Scores, name: str) -> float:
     measure = scores[name]
     assert isinstance(measure, dict)
-    assert measure["low"] <= measure["value"] <= measure["high"] or measure["value"] == 100.0
+    assert measure["low"] - 1e-9 <= measure["value"] <= measure["high"] + 1e-9
     return measure["value"]
 
 
