@@ -1,4 +1,4 @@
-"""An adapter of a smaller rank that does nearly the same: each update's largest singular values (Eckart and Young 1936)."""
+"""An adapter of a smaller rank that does nearly the same: the largest singular values of each update."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from model.loading import load_model
 
 @torch.no_grad()
 def shrink_adapter(name: str, folder: Path, base: Path, rank: int) -> float:
-    """Rewrites the adapter in `folder` with updates of `rank`, in float16; the share of their squared size that is kept."""
+    """Rewrites the adapter in `folder` with updates of `rank`, in float16; how much of their squared size is kept."""
     model = load_model(base, torch.float32)
     config = load_adapter(model, name, folder)
     kept = whole = 0.0
