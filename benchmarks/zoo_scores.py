@@ -54,7 +54,8 @@ def served_answers(post: Post, model: str, test: Test) -> list[Any]:
 
 def disagreement(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
     """The share in per cent of answers that say something else; probabilities may differ by rounding."""
-    return 100.0 * sum(_said(a) != _said(b) for a, b in zip(ours, theirs, strict=True)) / max(1, len(ours))
+    differ = [_said(a) != _said(b) for a, b in zip(ours, theirs, strict=True)]
+    return 100.0 * sum(differ) / max(1, len(differ))
 
 
 def main(arguments: list[str]) -> int:
@@ -124,7 +125,7 @@ def _found(answers: Sequence[Mapping[str, Any]]) -> Found:
     return Found(best["answer"], none[0]["score"] if none else 0.0, best["start"] == best["end"])
 
 
-def _said(answer: Any) -> Any:
+def _said(answer: Guess | Found | str) -> str:
     if isinstance(answer, Guess):
         return answer.label
     if isinstance(answer, Found):

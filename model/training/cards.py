@@ -1,6 +1,5 @@
 """The parts of a model's card that stored files tell: scores, calibration, cost. What is written by hand stays."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,12 @@ def write_card(folder: Path) -> None:
         "scores": [*_scores(read_json(folder / SCORES)), *_calibration(stage)],
         "cost": _cost(stage),
     }.items():
-        block = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not block.search(text):
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, opened, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not (opened and closed):
             raise CheckpointError(f"{card}: no place marked <!-- {name} --> … <!-- /{name} -->")
-        body = "\n".join(["", *lines, "", ""])
-        text = block.sub(lambda found, body=body: found[1] + body.lstrip("\n") + found[2], text)
+        text = "\n".join([before + start, *lines, "", end + after])
     card.write_text(text, encoding="utf-8")
 
 
@@ -43,7 +43,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _scores(scores: Mapping[str, Any]) -> list[str]:
     rows = []
-    signatures = {}
+    signatures: dict[str, None] = {}
     for test, measures in scores.items():
         signatures |= {measures["signature"]: None} if "signature" in measures else {}
         for name, measure in measures.items():

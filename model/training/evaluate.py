@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,9 @@ class Evaluation:
     def answer(self, test: Test) -> Sequence[Any]:
         """What the test's `score` takes."""
         if isinstance(test, Translations):
-            return translate_texts(self.model, self.tokenizer, test.sources, test.language, self.generation)
+            return translate_texts(
+                self.model, self.tokenizer, list(test.sources), test.language, self.generation
+            )
         if isinstance(test, Labels):
             self._logits = self._classify(test.texts)
             chances, numbers = self._logits.softmax(-1).max(-1)
@@ -251,5 +253,5 @@ def write_answers(file: Path, name: str, test: Test, given: Sequence[Any]) -> No
         asked = [asdict(question) for question in test.questions]
     with file.open("a", encoding="utf-8") as out:
         for one, answer in zip(asked, given, strict=True):
-            said = asdict(answer) if is_dataclass(answer) else {"answer": answer}
+            said = {"answer": answer} if isinstance(answer, str) else asdict(answer)
             out.write(json.dumps({"test": name, **one, **said}, ensure_ascii=False) + "\n")

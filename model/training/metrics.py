@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import sacrebleu
 
 
@@ -31,7 +32,7 @@ def recall(predicted: Sequence[object], expected: Sequence[object], name: object
     return 100.0 * sum(p == name for p in chosen) / max(1, len(chosen))
 
 
-def ranking_quality(scores: Sequence[float], is_positive: Sequence[bool]) -> float:
+def ranking_quality(scores: npt.ArrayLike, is_positive: npt.ArrayLike) -> float:
     """Area under the ROC curve, in per cent: how often a positive entry scores above a negative one, equals by half."""
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive, dtype=bool)
     low, high = np.sort(values[~positive]), values[positive]

@@ -69,7 +69,7 @@ class Labels:
 
         measures = [
             *self._scope(predicted),
-            mean_score("accuracy", 100.0 * is_right),
+            mean_score("accuracy", (100.0 * is_right).tolist()),
             resampled("macro_f1", macro_f1_of(said, there, len(names)), len(said)),
             resampled("ece", ece, len(said)),
         ]
@@ -131,9 +131,9 @@ class Answerable:
         auroc = resampled(
             "no_answer_auroc", lambda rows: ranking_quality(scores[rows], is_stranger[rows]), len(found)
         )
-        answered = mean_score("answered", 100.0 * ~refused[~is_stranger])
+        answered = mean_score("answered", (100.0 * ~refused[~is_stranger]).tolist())
         return with_intervals(
-            len(found), [auroc, answered, mean_score("refused", 100.0 * refused[is_stranger])]
+            len(found), [auroc, answered, mean_score("refused", (100.0 * refused[is_stranger]).tolist())]
         )
 
 

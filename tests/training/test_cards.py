@@ -36,7 +36,7 @@ def test_the_marked_parts_are_remade_and_nothing_else(tmp_path: Path) -> None:
     assert "then 3.5 was added" in text
     assert "30 minutes of processor time" in text
     assert "5.0 Wh" in text
-    assert text.startswith("# intent\n\nBy hand.\n\n<!-- scores -->\n")
+    assert text.startswith("# intent\n\nBy hand.\n\n<!-- scores -->\n\nMeasured")
     assert text.endswith("<!-- /cost -->\n\n**Limits.** Many.\n")
     write_card(tmp_path)
     assert card.read_text(encoding="utf-8") == text

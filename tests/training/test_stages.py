@@ -156,7 +156,7 @@ def test_a_writer_is_made_scored_and_loads_elsewhere(
     scores = tmp_path / "scores.json"
     command = ["evaluate", "--recipe", "writer", "--model", str(zoo), "--out", str(scores)]
     assert main([*command, *arguments]) == 0
-    assert json.loads(scores.read_text())["wikitext-2 test"]["perplexity"] > 1
+    assert json.loads(scores.read_text())["wikitext-2 test"]["perplexity"]["value"] > 1
 
     theirs = LlamaForCausalLM.from_pretrained(zoo, dtype=torch.float32)
     tokenizer, own = AutoTokenizer.from_pretrained(zoo), Tokenizer.from_folder(zoo)
