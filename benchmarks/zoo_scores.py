@@ -52,9 +52,10 @@ def served_answers(post: Post, model: str, test: Test) -> list[Any]:
     return [one["text"] for one in translations]
 
 
-def disagreement(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
+def disagreement(test: Test, ours: Sequence[Any], theirs: Sequence[Any]) -> float:
     """The share in per cent of answers that say something else; probabilities may differ by rounding."""
-    differ = [_said(a) != _said(b) for a, b in zip(ours, theirs, strict=True)]
+    may_refuse = isinstance(test, Answerable)
+    differ = [_said(a, may_refuse) != _said(b, may_refuse) for a, b in zip(ours, theirs, strict=True)]
     return 100.0 * sum(differ) / max(1, len(differ))
 
 
@@ -97,7 +98,9 @@ def _claims(post: Post, name: str, options: argparse.Namespace, details: dict[st
             if isinstance(value, dict)
         ]
         claims.append(
-            Claim(f"{what}: answered otherwise", "%", [disagreement(ours, theirs)], target=MOST_DIFFERENT)
+            Claim(
+                f"{what}: answered otherwise", "%", [disagreement(test, ours, theirs)], target=MOST_DIFFERENT
+            )
         )
     return claims
 
@@ -125,11 +128,11 @@ def _found(answers: Sequence[Mapping[str, Any]]) -> Found:
     return Found(best["answer"], none[0]["score"] if none else 0.0, best["start"] == best["end"])
 
 
-def _said(answer: Guess | Found | str) -> str:
+def _said(answer: Guess | Found | str, may_refuse: bool) -> str:
     if isinstance(answer, Guess):
         return answer.label
     if isinstance(answer, Found):
-        return "" if answer.is_refused else answer.text
+        return "" if may_refuse and answer.is_refused else answer.text
     return answer
 
 

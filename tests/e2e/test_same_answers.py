@@ -70,7 +70,7 @@ def test_labels_and_their_probabilities_are_those_of_the_evaluation(zoo: Process
         [guess.confidence for guess in theirs], abs=1e-4
     )
     assert len({guess.label for guess in ours}) > 1
-    assert disagreement(ours, theirs) == 0.0
+    assert disagreement(test, ours, theirs) == 0.0
 
 
 def test_answers_are_those_of_the_evaluation_and_score_alike(zoo: Process) -> None:
