@@ -15,6 +15,10 @@ MAX_LAYERS, MAX_SIZE, MAX_POSITIONS = 1000, 2**24, 2**31
 """Far above what is published: a larger number is a broken config, which would take all memory or time."""
 
 
+NO_ANSWER = "no_answer"
+"""In `config.json` under `quartet`: see `TransformerConfig.no_answer_value`."""
+
+
 class CheckpointError(Exception):
     """A checkpoint folder cannot be used; the message is one line that names the file and the fault."""
 
@@ -116,6 +120,13 @@ class TransformerConfig:
 
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the published `config.json` that the task layer reads and a writer must keep."""
+
+    @property
+    def no_answer_value(self) -> float:
+        """Of a span head: the logit of "no answer in this context" beside those of spans, each of which counts by
+        how far it is above its window's first token. 0 where nobody calibrated it."""
+        told = self.extra.get("quartet")
+        return float(told.get(NO_ANSWER, 0.0)) if isinstance(told, Mapping) else 0.0
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -129,6 +129,7 @@ class SpanQA(QA):
         first, last = context_bounds(pair)
         offsets = word_offsets(pair) if options.whole_words else pair.offsets
         size = sum(window.count for window in windows)
+        no_answer = self.model.config.no_answer_value if options.allow_no_answer else None
         return await self.offload(
             size * options.max_answer_tokens // _SCORING_COST,
             lambda: best_spans(
@@ -137,6 +138,6 @@ class SpanQA(QA):
                 offsets[first:last],
                 top_k=options.top_k,
                 max_answer_tokens=options.max_answer_tokens,
-                allow_no_answer=options.allow_no_answer,
+                no_answer=no_answer,
             ),
         )

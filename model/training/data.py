@@ -84,6 +84,9 @@ def children_stories(data: Path) -> list[str]:
 
 Labelled = tuple[str, str]
 
+OUT_OF_SCOPE = "oos"
+"""CLINC150's label of what belongs to none of its intents."""
+
 
 def labelled_texts(data: Path, dataset: str, split: str) -> list[Labelled]:
     """(text, label) pairs of a classification set.

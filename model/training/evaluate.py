@@ -1,24 +1,25 @@
-"""Scores on the untouched test files: what a card may claim. One function for each kind of recipe."""
+"""Scores on the untouched test files: what a card may claim. One way to answer for each kind of recipe."""
 
+import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from model.adapters import load_adapter
-from model.config import TransformerConfig
-from model.families import read_generation_config
-from model.generation_config import GenerationConfig
+from model.families import read_generation_config, read_json
 from model.layers.quantized import Quantization
 from model.loading import load_model
 from model.tokenization import Tokenizer
 from model.training import data as files
-from model.training.config import TARGET_LANGUAGES, Recipe
-from model.training.finetune import Classification, Question
-from model.training.metrics import accuracy, macro_f1, recall, squad_scores, translation_scores
+from model.training.calibration import binned_error
+from model.training.config import Recipe
+from model.training.finetune import Classification
+from model.training.intervals import Indices, resampled
 from model.training.objectives import (
     extractive_answers,
     masked_language_model,
@@ -26,15 +27,27 @@ from model.training.objectives import (
     unknown_ids,
 )
 from model.training.pretrain import NextToken
-from model.transformer import OWN, Transformer
+from model.training.scoring import (
+    TRANSLATION_TESTS,
+    Answerable,
+    Answers,
+    Found,
+    Guess,
+    Labels,
+    Scores,
+    Translations,
+    answer_tests,
+    label_tests,
+    translation_tests,
+    with_intervals,
+)
+from model.training.spans import FoundSpan, Question
+from model.transformer import OWN
 
-Scores = dict[str, float | int | str]
+STAGE = "stage.json"
+"""Beside exported weights: what `result.json` says of the stage that made them."""
 
-TRANSLATION_TESTS = {
-    "de": ("tatoeba-test-v2020-07-28", "tatoeba-test-v2021-08-07"),
-    "fr": ("tatoeba-test-v2020-07-28", "tatoeba-test-v2021-08-07", "tico19-test"),
-    "zh": ("tatoeba-test-v2021-08-07", "tico19-test"),
-}
+Test = Labels | Answers | Answerable | Translations
 
 
 def evaluate(
@@ -47,117 +60,157 @@ def evaluate(
     limit: int | None = None,
     num_beams: int | None = None,
     quantization: Quantization | None = None,
+    answers: Path | None = None,
 ) -> dict[str, Scores]:
     """The test scores of the weights in `folder` by test set, computed in float32, or quantized for that.
 
     An adapter folder needs the folder of its `base`. `only` keeps the test sets whose name contains it,
-    `limit` the first so many examples of each. `num_beams` takes the place of what the folder publishes.
+    `limit` so many examples of each, evenly spread. `num_beams` takes the place of what the folder publishes.
+    The file `answers` gets what was answered, a JSON object a line.
     """
-    torch.manual_seed(recipe.schedule.seed)
-    source = folder if base is None else base
-    model = load_model(source, torch.float32, quantization=quantization)
-    model.pack()
-    head, config = OWN, model.config
-    if base is not None:
-        head = recipe.name
-        config = load_adapter(model, head, folder)
-    generation = read_generation_config(source, config.vocab_size)
-    if num_beams is not None:
-        generation = replace(generation, num_beams=num_beams)
-    run = _Evaluation(recipe, data, model, config, Tokenizer.from_folder(source), head, limit, generation)
-    tests: Mapping[str, Callable[[], Scores]] = _TESTS[recipe.objective](run)
+    run = Evaluation(recipe, folder, base, num_beams=num_beams, quantization=quantization)
+    if recipe.objective in ("masked-lm", "next-token"):
+        of_text = run.masked_tokens if recipe.objective == "masked-lm" else run.next_tokens
+        return {"wikitext-2 test": of_text(data, limit)} if only in "wikitext-2 test" else {}
+    scores: dict[str, Scores] = {}
     with torch.inference_mode():
-        return {name: test() for name, test in tests.items() if only in name}
+        for name, test in sets_of(recipe, data, limit).items():
+            if only not in name:
+                continue
+            given = run.answer(test)
+            scores[name] = run.score(test, given)
+            if answers is not None:
+                write_answers(answers, name, test, given)
+    return scores
 
 
-class _Evaluation:
-    """One model and the tests it can be given."""
+def sets_of(recipe: Recipe, data: Path, limit: int | None = None) -> Mapping[str, Test]:
+    """The test sets of a recipe whose answers can be told, by name."""
+    if recipe.objective == "text-to-text":
+        return translation_tests(data, limit, TRANSLATION_TESTS)
+    if recipe.objective == "extractive-qa":
+        return answer_tests(data, limit)
+    return label_tests(data, recipe.datasets, limit)
+
+
+class Evaluation:
+    """One model, which answers tests."""
 
     def __init__(
         self,
         recipe: Recipe,
-        data: Path,
-        model: Transformer,
-        config: TransformerConfig,
-        tokenizer: Tokenizer,
-        head: str,
-        limit: int | None,
-        generation: GenerationConfig,
+        folder: Path,
+        base: Path | None = None,
+        *,
+        num_beams: int | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
-        self.generation = generation
-        self.recipe, self.data, self.model, self.config = recipe, data, model, config
-        self.tokenizer, self.head, self.limit = tokenizer, head, limit
-        self.adapter = None if head == OWN else head
+        """See `evaluate`."""
+        torch.manual_seed(recipe.schedule.seed)
+        source = folder if base is None else base
+        self.recipe, self.folder = recipe, folder
+        self.model = load_model(source, torch.float32, quantization=quantization)
+        self.model.pack()
+        self.head, self.config = OWN, self.model.config
+        if base is not None:
+            self.head = recipe.name
+            self.config = load_adapter(self.model, self.head, folder)
+        self.adapter = None if self.head == OWN else self.head
+        self.tokenizer = Tokenizer.from_folder(source)
+        self.generation = read_generation_config(source, self.config.vocab_size)
+        if num_beams is not None:
+            self.generation = replace(self.generation, num_beams=num_beams)
+        self._spans: dict[Question, FoundSpan] = {}
+        self._logits = torch.empty(0)
 
-    def translation(self) -> Mapping[str, Callable[[], Scores]]:
-        """BLEU and chrF of translations as the folder says that they are made, by beams or greedily."""
-        return {
-            f"{name} en-{language}": partial(self._translate, name, language)
-            for language in TARGET_LANGUAGES
-            for name in TRANSLATION_TESTS[language]
-        }
+    def answer(self, test: Test) -> Sequence[Any]:
+        """What the test's `score` takes."""
+        if isinstance(test, Translations):
+            return translate_texts(
+                self.model, self.tokenizer, list(test.sources), test.language, self.generation
+            )
+        if isinstance(test, Labels):
+            self._logits = self._classify(test.texts)
+            chances, numbers = self._logits.softmax(-1).max(-1)
+            pairs = zip(numbers.tolist(), chances.tolist(), strict=True)
+            return [Guess(self.config.labels[number], chance) for number, chance in pairs]
+        none = self.config.no_answer_value
+        return [
+            Found(f.text, 1 / (1 + math.exp(min(f.total - none, 700.0))), none > f.value)
+            for f in self.spans(test.questions)
+        ]
 
-    def _translate(self, name: str, language: str) -> Scores:
-        pairs = files.translation_pairs(self.data, language, name)[: self.limit]
-        sources = [source for source, _ in pairs]
-        guesses = translate_texts(self.model, self.tokenizer, sources, language, self.generation)
-        return {
-            "examples": len(pairs),
-            "num_beams": self.generation.num_beams,
-            **translation_scores(guesses, [target for _, target in pairs], language),
-        }
+    def score(self, test: Test, given: Sequence[Any]) -> Scores:
+        """The test's scores of answers just given, and how the model gave them."""
+        scores = test.score(given)
+        if isinstance(test, Translations):
+            return {"num_beams": self.generation.num_beams, **scores}
+        if isinstance(test, Labels):
+            return scores | self._uncalibrated(test)
+        return scores
 
-    def classes(self) -> Mapping[str, Callable[[], Scores]]:
-        """Accuracy and macro-F1 of each data set; of CLINC150 also the out-of-scope recall."""
-        return {f"{name} test": partial(self._classify, name) for name in self.recipe.datasets}
+    def spans(self, questions: Sequence[Question]) -> list[FoundSpan]:
+        """The best span of each; questions that come again are not answered again."""
+        new = [question for question in dict.fromkeys(questions) if question not in self._spans]
+        objective = extractive_answers(self.recipe, self.tokenizer, [], [], self.head, self.adapter)
+        self._spans.update(zip(new, objective.find(self.model, new), strict=True))
+        return [self._spans[question] for question in questions]
 
-    def _classify(self, name: str) -> Scores:
-        rows = files.labelled_texts(self.data, name, "test")[: self.limit]
+    def _classify(self, texts: Sequence[str]) -> Tensor:
         objective = Classification(
             [], [], pad_id=self.config.pad_token_id, head=self.head, adapter=self.adapter
         )
-        ids = [list(e.ids) for e in self.tokenizer.encode_batch([text for text, _ in rows])]
-        guesses = [self.config.labels[number] for number in objective.predict(self.model, ids)]
-        expected = [label for _, label in rows]
-        scores: Scores = {"examples": len(rows)}
-        if name == "clinc150":
-            inside = [(g, e) for g, e in zip(guesses, expected, strict=True) if e != "oos"]
-            scores["in_scope_accuracy"] = accuracy([g for g, _ in inside], [e for _, e in inside])
-            scores["out_of_scope_recall"] = recall(guesses, expected, "oos")
-        scores["accuracy"] = accuracy(guesses, expected)
-        scores["macro_f1"] = macro_f1(guesses, expected)
-        return scores
+        return objective.logits(self.model, [list(e.ids) for e in self.tokenizer.encode_batch(list(texts))])
 
-    def spans(self) -> Mapping[str, Callable[[], Scores]]:
-        """SQuAD v1.1's exact match and F1 on its whole development set."""
-        return {"squad-v1.1 dev": self._squad}
+    def _uncalibrated(self, test: Labels) -> Scores:
+        """The calibration error that there was before the head was calibrated, where the stage says how it was."""
+        file = self.folder / STAGE
+        told = read_json(file).get("calibration") if file.exists() else None
+        if not isinstance(told, dict):
+            return {}
+        logits = self._logits.clone()
+        if "bias" in told:
+            logits[:, self.config.labels.index(files.OUT_OF_SCOPE)] -= told["bias"]
+        confidence, numbers = (logits * told["temperature"]).softmax(-1).max(-1)
+        said = [self.config.labels[number] for number in numbers.tolist()]
+        is_right = torch.tensor([a == b for a, b in zip(said, test.expected, strict=True)]).numpy()
+        chances = confidence.numpy()
 
-    def _squad(self) -> Scores:
-        questions = [
-            Question(qa["id"], qa["question"], paragraph["context"], tuple(qa["answers"]))
-            for paragraph in files.read_jsonl(self.data / "qa" / "squad-v1.1-dev.jsonl.gz")
-            for qa in paragraph["qas"]
-        ][: self.limit]
-        objective = extractive_answers(self.recipe, self.tokenizer, [], [], self.head, self.adapter)
-        predicted = objective.answer(self.model, questions)
-        return {"examples": len(questions), **squad_scores(predicted, [q.answers for q in questions])}
+        def ece(rows: Indices) -> float:
+            return 100.0 * binned_error(chances[rows], is_right[rows])
 
-    def masked_tokens(self) -> Mapping[str, Callable[[], Scores]]:
-        """Accuracy on masked tokens and on next sentences of WikiText-2."""
-        return {"wikitext-2 test": self._masked}
+        before = with_intervals(len(said), [resampled("ece_before", ece, len(said))])
+        return {"ece_before": before["ece_before"]}
 
-    def _masked(self) -> Scores:
+    def masked_tokens(self, data: Path, limit: int | None) -> Scores:
+        """Accuracy on masked tokens and on next sentences of WikiText-2, resampled by batches of pairs."""
         objective = masked_language_model(
-            self.recipe, self.tokenizer, self.config, self.data, ("", "test"), self.head, self.adapter
+            self.recipe, self.tokenizer, self.config, data, ("", "test"), self.head, self.adapter
         )
-        return dict(objective.validate(self.model))
+        counts = torch.tensor(objective.validation_counts(self.model, limit), dtype=torch.float64).numpy()
+        loss, right, words, pairs_right, pairs = counts.T
 
-    def next_tokens(self) -> Mapping[str, Callable[[], Scores]]:
-        """Perplexity a token and bits a byte on WikiText-2."""
-        return {"wikitext-2 test": self._perplexity}
+        def masked_accuracy(rows: Indices) -> float:
+            return 100.0 * float(right[rows].sum() / words[rows].sum())
 
-    def _perplexity(self) -> Scores:
-        texts = ["\n".join(article) for article in files.wikitext_articles(self.data, "test")][: self.limit]
+        def next_accuracy(rows: Indices) -> float:
+            return 100.0 * float(pairs_right[rows].sum() / pairs[rows].sum())
+
+        def masked_loss(rows: Indices) -> float:
+            return float(loss[rows].sum() / words[rows].sum())
+
+        measures = {
+            "masked_accuracy": masked_accuracy,
+            "next_sentence_accuracy": next_accuracy,
+            "masked_loss": masked_loss,
+        }
+        return with_intervals(
+            int(pairs.sum()), [resampled(name, measure, len(counts)) for name, measure in measures.items()]
+        )
+
+    def next_tokens(self, data: Path, limit: int | None) -> Scores:
+        """Perplexity a token and bits a byte on WikiText-2, resampled by blocks."""
+        texts = ["\n".join(article) for article in files.wikitext_articles(data, "test")][:limit]
         ids = [list(e.ids) for e in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
         objective = NextToken(
             [],
@@ -165,17 +218,40 @@ class _Evaluation:
             block=self.recipe.max_length,
             separator=self.model.config.bos_token_id or 0,
             unlearned=unknown_ids(self.tokenizer),
+            together=1,
         )
-        scores = objective.validate(self.model)
+        losses, sizes = torch.tensor(objective.block_losses(self.model), dtype=torch.float64).numpy().T
         num_bytes = sum(len(text.replace("<unk>", "").encode()) for text in texts)
-        bits = scores["loss"] * scores["tokens"] / math.log(2)
-        return {**scores, "bits_per_byte": bits / num_bytes}
+        tokens_a_byte = float(sizes.sum()) / num_bytes
+
+        def loss(rows: Indices) -> float:
+            return float((losses[rows] * sizes[rows]).sum() / sizes[rows].sum())
+
+        measures = {
+            "loss": loss,
+            "perplexity": lambda rows: math.exp(loss(rows)),
+            "bits_per_byte": lambda rows: loss(rows) * tokens_a_byte / math.log(2),
+        }
+        scores = with_intervals(
+            len(losses), [resampled(name, measure, len(losses)) for name, measure in measures.items()]
+        )
+        return {**scores, "tokens": int(sizes.sum())}
 
 
-_TESTS: Mapping[str, Callable[[_Evaluation], Mapping[str, Callable[[], Scores]]]] = {
-    "text-to-text": _Evaluation.translation,
-    "classification": _Evaluation.classes,
-    "extractive-qa": _Evaluation.spans,
-    "masked-lm": _Evaluation.masked_tokens,
-    "next-token": _Evaluation.next_tokens,
-}
+def write_answers(file: Path, name: str, test: Test, given: Sequence[Any]) -> None:
+    """Appends them, one JSON object a line, beside what was asked and what was expected."""
+    if isinstance(test, Translations):
+        asked = [
+            {"text": text, "expected": reference}
+            for text, reference in zip(test.sources, test.references, strict=True)
+        ]
+    elif isinstance(test, Labels):
+        asked = [
+            {"text": text, "expected": label} for text, label in zip(test.texts, test.expected, strict=True)
+        ]
+    else:
+        asked = [asdict(question) for question in test.questions]
+    with file.open("a", encoding="utf-8") as out:
+        for one, answer in zip(asked, given, strict=True):
+            said = {"answer": answer} if isinstance(answer, str) else asdict(answer)
+            out.write(json.dumps({"test": name, **one, **said}, ensure_ascii=False) + "\n")

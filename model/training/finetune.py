@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from model.tokenization import Tokenizer
 from model.training.loop import Batch
 from model.training.metrics import accuracy, macro_f1, squad_scores
 from model.training.padded import on_device, pad, pad_mask
+from model.training.spans import FoundSpan, PairTemplate, Question, Window, best_span
 from model.transformer import OWN, Transformer
 
 
@@ -49,8 +49,7 @@ class Classification:
         """Accuracy, macro-F1 and loss on the development examples."""
         if not self._validation:
             return {}
-        logits = self.logits(model, [ids for ids, _ in self._validation])
-        expected = [label for _, label in self._validation]
+        logits, expected = self.development(model)
         predicted = logits.argmax(-1).tolist()
         loss = functional.cross_entropy(logits, torch.tensor(expected))
         return {
@@ -59,10 +58,10 @@ class Classification:
             "loss": float(loss),
         }
 
-    def predict(self, model: Transformer, rows: Sequence[list[int]]) -> list[int]:
-        """The likeliest label number of each text."""
-        numbers: list[int] = self.logits(model, rows).argmax(-1).tolist()
-        return numbers
+    def development(self, model: Transformer) -> tuple[Tensor, list[int]]:
+        """[num_rows, num_labels] logits of the development examples, and their labels."""
+        logits = self.logits(model, [ids for ids, _ in self._validation])
+        return logits, [label for _, label in self._validation]
 
     @torch.no_grad()
     def logits(self, model: Transformer, rows: Sequence[list[int]], batch_size: int = 64) -> Tensor:
@@ -79,55 +78,6 @@ class Classification:
     def _logits(self, model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = model.encode_padded(ids, mask, adapter=self._adapter)
         return model.classify(model.pool(hidden, mask, self._head), self._head).float()
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question about one text; `spans` are (start, end) in characters, empty in evaluation."""
-
-    id: str
-    question: str
-    context: str
-    answers: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Window:
-    """A piece of a text together with the question. `offsets` are characters of each token in the whole
-    text, None outside of it; `start` and `end` are the answer's tokens, 0 (the first token) for none."""
-
-    ids: list[int]
-    types: list[int]
-    offsets: list[tuple[int, int] | None]
-    start: int = 0
-    end: int = 0
-
-
-@dataclass(frozen=True)
-class PairTemplate:
-    """The special tokens that a tokenizer puts around a question and a text, and the text's token type."""
-
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-    second_type: int = 0
-
-    @property
-    def size(self) -> int:
-        """How many tokens it adds."""
-        return len(self.before) + len(self.between) + len(self.after)
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "PairTemplate":
-        """As the tokenizer's own template has it."""
-        pair = tokenizer.encode("a", "a")
-        sides = pair.sequence_ids
-        first, second = sides.index(0), sides.index(1)
-        between = first + sides.count(0)
-        end = second + sides.count(1)
-        ids = pair.ids
-        return cls(tuple(ids[:first]), tuple(ids[between:second]), tuple(ids[end:]), pair.type_ids[second])
 
 
 class ExtractiveAnswers:
@@ -186,15 +136,19 @@ class ExtractiveAnswers:
         predicted = self.answer(model, self._validation)
         return squad_scores(predicted, [list(question.answers) for question in self._validation])
 
+    def answer(self, model: Transformer, questions: Sequence[Question]) -> list[str]:
+        """The best answer to each question; see `find`."""
+        return [found.text for found in self.find(model, questions)]
+
     @torch.no_grad()
-    def answer(
+    def find(
         self,
         model: Transformer,
         questions: Sequence[Question],
         *,
         max_length: int = 384,
         batch_tokens: int = 6144,
-    ) -> list[str]:
+    ) -> list[FoundSpan]:
         """The best answer to each question: the span of at most 30 tokens with the highest sum of start and
         end score over all windows, each measured against its window's score for having no answer."""
         windows = [
@@ -203,7 +157,7 @@ class ExtractiveAnswers:
             for window in self._all_windows(question, min(max_length, model.config.max_positions))
         ]
         windows.sort(key=lambda pair: len(pair[1].ids))
-        best = [(float("-inf"), "")] * len(questions)
+        best = [FoundSpan("", float("-inf"), float("-inf"))] * len(questions)
         at = 0
         while at < len(windows):
             size = 1
@@ -214,10 +168,8 @@ class ExtractiveAnswers:
             batch = on_device(self._batch([window for _, window in part]), model)
             logits = self._logits(model, batch).cpu()
             for (number, window), scores in zip(part, logits, strict=True):
-                score, start, end = best_span(scores, window)
-                if score > best[number][0]:
-                    best[number] = (score, questions[number].context[start:end])
-        return [text for _, text in best]
+                best[number] = best[number].or_better(best_span(scores, window, questions[number].context))
+        return best
 
     def _logits(self, model: Transformer, batch: Batch) -> Tensor:
         hidden = model.encode_padded(batch["ids"], batch["mask"], batch["types"], self._adapter)
@@ -290,17 +242,3 @@ class ExtractiveAnswers:
         step = room - shared
         starts = [0, *range(step, max(1, size - shared), step)] if size > room else [0]
         return [self._window(asked, question.context, first, room) for first in starts]
-
-
-def best_span(scores: Tensor, window: Window, max_tokens: int = 30) -> tuple[float, int, int]:
-    """The likeliest span of a window by [t, 2] logits: its score above no answer, and its characters."""
-    length = len(window.ids)
-    start, end = scores[:length, 0], scores[:length, 1]
-    inside = torch.tensor([place is not None for place in window.offsets])
-    joint = start[:, None] + end[None]  # [start, end]
-    allowed = torch.ones(length, length, dtype=torch.bool).triu().tril(max_tokens - 1)
-    joint = joint.masked_fill(~(allowed & inside[:, None] & inside[None]), float("-inf"))
-    first, last = (window.offsets[place] for place in divmod(int(joint.argmax()), length))
-    if first is None or last is None:
-        return float("-inf"), 0, 0
-    return float(joint.max() - start[0] - end[0]), first[0], last[1]

@@ -1,10 +1,12 @@
-"""The scores that papers report: accuracy, macro-F1, SQuAD's EM and F1, BLEU and chrF."""
+"""The scores that papers report: accuracy, macro-F1, SQuAD's EM and F1, BLEU and chrF, the area under a ROC curve."""
 
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import sacrebleu
 
 
@@ -28,6 +30,16 @@ def recall(predicted: Sequence[object], expected: Sequence[object], name: object
     """Share of the entries of class `name` that were found, in per cent."""
     chosen = [p for p, e in zip(predicted, expected, strict=True) if e == name]
     return 100.0 * sum(p == name for p in chosen) / max(1, len(chosen))
+
+
+def ranking_quality(scores: npt.ArrayLike, is_positive: npt.ArrayLike) -> float:
+    """Area under the ROC curve, in per cent: how often a positive entry scores above a negative one, equals by half."""
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive, dtype=bool)
+    low, high = np.sort(values[~positive]), values[positive]
+    if not len(low) or not len(high):
+        return 50.0
+    wins = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+    return 100.0 * float(wins.mean()) / (2 * len(low))
 
 
 def normalise_answer(text: str) -> str:
@@ -57,11 +69,16 @@ def _bag_f1(guess: str, answer: str) -> float:
     return 2 * precision * found / (precision + found)
 
 
+def bleu_of(language: str | None) -> sacrebleu.BLEU:
+    """BLEU for translations into a language: Chinese by characters, others by sacrebleu's own words."""
+    return sacrebleu.BLEU(tokenize="zh" if language == "zh" else "13a")
+
+
 def translation_scores(
     predicted: Sequence[str], references: Sequence[str], language: str
 ) -> dict[str, float | str]:
-    """Corpus BLEU and chrF with sacrebleu's signature; Chinese is cut into characters."""
-    bleu = sacrebleu.BLEU(tokenize="zh" if language == "zh" else "13a")
+    """Corpus BLEU and chrF with sacrebleu's signature."""
+    bleu = bleu_of(language)
     score = bleu.corpus_score(list(predicted), [list(references)])
     chrf = sacrebleu.CHRF().corpus_score(list(predicted), [list(references)])
     return {"bleu": score.score, "chrf": chrf.score, "signature": str(bleu.get_signature())}

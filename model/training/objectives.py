@@ -8,10 +8,12 @@ from model.generation_config import GenerationConfig
 from model.tokenization import Tokenizer
 from model.training import data as files
 from model.training.config import TARGET_LANGUAGES, Recipe
-from model.training.finetune import Classification, ExtractiveAnswers, PairTemplate, Question
+from model.training.finetune import Classification, ExtractiveAnswers
 from model.training.loop import Objective
 from model.training.metrics import translation_scores
 from model.training.pretrain import MaskedLanguageModel, NextToken, SpanCorruption
+from model.training.questions import training_questions
+from model.training.spans import PairTemplate, Question
 from model.training.text_to_text import GREEDY, TextToText, translate
 from model.training.tokenizer import NUM_SENTINELS
 from model.transformer import Transformer
@@ -236,15 +238,11 @@ def classification(
 def _extractive(
     recipe: Recipe, tokenizer: Tokenizer, data: Path, head: str, adapter: str | None
 ) -> Objective:
-    train_questions: list[Question] = []
-    dev_questions: list[Question] = []
-    for number, paragraph in enumerate(files.read_jsonl(data / "qa" / "extractive-train.jsonl.gz")):
-        for qa in paragraph["qas"]:
-            spans = tuple((a["start"], a["start"] + len(a["text"])) for a in qa["answers"])
-            texts = tuple(a["text"] for a in qa["answers"])
-            question = Question(qa["id"], qa["question"], paragraph["context"], texts, spans)
-            (dev_questions if number % 40 == 39 else train_questions).append(question)
-    return extractive_answers(recipe, tokenizer, train_questions, dev_questions, head, adapter)
+    train, dev = (
+        [asked.question for asked in part]
+        for part in (training_questions(data, is_dev=False), training_questions(data, is_dev=True))
+    )
+    return extractive_answers(recipe, tokenizer, train, dev, head, adapter)
 
 
 def extractive_answers(

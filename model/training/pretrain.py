@@ -209,26 +209,35 @@ class MaskedLanguageModel:
             loss = loss + functional.cross_entropy(tokens, targets)
         return loss, len(targets)
 
-    @torch.no_grad()
     def validate(self, model: Transformer) -> dict[str, float]:
         """Accuracy on masked tokens and on sentence pairs, and the masked tokens' mean loss."""
-        right = total = pairs_right = 0
-        loss = 0.0
-        for start in range(0, len(self._validation), 16):
-            batch = self._batch(self._validation[start : start + 16], start)
-            tokens, sentences, targets = self._logits(model, batch)
-            loss += float(functional.cross_entropy(tokens, targets, reduction="sum"))
-            right += int((tokens.argmax(-1) == targets).sum())
-            total += len(targets)
-            pairs_right += int((sentences.argmax(-1) == batch["follows"]).sum())
-        if not total:
+        counts = self.validation_counts(model) or [(0.0, 0, 0, 0, 0)]
+        loss, right, words, pairs_right, num_pairs = (sum(column) for column in zip(*counts, strict=True))
+        if not words:
             return {}
-        num_pairs = len(self._validation)
         return {
-            "masked_accuracy": 100 * right / total,
+            "masked_accuracy": 100 * right / words,
             "next_sentence_accuracy": 100 * pairs_right / num_pairs,
-            "masked_loss": loss / total,
+            "masked_loss": loss / words,
         }
+
+    @torch.no_grad()
+    def validation_counts(
+        self, model: Transformer, limit: int | None = None
+    ) -> list[tuple[float, int, int, int, int]]:
+        """Of every 16 of the first `limit` validation pairs: the sum of the masked tokens' losses, how many of them
+        were guessed and how many there are, how many pairs were told right and how many there are."""
+        counts = []
+        chosen = self._validation[:limit]
+        for start in range(0, len(chosen), 16):
+            pairs = chosen[start : start + 16]
+            batch = self._batch(pairs, start)
+            tokens, sentences, targets = self._logits(model, batch)
+            loss = float(functional.cross_entropy(tokens, targets, reduction="sum"))
+            right = int((tokens.argmax(-1) == targets).sum())
+            pairs_right = int((sentences.argmax(-1) == batch["follows"]).sum())
+            counts.append((loss, right, len(targets), pairs_right, len(pairs)))
+        return counts
 
     def _logits(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         hidden = model.encode_padded(batch["ids"], batch["mask"], batch["types"], self._adapter)

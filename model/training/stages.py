@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,10 +38,10 @@ def run_stage(
     stop_after: int | None = None,
 ) -> dict[str, float]:
     """Train one recipe into the folder `out`, resuming what is there; returns the development scores.
-
     Leaves the Hugging Face files (of an adapter: PEFT's), `log.jsonl`, `loss.png` and `result.json`.
     """
     torch.manual_seed(recipe.schedule.seed)
+    started = time.process_time()
     out.mkdir(parents=True, exist_ok=True)
     if recipe.architecture is not None and init_from is None:
         _prepare_fresh(recipe, data, out)
@@ -75,7 +76,8 @@ def run_stage(
             save_model(model, folder)
             copy_tokenizer(source, folder)
     draw_loss_curve(out / "log.jsonl", out / "loss.png", recipe.name)
-    write_json(out / "result.json", {"recipe": recipe.name, "dev": scores})
+    minutes = (time.process_time() - started) / 60
+    write_json(out / "result.json", {"recipe": recipe.name, "dev": scores, "processor_minutes": minutes})
     drop_checkpoints(out)
     return scores
 

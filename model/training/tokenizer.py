@@ -92,7 +92,7 @@ def train_byte_level(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, is_decoder: bool, max_length: int) -> None:
     """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     if is_decoder:
         names = {
             "bos_token": END_OF_TEXT,

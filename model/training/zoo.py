@@ -1,4 +1,4 @@
-"""Makes the embedded default models: every stage in order, then the export in float16, then the scores."""
+"""Makes the embedded default models: every stage in order, then the export in float16, then the scores and cards."""
 
 import json
 import shutil
@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.training.base import import_base, published_folder
+from model.training.calibrated import calibrate
+from model.training.cards import SCORES, write_card
 from model.training.checkpoint import AtomicFolder, write_json
 from model.training.config import RECIPES, ZOO_FOLDERS, ZOO_ORDER
-from model.training.evaluate import evaluate
+from model.training.evaluate import STAGE, evaluate
 from model.training.stages import read_result, result_folder, run_stage
 
 BASE = "minilm"
@@ -32,13 +34,16 @@ def build_zoo(data: Path, runs: Path, zoo: Path) -> None:
     for name, folder in ZOO_FOLDERS.items():
         export(runs / name, zoo / folder)
         base = zoo / BASE if RECIPES[name].lora is not None else None
-        write_json(runs / name / "test.json", evaluate(RECIPES[name], data, zoo / folder, base))
+        if base is not None and RECIPES[name].objective in ("classification", "extractive-qa"):
+            calibrate(RECIPES[name], data, zoo / folder, base)
+        write_json(zoo / folder / SCORES, evaluate(RECIPES[name], data, zoo / folder, base))
+        write_card(zoo / folder)
 
 
 def export(run: Path, target: Path) -> None:
     """The finished stage in `run` as a folder to serve, its weights in float16.
 
-    Cards (`README.md`) that are in the target stay.
+    What the stage told of itself goes along; a card (`README.md`) that is in the target stays.
     """
     source = result_folder(run)
     card = target / "README.md"
@@ -53,7 +58,8 @@ def export(run: Path, target: Path) -> None:
                 write_json(folder / path.name, config | {"dtype": "float16"})
             else:
                 shutil.copyfile(path, folder / path.name)
-        if (run / "loss.png").exists():
-            shutil.copyfile(run / "loss.png", folder / "loss.png")
+        for name, stored in (("loss.png", "loss.png"), ("result.json", STAGE)):
+            if (run / name).exists():
+                shutil.copyfile(run / name, folder / stored)
         if card.exists():
             shutil.copyfile(card, folder / card.name)

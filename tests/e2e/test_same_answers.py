@@ -1,22 +1,21 @@
 """What the service answers is what `model.training evaluate` scores: two implementations, one result."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from model.adapters import load_adapter
-from model.families import read_generation_config
-from model.loading import load_model
-from model.tokenization import Tokenizer
+from benchmarks.zoo_scores import Post, disagreement, served_answers
 from model.training.config import RECIPES
-from model.training.finetune import Classification, Question
-from model.training.objectives import extractive_answers, translate_texts
+from model.training.evaluate import Evaluation, Test
+from model.training.scoring import Answerable, Answers, Labels, Translations
+from model.training.spans import Question
 from tests.e2e.conftest import Process
 
 ZOO = Path(__file__).resolve().parents[2] / "model" / "zoo"
+ADAPTERS = ("qa", "intent", "banking", "sentiment")
 
 RIVER = (
     "The Aller is a river of 263 kilometres in northern Germany. It rises near Seehausen, flows north-west through "
@@ -32,6 +31,11 @@ QUESTIONS = [
     ("Who uses the path?", RIVER + FILLER),
     ("What did barges carry until 1970?", FILLER + RIVER + FILLER),
 ]
+UNANSWERED = [
+    ("How long is the Rhine?", FILLER),
+    ("Who wrote the letter?", RIVER),
+    ("When was the bridge built?", RIVER + FILLER),
+]
 REQUESTS = [
     "please freeze my account",
     "what's the weather like in Hamburg tomorrow",
@@ -40,6 +44,9 @@ REQUESTS = [
     "i lost my luggage on the way to Rome, what now",
     "",
     "translate good morning to French",
+    "how many calories are in an apple",
+    "who was the first emperor of Rome",
+    "is my card going to work in Japan",
 ]
 SENTENCES = ["Tom is a doctor.", "I don't know what to do.", "Where is the station?", "She reads a book."]
 
@@ -48,46 +55,65 @@ SENTENCES = ["Tom is a doctor.", "I don't know what to do.", "Where is the stati
 def zoo() -> Iterator[Process]:
     process = Process(
         *("--model", f"minilm={ZOO / 'minilm'}", "--model", f"translator={ZOO / 'translator'}"),
-        *("--adapter", f"qa=minilm:{ZOO / 'qa'}", "--adapter", f"intent=minilm:{ZOO / 'intent'}"),
+        *(flag for name in ADAPTERS for flag in ("--adapter", f"{name}=minilm:{ZOO / name}")),
     )
     yield process
     assert process.stop() == 0
 
 
-def test_spans_are_those_of_the_evaluation(zoo: Process) -> None:
-    model, tokenizer = load_model(ZOO / "minilm", torch.float32), Tokenizer.from_folder(ZOO / "minilm")
-    load_adapter(model, "qa", ZOO / "qa")
-    objective = extractive_answers(RECIPES["qa"], tokenizer, [], [], "qa", "qa")
-    asked = [Question(str(i), question, context, ()) for i, (question, context) in enumerate(QUESTIONS)]
-    inputs = [{"question": question, "context": context} for question, context in QUESTIONS]
-    answers = post(zoo, "/v1/qa", {"inputs": inputs})["answers"]
-    assert [answer[0]["answer"] for answer in answers] == objective.answer(model, asked)
-
-
-def test_labels_are_those_of_the_evaluation(zoo: Process) -> None:
-    model, tokenizer = load_model(ZOO / "minilm", torch.float32), Tokenizer.from_folder(ZOO / "minilm")
-    config = load_adapter(model, "intent", ZOO / "intent")
-    objective = Classification([], [], head="intent", adapter="intent")
-    numbers = objective.predict(model, [encoding.ids for encoding in tokenizer.encode_batch(REQUESTS)])
-    results = post(zoo, "/v1/classify", {"text": REQUESTS, "model": "intent"})["results"]
-    assert [result[0]["label"] for result in results] == [config.labels[number] for number in numbers]
-
-
-def test_translations_are_those_of_the_evaluation(zoo: Process) -> None:
-    model, tokenizer = (
-        load_model(ZOO / "translator", torch.float32),
-        Tokenizer.from_folder(ZOO / "translator"),
+@pytest.mark.parametrize("name", ["intent", "banking", "sentiment"])
+def test_labels_and_their_probabilities_are_those_of_the_evaluation(zoo: Process, name: str) -> None:
+    test = Labels(REQUESTS, ["oos"] * len(REQUESTS))
+    theirs, ours = evaluated(name, test), served_answers(poster(zoo), name, test)
+    assert [guess.label for guess in ours] == [guess.label for guess in theirs]
+    assert [guess.confidence for guess in ours] == pytest.approx(
+        [guess.confidence for guess in theirs], abs=1e-4
     )
-    generation = read_generation_config(ZOO / "translator", model.config.vocab_size)
-    for language in ("de", "fr", "zh"):
-        wanted = translate_texts(model, tokenizer, SENTENCES, language, generation)
-        body = {"text": SENTENCES, "target": language, "split_sentences": False}
-        got = post(zoo, "/v1/translate", body)["translations"]
-        assert [translation["text"] for translation in got] == wanted
+    assert len({guess.label for guess in ours}) > 1
+    assert disagreement(test, ours, theirs) == 0.0
 
 
-def post(zoo: Process, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    response = zoo.client.post(path, json=body)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
+def test_answers_are_those_of_the_evaluation_and_score_alike(zoo: Process) -> None:
+    test = Answers([Question(str(i), *asked, ("the Aller",)) for i, asked in enumerate(QUESTIONS)])
+    theirs, ours = evaluated("qa", test), served_answers(poster(zoo), "qa", test)
+    assert [found.text for found in ours] == [found.text for found in theirs]
+    assert test.score(ours) == test.score(theirs)
+
+
+def test_no_answer_is_said_where_the_evaluation_says_it(zoo: Process) -> None:
+    own, strange = (
+        [Question(question, question, context, ()) for question, context in some]
+        for some in (QUESTIONS, UNANSWERED)
+    )
+    test = Answerable(own, strange)
+    theirs, ours = evaluated("qa", test), served_answers(poster(zoo), "qa", test)
+    assert [found.is_refused for found in ours] == [found.is_refused for found in theirs]
+    assert [found.no_answer for found in ours] == pytest.approx(
+        [found.no_answer for found in theirs], abs=1e-4
+    )
+    assert [found.is_refused for found in ours[len(own) :]] == [True] * len(strange)
+    assert not all(found.is_refused for found in ours[: len(own)])
+
+
+@pytest.mark.parametrize("language", ["de", "fr", "zh"])
+def test_translations_are_those_of_the_evaluation(zoo: Process, language: str) -> None:
+    test = Translations(language, SENTENCES, SENTENCES)
+    theirs, ours = evaluated("translator", test), served_answers(poster(zoo), "translator", test)
+    assert list(ours) == list(theirs)
+
+
+def evaluated(name: str, test: Test) -> Sequence[Any]:
+    recipe = RECIPES[name]
+    run = Evaluation(recipe, ZOO / name, ZOO / "minilm" if recipe.lora is not None else None)
+    with torch.inference_mode():
+        return run.answer(test)
+
+
+def poster(zoo: Process) -> Post:
+    def post(path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        response = zoo.client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        answer: Mapping[str, Any] = response.json()
+        return answer
+
+    return post

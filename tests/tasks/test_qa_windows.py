@@ -36,8 +36,8 @@ def test_an_empty_context_is_one_empty_window() -> None:
     (window,) = cut_windows(TOKENIZER.encode("q", ""), 8, 3)
     assert window.count == 0
     scores = [np.zeros((len(window.ids), 2), dtype=np.float32)]
-    assert best_spans(scores, [window], [], top_k=3, max_answer_tokens=5, allow_no_answer=False) == []
-    (span,) = best_spans(scores, [window], [], top_k=3, max_answer_tokens=5, allow_no_answer=True)
+    assert best_spans(scores, [window], [], top_k=3, max_answer_tokens=5, no_answer=None) == []
+    (span,) = best_spans(scores, [window], [], top_k=3, max_answer_tokens=5, no_answer=0.7)
     assert (span.start, span.end, span.score) == (0, 0, 1.0)
 
 
@@ -59,8 +59,8 @@ def slow_values(
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("allow_no_answer", [False, True])
-def test_best_spans_are_those_of_the_plain_search(seed: int, *, allow_no_answer: bool) -> None:
+@pytest.mark.parametrize("no_answer", [None, 0.0, 1.5])
+def test_best_spans_are_those_of_the_plain_search(seed: int, no_answer: float | None) -> None:
     draw = np.random.default_rng(seed)
     context = "some words in a text of a length"
     pair = TOKENIZER.encode("what", context)
@@ -73,10 +73,11 @@ def test_best_spans_are_those_of_the_plain_search(seed: int, *, allow_no_answer:
         pair.offsets[first:last],
         top_k=4,
         max_answer_tokens=5,
-        allow_no_answer=allow_no_answer,
+        no_answer=no_answer,
     )
     values, total = slow_values(logits, windows, 5)
-    total += 1.0 if allow_no_answer else 0.0
+    none = 0.0 if no_answer is None else math.exp(no_answer)
+    total += none
     best = max(values, key=lambda key: values[key])
     answers = [span for span in spans if span.end > span.start]
     assert (answers[0].start, answers[0].end) == (
@@ -88,8 +89,8 @@ def test_best_spans_are_those_of_the_plain_search(seed: int, *, allow_no_answer:
     for one in spans:
         for two in spans:
             assert one is two or one.end <= two.start or two.end <= one.start
-    if allow_no_answer:
-        nothing = 1.0 / total
+    if none:
+        nothing = none / total
         assert any(span.score == pytest.approx(nothing) for span in spans) or nothing < spans[-1].score
 
 
@@ -101,7 +102,7 @@ def test_the_question_and_special_tokens_are_never_the_answer() -> None:
     scores[-1] = 50.0
     first, last = context_bounds(pair)
     spans = best_spans(
-        [scores], [window], pair.offsets[first:last], top_k=20, max_answer_tokens=9, allow_no_answer=False
+        [scores], [window], pair.offsets[first:last], top_k=20, max_answer_tokens=9, no_answer=None
     )
     assert all(0 <= span.start < span.end <= len("text") for span in spans)
 
@@ -111,7 +112,5 @@ def test_huge_scores_stay_finite() -> None:
     (window,) = cut_windows(pair, 20, 4)
     scores = np.full((len(window.ids), 2), 3e38, dtype=np.float32)
     scores[0] = -3e38
-    spans = best_spans(
-        [scores], [window], [(0, 1), (1, 2)], top_k=1, max_answer_tokens=2, allow_no_answer=True
-    )
+    spans = best_spans([scores], [window], [(0, 1), (1, 2)], top_k=1, max_answer_tokens=2, no_answer=0.0)
     assert math.isfinite(spans[0].score)

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from model.training.calibration import (
+    calibration_error,
+    find_bias,
+    find_temperature,
+    fold_bias,
+    fold_temperature,
+)
+from model.training.intervals import macro_f1_of, mean_score
 from model.training.metrics import macro_f1
-from model.training.own_data.calibration import calibration_error, find_temperature, fold_temperature
-from model.training.own_data.intervals import macro_f1_of, mean_score
 from model.transformer import OWN
 from tests.tiny import BERT, random_model
 
@@ -65,3 +71,21 @@ def test_a_folded_temperature_divides_the_logits() -> None:
     before = model.classify(first)
     fold_temperature(model, OWN, 2.5)
     assert torch.allclose(model.classify(first), before / 2.5)
+
+
+def test_a_bias_finds_most_of_a_class_for_what_the_others_may_lose() -> None:
+    # Ten rows of class 0, ahead of class 1 by 0.55, 1.55, … 9.55; four rows of class 1.
+    logits = torch.tensor([[n + 0.55, 0.0] for n in range(10)] + [[3.0, 0.0]] * 4)
+    expected = [0] * 10 + [1] * 4
+    assert find_bias(logits, expected, 1, 0.0) == pytest.approx(0.5)
+    assert find_bias(logits, expected, 1, 0.2) == pytest.approx(2.5)
+
+
+def test_a_folded_bias_is_in_the_logits() -> None:
+    model = random_model(BERT)
+    first = torch.randn(2, BERT.hidden_size, dtype=torch.float64)
+    before = model.classify(first)
+    fold_bias(model, OWN, 1, 2.5)
+    wanted = torch.zeros_like(before)
+    wanted[:, 1] = 2.5
+    assert torch.allclose(model.classify(first) - before, wanted)

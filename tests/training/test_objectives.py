@@ -1,5 +1,6 @@
 """What each objective shows the model, what it asks back, and that learning it lowers its loss."""
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,11 @@ from model.adapters import add_adapter
 from model.config import TransformerConfig
 from model.tokenization import Tokenizer
 from model.training.config import Schedule
-from model.training.finetune import (
-    Classification,
-    ExtractiveAnswers,
-    PairTemplate,
-    Question,
-    Window,
-    best_span,
-)
+from model.training.finetune import Classification, ExtractiveAnswers
 from model.training.loop import Objective, train
 from model.training.padded import IGNORED
 from model.training.pretrain import MaskedLanguageModel, NextToken, SpanCorruption
+from model.training.spans import PairTemplate, Question, Window, best_span
 from model.training.text_to_text import TextToText
 from model.transformer import OWN, Transformer
 from tests.tiny import BERT, LLAMA, T5, random_model
@@ -211,4 +206,9 @@ def test_the_best_span_does_not_end_before_it_starts() -> None:
     window = Window([2, 4, 3, 7, 8, 9, 3], [0] * 7, [None, None, None, (0, 2), (3, 5), (6, 8), None])
     scores = torch.zeros(7, 2)
     scores[5, 0], scores[3, 1], scores[4, 1], scores[3, 0] = 9.0, 9.0, 5.0, 5.0
-    assert best_span(scores, window) == (14.0, 0, 2)
+    found = best_span(scores, window, "ab cd ef")
+    assert (found.text, found.value) == ("ab", 14.0)
+    # Six spans: e to the 14, 9 + 5, 5 + 9 … of starts at or before their ends.
+    starts, ends = [5.0, 0.0, 9.0], [9.0, 5.0, 0.0]
+    sums = [math.exp(starts[i] + ends[j]) for i in range(3) for j in range(i, 3)]
+    assert found.total == pytest.approx(math.log(sum(sums)))

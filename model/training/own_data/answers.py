@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from model.training.finetune import ExtractiveAnswers, PairTemplate, Question
+from model.training.finetune import ExtractiveAnswers
+from model.training.intervals import mean_score
 from model.training.metrics import squad_scores
 from model.training.own_data.examples import Example
-from model.training.own_data.intervals import mean_score
 from model.training.own_data.learner import Results, Setting
+from model.training.spans import PairTemplate, Question
 from model.transformer import Transformer
 
 _NEGATIVES = 0.08

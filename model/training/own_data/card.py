@@ -1,10 +1,11 @@
 """The model card of a run: what it was trained on, how, and how well it does. Reads numbers, knows no tensors."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.training.cards import table
 from model.training.own_data.columns import Task
 from model.training.own_data.learner import Results
 from model.training.own_data.plan import Plan
@@ -84,7 +85,7 @@ def write_card(
         f"{outcome.best_step}. {outcome.num_trained:,} of {outcome.num_parameters:,} parameters were trained.",
         "AdamW (0.9, 0.999), weight decay 0.01 on matrices, gradients clipped to 1, linear warm-up, cosine decay.",
         "",
-        *_table(["setting", "value"], [[key, str(getattr(plan, key))] for key in _SHOWN]),
+        *table(["setting", "value"], [[key, str(getattr(plan, key))] for key in _SHOWN]),
         *(["", f"LoRA of rank {plan.rank} and alpha {2 * plan.rank}."] if plan.lora else []),
         "",
         "![The loss over the steps](loss.png)",
@@ -109,7 +110,7 @@ def _data(plan: Plan, parts: Split, report: Report) -> list[str]:
         ["test", str(len(parts.test)), f"the scores below, from `{Path(held_out).name}`"],
     ]
     lines = [f"`{Path(plan.data).name}`, SHA-256 `{plan.digests[plan.data]}`.", ""]
-    lines += _table(["part", "rows", "for"], rows)
+    lines += table(["part", "rows", "for"], rows)
     lines += ["", *(f"- {fact}" for fact in report.facts)]
     lines += [
         f"- {finding.severity}: {finding.title}, {len(finding.rows)} rows"
@@ -127,7 +128,7 @@ def _scores(plan: Plan, parts: Split, outcome: Outcome, results: Results | None)
     lines = [
         f"On {len(parts.test)} test rows that had no part in training; intervals are 95 % by bootstrap over the rows.",
         "",
-        *_table(["measure", "value", "interval"], rows),
+        *table(["measure", "value", "interval"], rows),
         "",
     ]
     facts = {**outcome.facts, **results.facts}
@@ -137,7 +138,7 @@ def _scores(plan: Plan, parts: Split, outcome: Outcome, results: Results | None)
     told = ", ".join(f"{key} {value:.4g}" for key, value in outcome.dev.items())
     lines += [f"- development rows: {told}"] if told else []
     for title, header, cells in results.tables:
-        lines += ["", f"### {title}", "", *_table(header, cells)]
+        lines += ["", f"### {title}", "", *table(header, cells)]
     return lines
 
 
@@ -161,8 +162,3 @@ def _limits(plan: Plan, is_calibrated: bool) -> list[str]:
     else:
         lines += ["- What it writes may be untrue."]
     return lines
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(header)} |", f"| {' | '.join('---' for _ in header)} |"]
-    return lines + [f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |" for row in rows]

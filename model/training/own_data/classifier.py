@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from model.training.calibration import calibration_error, find_temperature, fold_temperature
 from model.training.finetune import Classification
-from model.training.own_data.calibration import calibration_error, find_temperature, fold_temperature
+from model.training.intervals import macro_f1_of, mean_score, resampled
 from model.training.own_data.examples import Example
-from model.training.own_data.intervals import macro_f1_of, mean_score, resampled
 from model.training.own_data.learner import Results, Setting, cut
 from model.transformer import Transformer
 

@@ -7,9 +7,9 @@ from typing import Protocol
 from model.config import TransformerConfig
 from model.generation_config import GenerationConfig
 from model.tokenization import Encoding, Tokenizer
+from model.training.intervals import Score
 from model.training.loop import Objective
 from model.training.own_data.examples import Example
-from model.training.own_data.intervals import Score
 from model.training.own_data.plan import Plan
 from model.transformer import OWN, Transformer
 

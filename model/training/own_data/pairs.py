@@ -1,6 +1,5 @@
 """Text in, text out: translation and everything like it, learnt and scored."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import sacrebleu
 
 from model.config import CheckpointError, TransformerConfig
+from model.training.intervals import corpus_score, mean_score
+from model.training.metrics import bleu_of
 from model.training.own_data.examples import Example
-from model.training.own_data.intervals import NUM_RESAMPLES, Score, mean_score
 from model.training.own_data.learner import Results, Setting, cut
 from model.training.own_data.plan import Plan
 from model.training.text_to_text import Pair, PairLoss, TextToText, translate
@@ -67,11 +67,10 @@ class PairWriter:
         answers = translate(model, sources, setting.generation, adapter=setting.adapter)
         guesses = [setting.tokenizer.decode(ids) for ids in answers]
         expected = [example.output for example in test]
-        scores = [_corpus_score("chrF", sacrebleu.CHRF(), guesses, expected)]
+        scores = [corpus_score("chrF", sacrebleu.CHRF(), guesses, expected)]
         if setting.plan.task == "translation":
-            is_chinese = setting.plan.target_language == "zh"
-            bleu = sacrebleu.BLEU(tokenize="zh" if is_chinese else "13a")
-            return Results([_corpus_score("BLEU", bleu, guesses, expected), *scores])
+            bleu = bleu_of(setting.plan.target_language)
+            return Results([corpus_score("BLEU", bleu, guesses, expected), *scores])
         equal = [100.0 * (guess.strip() == e.strip()) for guess, e in zip(guesses, expected, strict=True)]
         return Results([*scores, mean_score("exact match", equal)])
 
@@ -115,11 +114,3 @@ def _asked(plan: Plan, base: TransformerConfig) -> tuple[str, TransformerConfig]
         )
     tasks[name] = {**(told if isinstance(told, Mapping) else {}), "prefix": prefix}
     return prefix, replace(base, extra={**base.extra, _TASKS: tasks})
-
-
-def _corpus_score(name: str, metric: Any, guesses: Sequence[str], expected: Sequence[str]) -> Score:
-    """By sacrebleu, its own bootstrap with it."""
-    score = metric.corpus_score(list(guesses), [list(expected)], n_bootstrap=NUM_RESAMPLES)
-    told = json.loads(score.format(is_json=True, signature=str(metric.get_signature())))
-    mean, width = told.get("confidence_mean", 0.0), told.get("confidence_var", 0.0)  # left out where all is 0
-    return Score(name, score.score, mean - width, mean + width)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.config import CheckpointError
+from model.training.intervals import Indices, resampled
 from model.training.own_data.examples import Example
-from model.training.own_data.intervals import Indices, resampled
 from model.training.own_data.learner import Results, Setting
 from model.training.pretrain import NextToken
 from model.transformer import Transformer
