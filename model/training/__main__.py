@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         _common(command)
         command.add_argument("--init-from", type=Path)
+        command.add_argument("--adapter-from", type=Path, help="an adapter folder to go on from")
         command.add_argument("--max-minutes", type=float)
         command.add_argument("--max-epochs", type=int)
         command.add_argument("--seed", type=int)
@@ -120,7 +121,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> int:
     recipe = adjusted(RECIPES[options.recipe], options)
     out = options.out or Path(".runs") / recipe.name
-    scores = run_stage(recipe, options.data, out, options.init_from)
+    scores = run_stage(recipe, options.data, out, options.init_from, adapter_from=options.adapter_from)
     print(json.dumps(scores, indent=2))
     return 0
 

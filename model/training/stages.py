@@ -19,6 +19,7 @@ from model.training import data as files
 from model.training.checkpoint import AtomicFolder, drop_checkpoints, write_json
 from model.training.config import TARGET_LANGUAGES, Recipe
 from model.training.curve import draw_loss_curve
+from model.training.grown import grow_adapter
 from model.training.heads import replace_head
 from model.training.loop import train
 from model.training.objectives import build_objective, running_text, translation_texts
@@ -34,10 +35,14 @@ def run_stage(
     out: Path,
     init_from: Path | None,
     *,
+    adapter_from: Path | None = None,
     checkpoint_minutes: float = 5.0,
     stop_after: int | None = None,
 ) -> dict[str, float]:
     """Train one recipe into the folder `out`, resuming what is there; returns the development scores.
+
+    A recipe's adapter begins fresh, or as that of `adapter_from`, of the same head and no greater rank.
+
     Leaves the Hugging Face files (of an adapter: PEFT's), `log.jsonl`, `loss.png` and `result.json`.
     """
     torch.manual_seed(recipe.schedule.seed)
@@ -58,6 +63,8 @@ def run_stage(
         model.requires_grad_(False)
         lora = recipe.lora
         add_adapter(model, head, config, lora.rank, lora.alpha, dropout=lora.dropout)
+        if adapter_from is not None:
+            grow_adapter(model, head, adapter_from)
     elif config != model.config:
         replace_head(model, config)
         model.config = config
