@@ -237,12 +237,13 @@ def test_bits_survive_preemption(folders: dict[str, Path], dtype: str) -> None:
 def test_without_it_bits_depend_on_the_mixture(
     alone: Alone, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the tests above could not fail. Prompts as short as these are read in place unless that costs more."""
+    """Or the tests above could not fail. Prompts as short as these are read in place unless that costs more; encodes
+    always are."""
     monkeypatch.setattr(grouping, "IN_PLACE_PAIRS", 64)
     engine = make_engine(folders, alone.dtype, deterministic=False, token_budget=61)
     got = answer(engine, make_requests(), itertools.repeat(0)).told
     differing = {make_requests()[i].model for i in got if got[i] != alone.told[i]}
-    assert differing >= {"llama", "t5", "bert", "moods"}
+    assert "llama" in differing
 
 
 @pytest.mark.parametrize(

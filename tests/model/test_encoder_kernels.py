@@ -36,12 +36,13 @@ def each_by_itself(
 ) -> Tensor:
     """In float64, a text after the other."""
     longest, outs = max(lengths), []
-    for parts in zip(*(x.double().split(lengths) for x in (query, key, value)), strict=True):
-        places = torch.arange(len(parts[0]))
+    q, k, v = (torch.split(x.double(), lengths) for x in (query, key, value))
+    for i, length in enumerate(lengths):
+        places = torch.arange(length)
         behind = places - places[:, None]  # [t, k]
         mask = (behind.abs() < window)[None, None] if window else None
         own = None if bias is None else bias.double()[None, :, behind + longest - 1]
-        outs.append(reference_attention(*(x[None] for x in parts), mask, scale, own)[0])
+        outs.append(reference_attention(q[i][None], k[i][None], v[i][None], mask, scale, own)[0])
     return torch.cat(outs)
 
 
@@ -76,11 +77,10 @@ def test_a_text_has_the_same_bits_in_any_company(dtype: torch.dtype, level: int)
     lengths, h, d = [40, 3, 77, 19, 300, 8], 4, 32
     torch.manual_seed(0)
     query, key, value = torch.randn(3, sum(lengths), h, d).to(dtype).unbind()
-    together = packed_attention(query, key, value, *texts_of(lengths), 0.2, level=level).split(lengths)
-    for own, rows in zip(
-        together, zip(*(x.split(lengths) for x in (query, key, value)), strict=True), strict=True
-    ):
-        alone = packed_attention(*rows, *texts_of([len(own)]), 0.2, level=level)
+    together = torch.split(packed_attention(query, key, value, *texts_of(lengths), 0.2, level=level), lengths)
+    q, k, v = (torch.split(x, lengths) for x in (query, key, value))
+    for i, own in enumerate(together):
+        alone = packed_attention(q[i], k[i], v[i], *texts_of([len(own)]), 0.2, level=level)
         assert torch.equal(alone, own)
 
 
