@@ -51,4 +51,5 @@ def _beside(service: Service) -> float:
     with urlopen(f"http://127.0.0.1:{service.port}/info", timeout=5) as answer:
         (model,) = json.loads(answer.read())["models"]
     assert model["id"] == QUARTET
-    return service.memory()["proportional_mib"] - model["bytes"] / 2**20 - CACHE_MIB
+    weights: int = model["bytes"]
+    return service.memory()["proportional_mib"] - weights / 2**20 - CACHE_MIB
