@@ -63,7 +63,7 @@ SECTIONS = (
 def table(rows: Mapping[str, Row]) -> str:
     """The finished pieces; those that are not are left out."""
     out = [
-        "| test | model | score | 95 % interval | parameters | processor minutes | piece |",
+        "| test | model | score | 95 % interval | parameters | processor time | piece |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for section in SECTIONS:
@@ -74,16 +74,16 @@ def table(rows: Mapping[str, Row]) -> str:
 def _told(section: Section, line: Line, rows: Mapping[str, Row]) -> str:
     row = rows[line.piece]
     score = f"{section.measure} {row.score:.1f}" + ("" if row.f1 is None else f", F1 {row.f1:.1f}")
-    work = "–" if row.processor_s is None else _minutes(row.processor_s)
+    work = "–" if row.processor_s is None else _time(row.processor_s)
     if line.pretraining in rows:
-        work += f" + {_minutes(rows[line.pretraining].processor_s or 0.0)}"
+        work += f" + {_time(rows[line.pretraining].processor_s or 0.0)}"
     interval = f"{row.low:.1f} to {row.high:.1f}"
     size = f"{row.num_parameters / 1e6:.1f} M"
     return f"| {section.test} | {line.model} | {score} | {interval} | {size} | {work} | `{line.piece}` |"
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}"
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def plot(rows: Mapping[str, Row], picture: Path) -> None:
