@@ -37,6 +37,7 @@ def run_stage(
     stop_after: int | None = None,
 ) -> dict[str, float]:
     """Train one recipe into the folder `out`, resuming what is there; returns the development scores.
+
     Leaves the Hugging Face files (of an adapter: PEFT's), `log.jsonl`, `loss.png` and `result.json`.
     """
     torch.manual_seed(recipe.schedule.seed)
