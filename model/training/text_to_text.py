@@ -85,7 +85,7 @@ def translate(
     batch_tokens: int = 2048,
     adapter: str | None = None,
 ) -> list[list[int]]:
-    """The answer to each source, both as ids, of thrice its length and 32 tokens at most, and of 256, as in the service:
+    """The answer to each source, both as ids, of thrice its length and 32 tokens, at most 256, as in the service:
     by beams where `generation` publishes some, and greedily through an adapter."""
     answers: list[list[int]] = [[] for _ in sources]
     for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
