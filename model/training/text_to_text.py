@@ -75,6 +75,9 @@ class PairLoss:
         return {"loss": total / count}
 
 
+_MOST_TOKENS = 256
+
+
 def translate(
     model: Transformer,
     sources: Sequence[list[int]],
@@ -82,15 +85,19 @@ def translate(
     batch_tokens: int = 2048,
     adapter: str | None = None,
 ) -> list[list[int]]:
-    """The answer to each source, both as ids, of thrice its length and 32 at most, as in the service: by beams where
-    `generation` publishes some, and greedily through an adapter."""
+    """The answer to each source, both as ids, of thrice its length and 32 tokens, at most 256, as in the service:
+    by beams where `generation` publishes some, and greedily through an adapter."""
     answers: list[list[int]] = [[] for _ in sources]
     for batch in bucketed_batches([(len(source),) for source in sources], batch_tokens, 128, 0):
         rows = [sources[index] for index in batch]
-        limit = max(3 * len(row) + 32 for row in rows)
+        limit = max(_longest(row) for row in rows)
         for index, row, ids in zip(batch, rows, _best(model, rows, generation, limit, adapter), strict=True):
-            answers[index] = ids[: 3 * len(row) + 32]
+            answers[index] = ids[: _longest(row)]
     return answers
+
+
+def _longest(source: Sequence[int]) -> int:
+    return min(3 * len(source) + 32, _MOST_TOKENS)
 
 
 def _best(
