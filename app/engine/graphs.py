@@ -141,9 +141,9 @@ class DecodeGraphs:
         rows = (part.ids, part.positions, slots.blocks, slots.offsets, group.num_keys, cross.num_keys)
         self._numbers[:, :n] = torch.stack(rows)
         self._numbers[:, n:size] = self._padding
+        # whatever padding's own tables hold, its rows write to the spare page, and nobody reads what they come to
         for tables, keys in ((self._tables, group.keys), (self._cross_tables, cross.keys)):
             tables[:n, : keys.shape[1]] = keys
-            tables[n:size, 0] = self._plan.spare_page
         graph, hidden = self._recorded[size]
         graph.replay()
         return hidden[:n]
