@@ -19,7 +19,7 @@ def grow_adapter(model: Transformer, name: str, folder: Path) -> None:
     """
     smaller = read_adapter(model, name, folder)
     for module, update in smaller.updates:
-        own = module.adapters[name] if name in module.adapters else None
+        own = module.adapters[name] if name in module.adapters else None  # noqa: SIM401 - a ModuleDict has no get
         if not isinstance(own, LowRank) or not isinstance(update, LowRank):
             raise CheckpointError(f"{folder}: an update of a layer that the new adapter does not change so")
         rank = len(update.down)

@@ -1,21 +1,61 @@
 """An adapter that goes on from a smaller one begins with its outputs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from model.adapters import add_adapter, read_adapter, save_adapter
+from model.adapters import add_adapter, save_adapter
 from model.config import CheckpointError
 from model.training.grown import grow_adapter
 from model.transformer import Transformer
 from tests.tiny import BERT, random_model
 
+CONFIG = replace(BERT, head="span", labels=())
 
-def outputs(model: Transformer, name: str) -> torch.Tensor:
+
+def scores(model: Transformer) -> Tensor:
     ids = torch.tensor([[2, 5, 7, 9]])
-    mask = torch.ones_like(ids).bool()
     with torch.no_grad():
-        return model.span(model.encode_padded(ids, mask, adapter=name), name)
+        hidden = model.encode_padded(ids, torch.ones_like(ids, dtype=torch.bool), adapter="answers")
+        return model.span(hidden, "answers")
 
 
+def adapter(model: Transformer, path: Path, rank: int) -> Path:
+    """The folder of one with random updates."""
+    add_adapter(model, "answers", CONFIG, rank, 2 * rank)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    save_adapter(model, "answers", CONFIG, path, "base")
+    return path
+
+
+def base() -> Transformer:
+    return random_model(BERT, dtype=torch.float32, head="none", labels=()).eval()
+
+
+def test_a_grown_adapter_begins_with_the_outputs_of_the_smaller_one(tmp_path: Path) -> None:
+    small, large = base(), base()
+    folder = adapter(small, tmp_path / "small", rank=2)
+    added = add_adapter(large, "answers", CONFIG, 6, 6.0)
+    assert not torch.allclose(scores(large), scores(small), atol=1e-2)
+    grow_adapter(large, "answers", folder)
+    assert torch.allclose(scores(large), scores(small), atol=1e-5)
+    ids = torch.tensor([[2, 5, 7, 9]])
+    hidden = large.encode_padded(ids, torch.ones_like(ids, dtype=torch.bool), adapter="answers")
+    hidden.square()[..., :5].sum().backward()  # type: ignore[no-untyped-call]
+    up = next(parameter for parameter in added if parameter.shape[-1] == 6)
+    assert up.grad is not None
+    assert up.grad[:, 2:].abs().sum() > 0, "the spare ranks learn too"
+
+
+def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    folder = adapter(base(), tmp_path / "large", rank=6)
+    small = base()
+    add_adapter(small, "answers", CONFIG, 2, 4.0)
+    with pytest.raises(CheckpointError, match="rank 6, the new adapter has 2"):
+        grow_adapter(small, "answers", folder)

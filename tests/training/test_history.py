@@ -138,7 +138,7 @@ def test_networks_learn_the_next_word(kind: int, tmp_path: Path) -> None:
     stream = np.arange(400) % 7
     objective = NextWord(stream, stream[:50], 12, block=8, num_frequent=4, num_sampled=4)
     schedule = Schedule(
-        learning_rate=1e-2, max_epochs=40, warmup_steps=4, batch_tokens=64, precision="float32", seed=2
+        learning_rate=1e-2, max_epochs=120, warmup_steps=4, batch_tokens=64, precision="float32", seed=2
     )
     assert train(_models()[kind], objective, schedule, tmp_path)["perplexity"] < 2
 

@@ -153,7 +153,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         count[0] += 1
         if count[0] == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return accumulate(*given)  # type: ignore[arg-type]
+        return accumulate(*given)  # type: ignore[arg-type, type-var]
 
     monkeypatch.setattr(loop, "_accumulate", interrupted)
     assert main(arguments) == 130

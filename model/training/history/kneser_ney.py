@@ -89,8 +89,8 @@ def _discounted(keys: Ids, counts: Ids, vocab_size: int, num_histories: int) -> 
     return _Order(
         keys,
         counts - discounts,
-        np.bincount(histories, weights=counts, minlength=num_histories),
-        np.bincount(histories, weights=discounts, minlength=num_histories),
+        np.bincount(histories, weights=counts, minlength=num_histories).astype(np.float64),
+        np.bincount(histories, weights=discounts, minlength=num_histories).astype(np.float64),
     )
 
 

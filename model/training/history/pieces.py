@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.training import data as files
 from model.training.base import import_base, published_folder
 from model.training.checkpoint import drop_checkpoints
 from model.training.config import RECIPES, Recipe, Schedule
-from model.training.evaluate import Scores, evaluate
+from model.training.evaluate import evaluate
 from model.training.history import recipes
 from model.training.history.kneser_ney import KneserNey
 from model.training.history.next_word import NextWord
-from model.training.history.rows import Row, num_stored, perplexity_row, processor_seconds, share_row
+from model.training.history.rows import Row, num_stored, perplexity_row, processor_seconds, scored_row
 from model.training.history.word_models import LstmWords, TransformerWords, WordModel
 from model.training.history.words import Ids, Vocabulary, article_of_each, fiction_lines, wikitext_lines
 from model.training.loop import train
@@ -106,11 +105,10 @@ def _network(places: Places, name: str, make: Callable[[int], WordModel], schedu
 
 
 def _masked_lm(places: Places) -> Row:
-    """Pre-training; its row tells how many of the masked test words are guessed, without an interval."""
+    """Pre-training; its row tells how many of the masked test words are guessed."""
     stage = _trained(places, recipes.MASKED_LM, None)
     scores = evaluate(recipes.MASKED_LM, places.data, result_folder(stage))["wikitext-2 test"]
-    right = float(scores["masked_accuracy"])
-    return Row(right, right, right, num_stored(result_folder(stage)), processor_seconds(stage))
+    return scored_row(scores, "masked_accuracy", num_stored(result_folder(stage)), processor_seconds(stage))
 
 
 def _encoder(places: Places, task: str, is_pretrained: bool) -> Row:
@@ -147,16 +145,14 @@ def _trained(places: Places, recipe: Recipe, start: Path | None) -> Path:
 
 
 def _scored(recipe: Recipe, data: Path, folder: Path, base: Path | None, processor_s: float | None) -> Row:
+    num_parameters = num_stored(folder) if base is None else num_stored(folder, base)
     if recipe.objective == "extractive-qa":
         test = "squad-v1.1 dev"
-        scores: Scores = evaluate(recipe, data, folder, base, only=test, limit=recipes.NUM_QUESTIONS)[test]
-        share, count, f1 = scores["exact_match"], scores["examples"], float(scores["f1"])
-    else:
-        scores = evaluate(recipe, data, folder, base)[f"{recipe.datasets[0]} test"]
-        share, f1 = scores.get("in_scope_accuracy", scores["accuracy"]), None
-        count = sum(label != "oos" for _, label in files.labelled_texts(data, recipe.datasets[0], "test"))
-    num_parameters = num_stored(folder) if base is None else num_stored(folder, base)
-    return share_row(float(share), int(count), num_parameters, processor_s, f1)
+        scores = evaluate(recipe, data, folder, base, only=test, limit=recipes.NUM_QUESTIONS)[test]
+        return scored_row(scores, "exact_match", num_parameters, processor_s)
+    scores = evaluate(recipe, data, folder, base)[f"{recipe.datasets[0]} test"]
+    measure = "in_scope_accuracy" if "in_scope_accuracy" in scores else "accuracy"
+    return scored_row(scores, measure, num_parameters, processor_s)
 
 
 PIECES: Mapping[str, Piece] = {

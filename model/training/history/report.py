@@ -75,7 +75,7 @@ def _told(section: Section, line: Line, rows: Mapping[str, Row]) -> str:
     row = rows[line.piece]
     score = f"{section.measure} {row.score:.1f}" + ("" if row.f1 is None else f", F1 {row.f1:.1f}")
     work = "–" if row.processor_s is None else _time(row.processor_s)
-    if line.pretraining in rows:
+    if line.pretraining is not None and line.pretraining in rows:
         work += f" + {_time(rows[line.pretraining].processor_s or 0.0)}"
     interval = f"{row.low:.1f} to {row.high:.1f}"
     size = f"{row.num_parameters / 1e6:.1f} M"

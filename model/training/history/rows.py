@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,8 @@ from safetensors import safe_open
 from model.training.checkpoint import write_json
 from model.training.history.kneser_ney import Floats
 from model.training.history.words import Ids
-from model.training.own_data.intervals import mean_score, resampled
+from model.training.intervals import resampled
+from model.training.scoring import Scores
 
 _FILE = "row.json"
 
@@ -48,13 +50,16 @@ def perplexity_row(losses: Floats, articles: Ids, num_parameters: int, processor
     return Row(score.value, score.low, score.high, num_parameters, processor_s)
 
 
-def share_row(
-    per_cent: float, count: int, num_parameters: int, processor_s: float | None, f1: float | None = None
-) -> Row:
-    """From the share of `count` test examples that were right."""
-    right = round(per_cent * count / 100)
-    score = mean_score("share", [100.0] * right + [0.0] * (count - right))
-    return Row(score.value, score.low, score.high, num_parameters, processor_s, f1)
+def scored_row(scores: Scores, measure: str, num_parameters: int, processor_s: float | None) -> Row:
+    """From an evaluation's scores of one test set."""
+    score, f1 = (_measured(scores, name) for name in (measure, "f1"))
+    return Row(score["value"], score["low"], score["high"], num_parameters, processor_s, f1.get("value"))
+
+
+def _measured(scores: Scores, name: str) -> Mapping[str, float]:
+    found = scores.get(name, {})
+    assert isinstance(found, dict)
+    return found
 
 
 def num_stored(*folders: Path) -> int:
