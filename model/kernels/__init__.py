@@ -26,6 +26,7 @@ _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "silu_gate": (3, 4, 0),
     "gelu_tanh_gate": (3, 4, 0),
     "gelu": (2, 2, 0),
+    "silu": (2, 2, 0),
     "argmax": (2, 2, 0),
     "quantized_linear": (6, 7, 0),
     "packed_attention": (7, 10, 1),
@@ -222,17 +223,6 @@ def gelu_tanh_gate(gate: Tensor, up: Tensor) -> Tensor:
     """gelu(gate) * up by gelu's tanh approximation, each [n, width] with any stride from row to row."""
     assert _LIBRARY is not None, "see can_run"
     return _gate(_LIBRARY.gelu_tanh_gate, gate, up)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """gelu of each number of x [..., width] bfloat16."""
-    assert _LIBRARY is not None, "see can_run"
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    width = x.shape[-1]
-    threads = _num_threads(x.numel(), FEW_ELEMENTS)
-    _LIBRARY.gelu(x.data_ptr(), out.data_ptr(), x.numel() // width, width, True, threads)
-    return out
 
 
 def _gate(kernel: Callable[..., object], gate: Tensor, up: Tensor) -> Tensor:

@@ -121,11 +121,14 @@ struct Gelu {
     }
 };
 
-// out [rows, width] = gelu(x), both in bfloat16 and without gaps.
-INLINE void gelu_rows(const bfloat16* x, bfloat16* out, int64_t width, int64_t first, int64_t last) {
+// out [rows, width] = the activation of x, both without gaps.
+template <typename T, typename Activation>
+INLINE void activate(const void* x, void* out, int64_t width, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
+        const T* numbers = static_cast<const T*>(x) + row * width;
+        T* results = static_cast<T*>(out) + row * width;
 #pragma omp simd
-        for (int64_t i = 0; i < width; ++i) narrow(Gelu::of(widened(x[row * width + i])), out + row * width + i);
+        for (int64_t i = 0; i < width; ++i) narrow(Activation::of(widened(numbers[i])), results + i);
     }
 }
 
@@ -149,8 +152,14 @@ FOR_EACH_PROCESSOR void silu_bfloat16(const Gate& a, int64_t i, int64_t j) { gat
 FOR_EACH_PROCESSOR void gelu_float32(const Gate& a, int64_t i, int64_t j) { gate<float, GeluTanh>(a, i, j); }
 FOR_EACH_PROCESSOR void gelu_bfloat16(const Gate& a, int64_t i, int64_t j) { gate<bfloat16, GeluTanh>(a, i, j); }
 
-FOR_EACH_PROCESSOR void gelu_each(const bfloat16* x, bfloat16* out, int64_t width, int64_t i, int64_t j) {
-    gelu_rows(x, out, width, i, j);
+FOR_EACH_PROCESSOR void gelu_each(const void* x, void* out, int64_t width, int64_t i, int64_t j) {
+    activate<bfloat16, Gelu>(x, out, width, i, j);
+}
+FOR_EACH_PROCESSOR void silu_each_float32(const void* x, void* out, int64_t width, int64_t i, int64_t j) {
+    activate<float, Silu>(x, out, width, i, j);
+}
+FOR_EACH_PROCESSOR void silu_each_bfloat16(const void* x, void* out, int64_t width, int64_t i, int64_t j) {
+    activate<bfloat16, Silu>(x, out, width, i, j);
 }
 
 }  // namespace
@@ -201,7 +210,13 @@ void gelu_tanh_gate(const void* gate, const void* up, void* out, int64_t num_row
 // In bfloat16 alone.
 void gelu(const void* x, void* out, int64_t num_rows, int64_t width, int32_t, int32_t num_threads) {
     share_rows(num_rows, num_threads, [&](int64_t first, int64_t last) {
-        gelu_each(static_cast<const bfloat16*>(x), static_cast<bfloat16*>(out), width, first, last);
+        gelu_each(x, out, width, first, last);
+    });
+}
+
+void silu(const void* x, void* out, int64_t num_rows, int64_t width, int32_t is_bfloat16, int32_t num_threads) {
+    share_rows(num_rows, num_threads, [&](int64_t first, int64_t last) {
+        is_bfloat16 ? silu_each_bfloat16(x, out, width, first, last) : silu_each_float32(x, out, width, first, last);
     });
 }
 

@@ -24,7 +24,8 @@ struct QuantizedLinear {
     bool is_bfloat16;
 };
 
-// One for each kind of processor. Rows [first, last) and tasks [first, last); a task is a panel with CHUNK rows.
+// One for each kind of processor. Rows [first, last) and tasks [first, last); a task is a panel with up to CHUNK
+// rows, each with as many, as threads share tasks by their number.
 struct QuantizedKernels {
     void (*quantize)(const QuantizedLinear&, int64_t, int64_t);
     void (*multiply)(const QuantizedLinear&, int64_t, int64_t);
@@ -184,8 +185,8 @@ void multiply(const QuantizedLinear& a, int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
         const int64_t start = task / (together * num_chunks) * together, left = a.num_panels - start;
         const int64_t count = together < left ? together : left, place = task - start * num_chunks;
-        const int64_t panel = start + place % count, row = place / count * CHUNK;
-        const int64_t end = row + CHUNK < a.num_rows ? row + CHUNK : a.num_rows;
+        const int64_t panel = start + place % count, chunk = place / count;
+        const int64_t row = a.num_rows * chunk / num_chunks, end = a.num_rows * (chunk + 1) / num_chunks;
         if (a.is_bfloat16)
             multiply_rows<Processor, bfloat16, Processor::ROWS>(a, panel, row, end);
         else

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from model import kernels
 from model.config import CheckpointError
+from model.kernels import each
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -31,6 +32,8 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
         raise CheckpointError(f"unknown activation {name!r}; known: {', '.join(sorted(ACTIVATIONS))}")
     if name == "gelu":
         return _gelu
+    if name == "silu":
+        return _silu
     function = ACTIVATIONS[name]
     return function if name == "relu" else partial(each_row_alike, function)
 
@@ -38,8 +41,15 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
 def _gelu(x: Tensor) -> Tensor:
     """What is rounded to bfloat16 anyway, a kernel of ours computes in half of the time."""
     if x.dtype is torch.bfloat16 and kernels.can_run(x):
-        return kernels.gelu(x)
+        return each.gelu(x)
     return each_row_alike(functional.gelu, x)
+
+
+def _silu(x: Tensor) -> Tensor:
+    """A kernel of ours needs no shares put together again."""
+    if kernels.can_run(x):
+        return each.silu(x)
+    return each_row_alike(functional.silu, x)
 
 
 def each_row_alike(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
