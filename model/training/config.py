@@ -59,7 +59,8 @@ class Lora:
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One stage. `architecture` is the published config of a model made from nothing; a stage without one
-    starts from the folder of `start`, another recipe's name, or from `--init-from`."""
+    starts from the folder of `start`, another recipe's name, or from `--init-from`. One with `adapter_start` goes on
+    from that recipe's adapter, of no greater rank, or from `--adapter-from`."""
 
     name: str
     command: Literal["pretrain", "finetune"]
@@ -67,6 +68,7 @@ class Recipe:
     schedule: Schedule
     datasets: tuple[str, ...] = ()
     start: str | None = None
+    adapter_start: str | None = None
     architecture: Mapping[str, Any] | None = None
     lora: Lora | None = None
     dropout: float | None = None
@@ -333,7 +335,8 @@ _RECIPES = (
         command="finetune",
         objective="extractive-qa",
         datasets=("extractive-train",),
-        start="qa",
+        start="minilm",
+        adapter_start="qa",
         lora=Lora(rank=64, alpha=128, dropout=0.05),
         dropout=0.0,
         options={"negatives": 0.12},
@@ -375,6 +378,7 @@ ZOO_ORDER = (
     "banking",
     "sentiment",
     "qa",
+    "qa-more",
     "fill-mask",
     "translator-pretrain",
     "translator-words",
@@ -389,7 +393,7 @@ ZOO_FOLDERS: Mapping[str, str] = {
     "intent": "intent",
     "banking": "banking",
     "sentiment": "sentiment",
-    "qa": "qa",
+    "qa-more": "qa",
     "fill-mask": "fill-mask",
     "translator": "translator",
     "writer": "writer",

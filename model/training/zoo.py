@@ -30,7 +30,8 @@ def build_zoo(data: Path, runs: Path, zoo: Path) -> None:
         init = None
         if recipe.start is not None:
             init = zoo / BASE if recipe.start == BASE else result_folder(runs / recipe.start)
-        run_stage(recipe, data, runs / name, init)
+        adapter = None if recipe.adapter_start is None else result_folder(runs / recipe.adapter_start)
+        run_stage(recipe, data, runs / name, init, adapter_from=adapter)
     for name, folder in ZOO_FOLDERS.items():
         export(runs / name, zoo / folder)
         base = zoo / BASE if RECIPES[name].lora is not None else None

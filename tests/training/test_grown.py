@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.adapters import add_adapter, save_adapter
 from model.config import CheckpointError
+from model.training.__main__ import main
 from model.training.grown import grow_adapter
 from model.transformer import Transformer
 from tests.tiny import BERT, random_model
@@ -59,3 +60,13 @@ def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     add_adapter(small, "answers", CONFIG, 2, 4.0)
     with pytest.raises(CheckpointError, match="rank 6, the new adapter has 2"):
         grow_adapter(small, "answers", folder)
+
+
+def test_a_recipe_without_the_adapter_it_goes_on_from_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "--recipe", "qa-more", "--data", str(tmp_path), "--init-from", str(tmp_path)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        "error: recipe qa-more goes on from the adapter of qa: give --adapter-from\n"
+    )
