@@ -23,6 +23,7 @@ from app.config import (
     load_settings,
     read_api_key,
     use_cache_dir,
+    use_large_pages,
     with_folders,
 )
 from app.engine_setup import MakeEngine, build_engine
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return bench.run(read_version(), **arguments)
         settings = load_settings(arguments)
         _keep_files(settings.cache_dir)
+        use_large_pages()
         settings = with_folders(settings, _fetch)
         logs.configure(settings.log_format)
         return asyncio.run(serve(settings))

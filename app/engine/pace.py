@@ -17,9 +17,9 @@ meanwhile, and each piece of a prompt reads all weights again."""
 LEAST_SECONDS = 0.01
 """However fast decoding is: many short prompts that come at once must not trickle in."""
 PATIENCE = 1.0
-"""Who has waited for twice as many seconds for a first token may take twice as much of a step that decodes, after
-thrice as many three times, and so on: the last of many prompts need not wait for ever, and a few are not felt more."""
-MOST_TARGETS = 4.0
+"""Who has waited for twice as many seconds for a first token may take four times as much of a step that decodes, after
+thrice as many nine times, and so on: the last of many prompts need not wait for ever, and a few are not felt more."""
+MOST_TARGETS = 6.0
 """Such steps take so many targets at most."""
 SMOOTHING = 0.2
 
@@ -51,8 +51,8 @@ class Pace:
         is_anyone_decoding: bool = True,
         waited: float = 0.0,
     ) -> int:
-        """Tokens that fit into the time that those who decode, if any, leave, or into as much as they take: a large
-        model's decoding fills the target by itself. Not `is_cut`: they are taken whole.
+        """Tokens that fit into the time that those who decode, if any, leave, or into half again as much as they
+        take: a large model's decoding fills the target by itself. Not `is_cut`: they are taken whole.
 
         `is_decoding` tells of this model, `is_anyone_decoding` of all. `waited`: seconds, of the first one that has no
         token yet.
@@ -64,11 +64,11 @@ class Pace:
         if is_cut and not is_anyone_decoding:
             left *= MOST_ALONE
         if is_decoding and decoding:
-            left = max(left - decoding, decoding)
+            left = max(left - decoding, MOST_ADDED * decoding)
             if is_cut:
                 left = min(left, max(LEAST_SECONDS, MOST_ADDED * decoding))
                 most = MOST_TARGETS * self._target - decoding
-                left = max(left, min(left * waited / PATIENCE, most))
+                left = max(left, min(left * (waited / PATIENCE) ** 2, most))
         return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
 
     def forget(self, model: str) -> None:

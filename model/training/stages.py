@@ -45,6 +45,10 @@ def run_stage(
 
     Leaves the Hugging Face files (of an adapter: PEFT's), `log.jsonl`, `loss.png` and `result.json`.
     """
+    if adapter_from is None and recipe.adapter_start is not None:
+        raise FileNotFoundError(
+            f"recipe {recipe.name} goes on from the adapter of {recipe.adapter_start}: give --adapter-from"
+        )
     torch.manual_seed(recipe.schedule.seed)
     started = time.process_time()
     out.mkdir(parents=True, exist_ok=True)

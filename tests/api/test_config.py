@@ -13,6 +13,7 @@ from app.config import (
     load_settings,
     read_api_key,
     use_cache_dir,
+    use_large_pages,
     with_folders,
     zoo_models,
 )
@@ -200,6 +201,15 @@ def test_libraries_keep_their_files_in_the_one_folder_unless_told_otherwise(tmp_
     }
     assert find_cache_dir({}) is find_cache_dir({"QUARTET_CACHE_DIR": ""}) is None
     assert find_cache_dir({"QUARTET_CACHE_DIR": str(tmp_path)}) == tmp_path
+
+
+def test_large_pages_are_asked_for_unless_something_else_is() -> None:
+    environ: dict[str, str] = {}
+    use_large_pages(environ)
+    assert environ == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    environ["GLIBC_TUNABLES"] = "glibc.malloc.arena_max=2"
+    use_large_pages(environ)
+    assert environ == {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_nothing_more(tmp_path: Path) -> None:
