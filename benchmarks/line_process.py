@@ -1,6 +1,7 @@
 """A process that is told commands as lines of JSON and says how long each took: one side of `peers.engines.lines`."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class LineProcess:
-    """A context manager, entered once it is ready; it sleeps on its input while others are measured."""
+    """A context manager, entered once it is ready; it sleeps on its input while others are measured.
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
+    `environ` is added to this process's.
+    """
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+        self._command, self._environ = command, os.environ | (environ or {})
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             self._command,
             cwd=ROOT,
+            env=self._environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.config import use_large_pages
 from benchmarks.line_process import ROOT, LineProcess
 from benchmarks.peers.shapes import BERT, QWEN, write
 
 MINILM = "minilm"
+VLLM_BOUNDS = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0-1"}
+"""GiB of cache, and its threads' cores; without the first it wants nearly all memory."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,12 @@ class Peers:
     def quartet(self, name: str, dtype: str, quantization: str = "none") -> "Engine":
         output = "class" if name == BERT else "embedding"
         arguments = [str(self.checkpoint(name)), dtype, quantization, output]
-        return Engine(Path(sys.executable), "quartet", arguments)
+        environ: dict[str, str] = {}
+        use_large_pages(environ)  # as `quartet serve` has its engine
+        return Engine(Path(sys.executable), "quartet", arguments, environ)
 
     def vllm(self) -> "Engine":
-        return Engine(self.python("vllm"), "vllm", [str(self.checkpoint(QWEN)), "bfloat16"])
+        return Engine(self.python("vllm"), "vllm", [str(self.checkpoint(QWEN)), "bfloat16"], VLLM_BOUNDS)
 
     def ctranslate2(self, name: str, compute_type: str) -> "Engine":
         end = {"marian": "w0"}.get(name, "w1")
@@ -76,8 +81,10 @@ class Peers:
 class Engine(LineProcess):
     """A running module of `engines`."""
 
-    def __init__(self, python: Path, module: str, arguments: Sequence[str]) -> None:
-        super().__init__([str(python), "-m", f"benchmarks.peers.engines.{module}", *arguments])
+    def __init__(
+        self, python: Path, module: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__([str(python), "-m", f"benchmarks.peers.engines.{module}", *arguments], environ)
 
     def generate(self, prompts: Sequence[Sequence[int]], new: int, batch: int, beams: int = 1) -> float:
         """Seconds for `new` tokens after each prompt, `batch` prompts at a time."""

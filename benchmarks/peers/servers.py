@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import psutil
 
 from benchmarks.line_process import ROOT
-from benchmarks.peers.process import Peers
+from benchmarks.peers.process import VLLM_BOUNDS, Peers
 from benchmarks.peers.shapes import MARIAN, QWEN
 from benchmarks.service import AS_IF_NEW, Service, free_port
 
@@ -68,8 +68,7 @@ def vllm(peers: Peers) -> PeerServer:
         "--dtype", "bfloat16", "--max-model-len", "1024", "--max-num-seqs", "32",
         "--max-num-batched-tokens", "2048", "--no-enable-prefix-caching", "--port",
     ]  # fmt: skip
-    bounds = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0-1"}
-    return PeerServer(command, model, bounds)
+    return PeerServer(command, model, VLLM_BOUNDS)
 
 
 def llama(peers: Peers, precision: str) -> PeerServer:
