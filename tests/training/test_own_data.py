@@ -148,6 +148,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert main([*arguments, "--out", str(whole)]) == 0
     accumulate, count = loop._accumulate, [0]
+    before = signal.getsignal(signal.SIGINT)
 
     def interrupted(*given: object) -> tuple[float, int, int]:
         count[0] += 1
@@ -159,7 +160,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert main(arguments) == 130
     told = f"stopped at step 4 of at most 6; go on with:\n  quartet train --resume --out {out}"
     assert told in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert not (out / "config.json").exists()
     (out / "training" / ".writing-of-one-that-was-killed").mkdir()
     (out / "training" / ".log.jsonl.writing").touch()
