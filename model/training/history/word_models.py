@@ -30,7 +30,8 @@ class WordModel(nn.Module):
         half = window // 2
         stream = torch.cat((torch.tensor([first]), ids))
         starts = range(0, len(ids), half)
-        losses = []
+        # Made before the large ones that come and go: a small one kept amid them would split the memory of each.
+        losses, done = torch.empty(len(ids)), 0
         # The first window has nothing before it and the last may be short: they are read alone.
         groups = [[0], *(list(starts[i : i + together]) for i in range(1, len(starts), together))]
         for group in [*groups[:-1], groups[-1][:-1], groups[-1][-1:]]:
@@ -42,8 +43,9 @@ class WordModel(nn.Module):
             states = self(inputs)[:, -size:].flatten(0, 1)
             targets = torch.stack([row[-size:] for row in rows]).flatten()
             logits = functional.linear(states, self.words.weight)
-            losses.append(functional.cross_entropy(logits, targets, reduction="none"))
-        return torch.cat(losses)
+            losses[done : done + len(targets)] = functional.cross_entropy(logits, targets, reduction="none")
+            done += len(targets)
+        return losses
 
 
 class LstmWords(WordModel):
