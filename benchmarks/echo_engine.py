@@ -90,7 +90,7 @@ class EchoEngine:
         return StepOutputs(outputs, report, self._next, list(begun))
 
     def ask(self, question: Question) -> None:
-        raise NotImplementedError
+        raise ValueError(f"this engine holds no weights to ask {type(question).__name__} of")
 
     def replies(self) -> list[Reply]:
         return []

@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.measure import Claim, Report
 from benchmarks.service import Service
-from model.training.config import RECIPES
 from model.training.evaluate import Evaluation, Test, sets_of
+from model.training.recipes import RECIPES
 from model.training.scoring import Answerable, Answers, Found, Guess, Labels, Scores
 
 ZOO = Path(__file__).parents[1] / "model" / "zoo"

@@ -15,12 +15,13 @@ from model.training.base import import_base, published_folder
 from model.training.calibrated import calibrate
 from model.training.cards import write_card
 from model.training.checkpoint import write_json
-from model.training.config import RECIPES, ZOO_FOLDERS, Recipe
+from model.training.config import Recipe
 from model.training.evaluate import evaluate
 from model.training.history.command import add_history_command
 from model.training.loop import Diverged
 from model.training.own_data.arguments import add_train_command
 from model.training.own_data.run import run as run_own_data
+from model.training.recipes import RECIPES, ZOO_FOLDERS
 from model.training.shrunk import shrink_adapter
 from model.training.stages import run_stage
 from model.training.zoo import build_zoo, export

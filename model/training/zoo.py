@@ -11,8 +11,8 @@ from model.training.base import import_base, published_folder
 from model.training.calibrated import calibrate
 from model.training.cards import SCORES, write_card
 from model.training.checkpoint import AtomicFolder, write_json
-from model.training.config import RECIPES, ZOO_FOLDERS, ZOO_ORDER
 from model.training.evaluate import STAGE, evaluate
+from model.training.recipes import RECIPES, ZOO_FOLDERS, ZOO_ORDER
 from model.training.stages import read_result, result_folder, run_stage
 
 BASE = "minilm"

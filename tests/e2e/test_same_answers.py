@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks.zoo_scores import Post, disagreement, served_answers
-from model.training.config import RECIPES
 from model.training.evaluate import Evaluation, Test
+from model.training.recipes import RECIPES
 from model.training.scoring import Answerable, Answers, Labels, Translations
 from model.training.spans import Question
 from tests.e2e.conftest import Process

@@ -15,8 +15,8 @@ from model.families import read_config
 from model.loading import load_model, save_model
 from model.tokenization import Tokenizer
 from model.training.__main__ import main
-from model.training.config import RECIPES
 from model.training.objectives import classification
+from model.training.recipes import RECIPES
 from tests.api.folders import byte_tokenizer
 from tests.tiny import BERT, random_model
 

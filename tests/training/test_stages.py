@@ -21,8 +21,9 @@ from model.greedy import generate_greedy
 from model.loading import load_model, save_model
 from model.tokenization import Tokenizer
 from model.training import __main__ as command_line
-from model.training import config as recipes
+from model.training import recipes
 from model.training.__main__ import main
+from model.training.config import Recipe
 from model.training.tokenizer import train_text_to_text
 from tests.tiny import BERT, random_model
 
@@ -62,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, recipes.Recipe]:
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recipe]:
     """The recipes with models of a few thousand parameters."""
     t5 = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1}
     llama = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
@@ -78,7 +79,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, recipes.Recipe]:
 
 
 def test_a_translator_is_made_scored_and_loads_elsewhere(
-    data: Path, small: dict[str, recipes.Recipe], tmp_path: Path
+    data: Path, small: dict[str, Recipe], tmp_path: Path
 ) -> None:
     arguments = ["--data", str(data), "--max-epochs", "1"]
     first, second, zoo = tmp_path / "first", tmp_path / "second", tmp_path / "zoo"
@@ -121,7 +122,7 @@ def test_a_translator_is_made_scored_and_loads_elsewhere(
 
 
 def test_the_zoo_is_built_in_order_and_what_is_done_is_not_done_again(
-    data: Path, small: dict[str, recipes.Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, small: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = tuple(name for name in recipes.ZOO_ORDER if name.startswith("translator") or name == "writer")
     table = {}
@@ -147,7 +148,7 @@ def test_the_zoo_is_built_in_order_and_what_is_done_is_not_done_again(
 
 
 def test_a_writer_is_made_scored_and_loads_elsewhere(
-    data: Path, small: dict[str, recipes.Recipe], tmp_path: Path
+    data: Path, small: dict[str, Recipe], tmp_path: Path
 ) -> None:
     run, zoo = tmp_path / "run", tmp_path / "zoo"
     arguments = ["--data", str(data)]

@@ -11,7 +11,7 @@ import torch
 
 from model.training.base import import_base, published_folder
 from model.training.checkpoint import drop_checkpoints
-from model.training.config import RECIPES, Recipe, Schedule
+from model.training.config import Recipe, Schedule
 from model.training.evaluate import evaluate
 from model.training.history import recipes
 from model.training.history.kneser_ney import KneserNey
@@ -20,6 +20,7 @@ from model.training.history.rows import Row, num_stored, perplexity_row, process
 from model.training.history.word_models import LstmWords, TransformerWords, WordModel
 from model.training.history.words import Ids, Vocabulary, article_of_each, fiction_lines, wikitext_lines
 from model.training.loop import train
+from model.training.recipes import RECIPES
 from model.training.stages import copy_tokenizer, read_result, result_folder, run_stage
 from model.training.zoo import BASE
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from model.training.config import RECIPES, Recipe, Schedule
+from model.training.config import Recipe, Schedule
+from model.training.recipes import RECIPES
 
 _NO_CLOCK = 1e6
 """Minutes, so many that no learning rate follows them."""

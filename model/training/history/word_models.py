@@ -1,5 +1,6 @@
 """The two networks that say the next word, by recurrence and by attention, over one table of words each."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,14 +13,14 @@ from model.families.llama import read
 from model.transformer import Transformer
 
 
-class WordModel(nn.Module):
+class WordModel(nn.Module, ABC):
     """Reads words and gives a state at each place; a word's score as the next one is its row of the table times it."""
 
     words: nn.Embedding
 
+    @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:
         """[b, t] words to [b, t, hidden_size]: each place has read itself and those before it."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def word_losses(self, ids: Tensor, first: int, window: int = 128, together: int = 16) -> Tensor:
