@@ -45,6 +45,10 @@ def test_start_tells_what_was_loaded(running: Process) -> None:
     assert "MiB" in told
 
 
+def test_the_engine_process_asks_for_large_pages(running: Process) -> None:
+    assert running.worker().environ()["GLIBC_TUNABLES"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "key"),
     [

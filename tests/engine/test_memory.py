@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from app.engine.build import build_engine
 from app.engine.memory import forget_pages
+from app.engine.protocol import ModelSpec, WorkerConfig
+from model.loading import save_model
+from tests.tiny import LLAMA, random_model
 
 MEBIBYTE = 2**20
 
@@ -42,3 +47,13 @@ def test_what_was_written_over_a_file_stays(file: Path) -> None:
     forget_pages([file])
     assert mapped[5] == 99
     assert file.read_bytes()[5] == 5
+
+
+def test_an_engine_lets_go_of_the_weight_files_that_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(random_model(LLAMA, dtype=torch.float32), tmp_path)
+    forgotten: list[Path] = []
+    monkeypatch.setattr("app.engine.build.forget_pages", forgotten.extend)
+    build_engine(WorkerConfig(models=[ModelSpec("m", str(tmp_path))], device="cpu", kv_cache_memory=10**7))
+    assert forgotten == [tmp_path / "model.safetensors"]

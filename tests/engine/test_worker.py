@@ -1,6 +1,5 @@
 """The worker's loop with a fake engine in a thread, and the whole process with a real one."""
 
-import gc
 import os
 import signal
 import socket
@@ -217,28 +216,6 @@ def test_an_idle_worker_gives_memory_back_once_until_there_is_work_again(
         assert next(peer.outputs()).id == 1
         hear_beats(peer, 3 * IDLE_BEATS)
         assert len(given_back) == 2
-
-
-def test_a_worker_looks_for_garbage_when_it_is_idle_and_not_amid_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    looks: list[str] = []
-    before = gc.get_threshold()
-
-    class Watched(FakeEngine):
-        def step(self) -> StepOutputs:
-            looks.append(f"step, {gc.get_threshold()[2] > 10**6}")
-            return super().step()
-
-    monkeypatch.setattr("gc.collect", lambda: looks.append("look"))
-    monkeypatch.setattr("app.engine.worker.release_free", lambda: looks.append("idle"))
-    with in_thread(lambda sock: serve(Channel(sock), Watched(), heartbeat=0.001)) as (peer, _):
-        peer.send(generate(1, max_tokens=3))
-        assert [next(peer.outputs()).id for _ in range(3)] == [1, 1, 1]
-        for _ in range(3 * IDLE_BEATS):
-            peer.sock.recv(len(encode_frame(Heartbeat())))
-    assert looks == ["look", *3 * ["step, True"], "look", "idle"]
-    assert gc.get_threshold() == before
 
 
 def test_an_answer_too_large_for_a_frame_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

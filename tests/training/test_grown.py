@@ -10,7 +10,9 @@ from torch import Tensor
 from model.adapters import add_adapter, save_adapter
 from model.config import CheckpointError
 from model.training.__main__ import main
+from model.training.config import Recipe
 from model.training.grown import grow_adapter
+from model.training.zoo import build_zoo
 from model.transformer import Transformer
 from tests.tiny import BERT, random_model
 
@@ -70,3 +72,22 @@ def test_a_recipe_without_the_adapter_it_goes_on_from_is_refused(
     assert capsys.readouterr().err == (
         "error: recipe qa-more goes on from the adapter of qa: give --adapter-from\n"
     )
+
+
+def test_the_zoo_hands_a_recipe_the_adapter_that_it_goes_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters: dict[str, Path | None] = {}
+
+    def stage(recipe: Recipe, data: Path, out: Path, init: Path, *, adapter_from: Path | None) -> None:
+        assert init == tmp_path / "zoo" / "minilm"
+        (out / "adapter").mkdir(parents=True)
+        adapters[recipe.name] = adapter_from
+
+    monkeypatch.setattr("model.training.zoo.run_stage", stage)
+    monkeypatch.setattr("model.training.zoo.ZOO_ORDER", ("qa", "qa-more"))
+    monkeypatch.setattr("model.training.zoo.ZOO_FOLDERS", {})
+    (tmp_path / "zoo" / "minilm").mkdir(parents=True)
+    (tmp_path / "zoo" / "minilm" / "model.safetensors").touch()
+    build_zoo(tmp_path, tmp_path / "runs", tmp_path / "zoo")
+    assert adapters == {"qa": None, "qa-more": tmp_path / "runs" / "qa" / "adapter"}
