@@ -49,11 +49,15 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """A low-rank adapter on every linear of the stack (Hu et al. 2021, Dettmers et al. 2023)."""
+    """A low-rank adapter on every linear of the stack (Hu et al. 2021, Dettmers et al. 2023).
+
+    With `shipped_rank` it is cut to that rank where the zoo is built.
+    """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    shipped_rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

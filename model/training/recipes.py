@@ -245,7 +245,7 @@ _RECIPES = (
         objective="classification",
         datasets=("sentiment-sentences", "goemotions-groups"),
         start="minilm",
-        lora=Lora(rank=16, alpha=32, dropout=0.0),
+        lora=Lora(rank=16, alpha=32, dropout=0.0, shipped_rank=8),
         dropout=0.0,
         options={"repeat": {"sentiment-sentences": 4}},
         schedule=Schedule(

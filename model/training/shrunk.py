@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from model.adapters import load_adapter, save_adapter
+from model.config import CheckpointError
 from model.layers.linear import Linear, LowRank
 from model.loading import load_model
 
@@ -19,6 +20,8 @@ def shrink_adapter(name: str, folder: Path, base: Path, rank: int) -> float:
         update = module.adapters[name] if isinstance(module, Linear) and name in module.adapters else None
         if not isinstance(module, Linear) or not isinstance(update, LowRank):
             continue
+        if not 0 < rank <= len(update.down):
+            raise CheckpointError(f"{folder}: rank {rank}, of 1 to {len(update.down)} that an update has")
         left, sizes, right = torch.linalg.svd(update.up @ update.down, full_matrices=False)
         smaller = LowRank(module.in_features, module.out_features, rank, update.scale, 0.0)
         smaller.up.copy_(left[:, :rank] * sizes[:rank].sqrt())

@@ -13,6 +13,7 @@ from model.training.cards import SCORES, write_card
 from model.training.checkpoint import AtomicFolder, write_json
 from model.training.evaluate import STAGE, evaluate
 from model.training.recipes import RECIPES, ZOO_FOLDERS, ZOO_ORDER
+from model.training.shrunk import shrink_adapter
 from model.training.stages import read_result, result_folder, run_stage
 
 BASE = "minilm"
@@ -33,11 +34,14 @@ def build_zoo(data: Path, runs: Path, zoo: Path) -> None:
         adapter = None if recipe.adapter_start is None else result_folder(runs / recipe.adapter_start)
         run_stage(recipe, data, runs / name, init, adapter_from=adapter)
     for name, folder in ZOO_FOLDERS.items():
+        recipe = RECIPES[name]
         export(runs / name, zoo / folder)
-        base = zoo / BASE if RECIPES[name].lora is not None else None
-        if base is not None and RECIPES[name].objective in ("classification", "extractive-qa"):
-            calibrate(RECIPES[name], data, zoo / folder, base)
-        write_json(zoo / folder / SCORES, evaluate(RECIPES[name], data, zoo / folder, base))
+        base = None if recipe.lora is None else zoo / BASE
+        if recipe.lora is not None and recipe.lora.shipped_rank is not None:
+            shrink_adapter(name, zoo / folder, zoo / BASE, recipe.lora.shipped_rank)
+        if base is not None and recipe.objective in ("classification", "extractive-qa"):
+            calibrate(recipe, data, zoo / folder, base)
+        write_json(zoo / folder / SCORES, evaluate(recipe, data, zoo / folder, base))
         write_card(zoo / folder)
 
 

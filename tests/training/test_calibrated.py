@@ -17,6 +17,7 @@ from model.tokenization import Tokenizer
 from model.training.__main__ import main
 from model.training.objectives import classification
 from model.training.recipes import RECIPES
+from model.training.zoo import build_zoo
 from tests.api.folders import byte_tokenizer
 from tests.tiny import BERT, random_model
 
@@ -114,3 +115,36 @@ def test_a_smaller_rank_keeps_what_is_largest(data: Path, tmp_path: Path) -> Non
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 2
     moved = (logits(tmp_path, data) - before).abs().max()
     assert 1e-3 < moved < before.abs().max()
+
+
+@pytest.mark.parametrize("rank", [0, 5])
+def test_a_rank_that_no_update_has_is_refused(
+    rank: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = adapter(tmp_path, "intent")
+    command = ["shrink", "--recipe", "intent", "--model", str(folder), "--base", str(tmp_path / "base")]
+    assert main([*command, "--rank", str(rank)]) == 2
+    assert capsys.readouterr().err == f"error: {folder}: rank {rank}, of 1 to 4 that an update has\n"
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
+
+
+def test_the_zoo_cuts_an_adapter_to_the_rank_that_it_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, zoo = tmp_path / "runs" / "sentiment", tmp_path / "zoo"
+    adapter(tmp_path, "sentiment").rename(tmp_path / "adapter")
+    run.mkdir(parents=True)
+    (tmp_path / "adapter").rename(run / "adapter")
+    (run / "result.json").write_text('{"dev": {}}')
+    zoo.mkdir()
+    (tmp_path / "base").rename(zoo / "minilm")
+    recipe = RECIPES["sentiment"]
+    assert recipe.lora is not None
+    recipe = replace(recipe, lora=replace(recipe.lora, shipped_rank=2))
+    names = {"RECIPES": {"sentiment": recipe}, "ZOO_ORDER": ("sentiment",)}
+    calls: dict[str, object] = dict.fromkeys(("calibrate", "evaluate", "write_card"), lambda *_: {})
+    folders = {"ZOO_FOLDERS": {"sentiment": "sentiment"}}
+    for name, value in {**names, **folders, **calls}.items():
+        monkeypatch.setattr(f"model.training.zoo.{name}", value)
+    build_zoo(tmp_path, tmp_path / "runs", zoo)
+    assert json.loads((zoo / "sentiment" / "adapter_config.json").read_text())["r"] == 2
