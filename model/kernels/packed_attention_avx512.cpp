@@ -16,22 +16,6 @@ namespace {
 
 typedef uint16_t Pairs __attribute__((vector_size(64)));
 
-// Rows and columns of sixteen vectors of sixteen words change places, first within pairs, then of pairs and so on.
-template <int STEP>
-INLINE void exchange(Words (&rows)[LANES]) {
-    Words own, other;
-    for (uint32_t j = 0; j < LANES; ++j) {
-        own[j] = j & STEP ? LANES + j - STEP : j;
-        other[j] = j & STEP ? LANES + j : j + STEP;
-    }
-    for (int i = 0; i < LANES; ++i) {
-        if (i & STEP) continue;
-        const Words low = rows[i], high = rows[i + STEP];
-        rows[i] = __builtin_shuffle(low, high, own);
-        rows[i + STEP] = __builtin_shuffle(low, high, other);
-    }
-}
-
 struct PairsOfBfloat16 {
     using Element = bfloat16;
     using Number = bfloat16;

@@ -141,6 +141,22 @@ INLINE Number exponential(Number x) {
     return x < least ? nought : p * power_of_two(n);
 }
 
+// Rows and columns of sixteen vectors of sixteen words change places, first within pairs, then of pairs and so on.
+template <int STEP>
+INLINE void exchange(Words (&rows)[LANES]) {
+    Words own, other;
+    for (uint32_t j = 0; j < LANES; ++j) {
+        own[j] = j & STEP ? LANES + j - STEP : j;
+        other[j] = j & STEP ? LANES + j : j + STEP;
+    }
+    for (int i = 0; i < LANES; ++i) {
+        if (i & STEP) continue;
+        const Words low = rows[i], high = rows[i + STEP];
+        rows[i] = __builtin_shuffle(low, high, own);
+        rows[i + STEP] = __builtin_shuffle(low, high, other);
+    }
+}
+
 // Calls body(first row, row after the last) on each of so many threads, for its share.
 template <typename Body>
 void share_rows(int64_t num_rows, int32_t num_threads, const Body& body) {
