@@ -12,16 +12,21 @@
 // every output, side by side; beside an odd last input is a nought.
 struct Bfloat16Linear {
     static constexpr int64_t PANEL = 64;
-    static constexpr int64_t ROWS = 6;          // at once: as many as there are registers for
-    static constexpr int64_t CHUNK = 32 * ROWS; // rows of a task at most
+    static constexpr int64_t ROWS = 6;            // at once: as many as there are registers for
+    static constexpr int64_t MOST_ROWS = 32 * ROWS;  // of a task
+    static constexpr int64_t KEPT = 400 << 10;  // bytes of rows that stay in a core's second cache while weights pass by
 
     const uint16_t *x, *weight, *bias;
     uint16_t* out;
     int64_t num_rows, in, out_features, x_stride;
 
     int64_t num_panels() const { return (out_features + PANEL - 1) / PANEL; }
-    int64_t num_chunks() const { return (num_rows + CHUNK - 1) / CHUNK; }
-    // A task is a panel with a chunk of rows. Threads share tasks by their number, in runs.
+    int64_t num_chunks() const {
+        const int64_t kept = KEPT / (2 * in * ROWS) * ROWS;
+        const int64_t most = kept < 4 * ROWS ? 4 * ROWS : kept < MOST_ROWS ? kept : MOST_ROWS;
+        return (num_rows + most - 1) / most;
+    }
+    // A task is a chunk of rows with a panel. Threads share tasks by their number, in runs.
     int64_t num_tasks() const { return num_panels() * num_chunks(); }
 };
 

@@ -144,17 +144,18 @@ void multiply_block(const Bfloat16Linear& a, const Block& b, float* partial) {
 
 void multiply(const Bfloat16Linear& a, int64_t first, int64_t last) {
     const int64_t num_steps = a.in / 2 + a.in % 2, num_blocks = (num_steps + BLOCK - 1) / BLOCK;
-    const int64_t num_chunks = a.num_chunks(), num_groups = (a.num_rows + ROWS - 1) / ROWS;
-    alignas(64) float partial[Bfloat16Linear::CHUNK * PANEL];
+    const int64_t num_panels = a.num_panels(), num_chunks = a.num_chunks();
+    const int64_t num_groups = (a.num_rows + ROWS - 1) / ROWS;
+    alignas(64) float partial[Bfloat16Linear::MOST_ROWS * PANEL];
     for (int64_t task = first; task < last; ++task) {
-        const int64_t panel = task / num_chunks, chunk = task % num_chunks;
-        const int64_t row = num_groups * chunk / num_chunks * ROWS, stop = num_groups * (chunk + 1) / num_chunks * ROWS;
+        const int64_t chunk = task / num_panels, panel = task % num_panels;
+        const int64_t row = num_groups * chunk / num_chunks * ROWS, end = num_groups * (chunk + 1) / num_chunks * ROWS;
+        const bool is_followed = task + 1 < last && panel + 1 < num_panels;
         for (int64_t block = 0; block < num_blocks; ++block) {
-            const bool is_read_ahead = block > 0 || task > first;
-            const bool is_followed = block + 1 < num_blocks || (chunk + 1 == num_chunks && task + 1 < last);
             const Block b{
-                panel, row, stop < a.num_rows ? stop : a.num_rows, num_steps * block / num_blocks,
-                num_steps * (block + 1) / num_blocks, is_read_ahead, is_followed,
+                panel, row, end < a.num_rows ? end : a.num_rows, num_steps * block / num_blocks,
+                num_steps * (block + 1) / num_blocks, block > 0 || (task > first && panel > 0),
+                block + 1 < num_blocks || is_followed,
             };
             multiply_block(a, b, partial);
         }
