@@ -1,4 +1,4 @@
-// All layers of a decoder with quantized weights, by one group of threads.
+// All layers of a decoder whose weights have kernels of ours, by one group of threads.
 //
 // Each stage of a layer is the kernel that the layer's modules call one by one, given to the threads by shares with a
 // barrier behind it, so that results have the same bits either way. What goes is the time between the kernels, of a
@@ -9,10 +9,12 @@
 #include <memory>
 #include <thread>
 
+#include "bfloat16.h"
 #include "decode_attention.h"
 #include "layers.h"
 #include "quantized.h"
 
+// Of a quantized weight, see `quantized.h`; without scales of one of bfloat16 numbers, see `bfloat16.h`.
 struct Product {
     const uint8_t* weight;
     const void *scales, *bias;
@@ -170,6 +172,22 @@ class Worker {
     }
 
     void multiply(const Product& product, const char* x, char* out) {
+        if (product.scales != nullptr)
+            multiply_quantized(product, x, out);
+        else
+            multiply_bfloat16(product, x, out);
+    }
+
+    void multiply_bfloat16(const Product& product, const char* x, char* out) {
+        const auto numbers = [](const void* from) { return static_cast<const uint16_t*>(from); };
+        const Bfloat16Linear linear{
+            numbers(x), numbers(product.weight), numbers(product.bias), reinterpret_cast<uint16_t*>(out), num_rows_,
+            product.in, product.out, product.in,
+        };
+        share(linear.num_tasks(), [&](int64_t first, int64_t last) { bfloat16_kernels()->multiply(linear, first, last); });
+    }
+
+    void multiply_quantized(const Product& product, const char* x, char* out) {
         const int64_t num_groups = product.group > 0 ? product.padded / product.group : 1;
         const int64_t num_panels = (product.out + PANEL - 1) / PANEL;
         const QuantizedLinear linear{

@@ -14,7 +14,8 @@ from model import kernels
 
 
 class Product(ctypes.Structure):
-    """A quantized weight as `quantized.h` has it, and its bias or None."""
+    """A quantized weight as `quantized.h` has it, or without `scales` one of bfloat16 numbers as `bfloat16.h` has it;
+    and its bias or None."""
 
     _fields_ = (
         ("weight", ctypes.c_void_p),

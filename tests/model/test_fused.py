@@ -12,6 +12,7 @@ from app.engine.grouping import cut_tiles
 from app.engine.kv_cache import PagedStore
 from model.blocks import Wanted
 from model.config import TransformerConfig
+from model.kernels.bfloat16 import can_multiply
 from model.layers.context import PaddedContext
 from model.layers.grouped_context import AttentionGroup, GroupedContext
 from model.layers.quantized import Quantization
@@ -33,13 +34,15 @@ GEMMA = replace(
 )
 
 
-def quantized(config: TransformerConfig, quantization: Quantization, dtype: torch.dtype) -> Transformer:
+def served(config: TransformerConfig, quantization: Quantization | None, dtype: torch.dtype) -> Transformer:
     model = random_model(config, dtype=torch.float32).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if name.endswith((".bias", "norm.weight")):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
             parameter.data += noise / 4
-    model.to(dtype).quantize(quantization, dtype)
+    model.to(dtype)
+    if quantization is not None:
+        model.quantize(quantization, dtype)
     model.pack()
     return model
 
@@ -110,7 +113,9 @@ def test_one_call_gives_the_bits_of_the_modules_called_one_by_one(data: st.DataO
         mlp_bias=draw(st.booleans()),
     )
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    model = quantized(config, draw(st.sampled_from(["int8", "int4"])), dtype)
+    has_products = dtype == torch.bfloat16 and can_multiply()
+    kinds: list[Quantization | None] = ["int8", "int4", None] if has_products else ["int8", "int4"]
+    model = served(config, draw(st.sampled_from(kinds)), dtype)
     step = drawn_step(draw)
     assert model.decoder is not None
     assert model.decoder.fused is not None
@@ -124,7 +129,7 @@ def test_one_call_gives_the_bits_of_the_modules_called_one_by_one(data: st.DataO
 @needs_kernel
 @torch.inference_mode()
 def test_threads_that_wait_for_each_other_give_the_same_bits() -> None:
-    model = quantized(replace(LLAMA, intermediate_size=300), "int8", torch.float32)
+    model = served(replace(LLAMA, intermediate_size=300), "int8", torch.float32)
     step = Step([(0, 20), (3, 1), (8, 1), (30, 9), (2, 1)], wanted=[3, 19, 20, 21, 30])
     for tile in (0, 18):
         got, wanted = (run(model, replace(step, tile=tile, threads=threads)) for threads in (3, 1))
@@ -135,7 +140,7 @@ def test_threads_that_wait_for_each_other_give_the_same_bits() -> None:
 @needs_kernel
 @pytest.mark.parametrize("config", [CONFIGS["gpt2"], T5], ids=lambda config: config.family)
 def test_other_families_are_left_to_their_modules(config: TransformerConfig) -> None:
-    model = quantized(config, "int8", torch.float32)
+    model = served(config, "int8", torch.float32)
     assert model.decoder is not None
     assert model.decoder.fused is None
 
@@ -143,7 +148,7 @@ def test_other_families_are_left_to_their_modules(config: TransformerConfig) -> 
 @needs_kernel
 @torch.inference_mode()
 def test_what_is_no_step_over_the_paged_cache_is_left_to_the_modules() -> None:
-    model = quantized(LLAMA, "int8", torch.float32)
+    model = served(LLAMA, "int8", torch.float32)
     assert model.decoder is not None
     asked: list[int] = []
 
