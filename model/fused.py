@@ -42,7 +42,7 @@ class FusedLayers:
 
 
 def fuse(stack: Stack, config: TransformerConfig, dtype: torch.dtype) -> FusedLayers | None:
-    """None where the stack is of another shape, or has a weight without a kernel of ours. It has to outlive the result."""
+    """None where the stack is of another shape, or a weight has no kernel of ours. It has to outlive the result."""
     shape = (config.kind, config.pre_norm, config.norm, config.position, config.gated_mlp)
     is_gelu = _ACTIVATIONS.get(config.activation)
     if shape != ("decoder", True, "rmsnorm", "rotary", True) or is_gelu is None or config.skip_first_norm:
