@@ -14,7 +14,7 @@ from model.layers.large_pages import LargePages
 from model.layers.packed import PackedWeight, Packing, ServedWeight, bits_vary, can_pack
 
 _FEW_OUTPUTS = 16
-"""Fewer, as classes are, leave most of a panel empty: of nine oneDNN makes the products of 300 rows in half the time."""
+"""Fewer, as classes are, leave a panel mostly empty: of nine, oneDNN makes products of 300 rows in half the time."""
 
 
 class PaneledWeight:
