@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#pragma GCC target("arch=x86-64-v4,avx512bf16")  // below all that other files share
+#pragma GCC target("arch=x86-64-v4,avx512bf16,prfchw")  // below all that other files share
 
 #include "bfloat16.h"
 #include "vectors.h"
@@ -103,6 +103,12 @@ void multiply_rows(const Bfloat16Linear& a, const Block& b, int64_t row, const u
     Vector sums[R][VECTORS] = {};
     float* kept = partial + (row - b.row) * PANEL;
     if (b.first > 0) std::memcpy(sums, kept, sizeof sums);
+    for (int r = 0; is_last && r < R; ++r) {  // a core writes to a line that it has, and has to fetch others before
+        const uint16_t* out = a.out + (row + r) * a.out_features + b.panel * PANEL;
+        __builtin_prefetch(out, 1);
+        __builtin_prefetch(out + 32, 1);
+        __builtin_prefetch(out + 63, 1);
+    }
     switch (fetched) {
         case 0: add_products<R, 0>(part, ahead, sums); break;
         case 1: add_products<R, 1>(part, ahead, sums); break;
