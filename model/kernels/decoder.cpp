@@ -296,7 +296,7 @@ Rooms rooms_for(const Decoder& a, int64_t n) {
         room_for(row * a.hidden),
         room_for(row * (a.heads + 2 * a.kv) * a.d),
         room_for(row * a.heads * a.d),
-        room_for(row * 2 * a.intermediate),
+        room_for(row * larger(2 * a.intermediate, a.hidden)),  // where the wanted rows of x are picked to, too
         room_for(row * a.intermediate),
         room_for(row * a.hidden),
         room_for<int8_t>(n * padded),
