@@ -85,7 +85,8 @@ def run(model: Transformer, step: Step) -> tuple[Tensor, Tensor]:
         torch.set_num_threads(before)
 
 
-def drawn_step(draw: st.DrawFn) -> Step:
+@st.composite
+def steps(draw: st.DrawFn) -> Step:
     """Sequences that decode among pieces of prompts."""
     lengths = st.one_of(st.just(1), st.integers(1, 25))
     sequences = draw(st.lists(st.tuples(st.integers(0, 30), lengths), min_size=1, max_size=8))
@@ -118,7 +119,7 @@ def test_one_call_gives_the_bits_of_the_modules_called_one_by_one(data: st.DataO
     has_products = dtype == torch.bfloat16 and can_multiply()
     kinds: list[Quantization | None] = ["int8", "int4", None] if has_products else ["int8", "int4"]
     model = served(config, draw(st.sampled_from(kinds)), dtype)
-    step = drawn_step(draw)
+    step = data.draw(steps())
     assert model.decoder is not None
     assert model.decoder.fused is not None
     got = run(model, step)
