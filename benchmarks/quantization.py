@@ -18,6 +18,7 @@ from app.engine.engine import Engine
 from app.engine.protocol import EncodeRequest, GenerateRequest, ModelSpec, Quantization, WorkerConfig
 from app.engine.sampling_params import SamplingParams
 from benchmarks.measure import Claim, Options, Report, alternate
+from model.layers.bfloat16 import serving
 from model.layers.packed import PackedWeight, ServedWeight, can_pack
 from model.layers.quantized import QuantizedWeight
 
@@ -52,7 +53,8 @@ def _products(what: str, shape: tuple[int, int], options: Options) -> list[Claim
         "int4": lambda: QuantizedWeight(numbers, torch.float32, "int4"),
     }
     if can_pack(torch.empty(0, dtype=torch.bfloat16)):
-        made["bfloat16"] = lambda: PackedWeight(numbers.bfloat16())
+        packing = serving()
+        made["bfloat16"] = lambda: packing.pack(numbers.bfloat16())
     weights = {name: [make() for _ in range(copies)] for name, make in made.items()}
     claims = []
     for rows in ROWS:

@@ -165,7 +165,7 @@ def scores_words(head: nn.Module) -> bool:
     return any(isinstance(part, MaskedLMHead) and part.projection is None for part in head.modules())
 
 
-def pack_head(head: nn.Module) -> list[ServedWeight]:
+def pack_head(head: nn.Module, packing: Packing = ONEDNN) -> list[ServedWeight]:
     """See `Linear.pack`."""
     parts = [part for part in head.modules() if isinstance(part, Linear | MaskedLMHead)]
-    return [packed for part in parts for packed in part.pack()]
+    return [packed for part in parts for packed in part.pack(packing)]

@@ -19,11 +19,12 @@ from model.heads import (
     scores_words,
 )
 from model.layers.attention import CrossAttention, SelfAttention
+from model.layers.bfloat16 import serving
 from model.layers.context import AttentionContext, PaddedContext
 from model.layers.embeddings import Embeddings
 from model.layers.linear import AdapterSpans, Linear
 from model.layers.mlp import FeedForward
-from model.layers.packed import ONEDNN, Packing, ServedWeight
+from model.layers.packed import Packing, ServedWeight
 from model.layers.quantized import Quantization, quantizing
 
 OWN = "own"
@@ -49,8 +50,8 @@ class Transformer(nn.Module):
         self.packed_words: ServedWeight | None = None
         """The input table once more, for scoring words."""
         self.packed: list[ServedWeight] = []
-        """All that `pack` gave to oneDNN, and what `quantize` made."""
-        self.words_packing: Packing = ONEDNN
+        """All that `pack` laid out, and what `quantize` made."""
+        self.words_packing: Packing = serving()
         """What scores words by the input table is made so."""
         self.logit_bias: nn.Parameter | None = None
         if config.logit_bias:
@@ -160,15 +161,16 @@ class Transformer(nn.Module):
         return self.decode(ids.flatten(), context).view(*ids.shape, -1)
 
     def pack(self) -> None:
-        """Gives all weights of products to oneDNN, for serving on a CPU; there is no way back.
+        """Lays all weights of products out for serving on a CPU, see `serving`; there is no way back.
 
         The input table is still looked up as it was, so a tied one is held twice. Changes nothing on other
         devices, for dtypes that oneDNN does not pack, or of what is quantized. Adapters that come later are packed
         as they are read.
         """
-        self._pack_stacks(ONEDNN, ONEDNN)
+        packing = serving()
+        self._pack_stacks(packing, self.words_packing)
         for head in self.heads.values():
-            self.packed += pack_head(head)
+            self.packed += pack_head(head, packing)
         if self.decoder is not None:
             self.decoder.fused = fuse(self.decoder, self.config, self.dtype)
 

@@ -20,6 +20,7 @@ FEW_CODES = 2**20
 _DTYPES = (torch.float32, torch.bfloat16)
 _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "decode_attention": (6, 11, 1),
+    "tile_attention": (6, 10, 1),
     "rms_norm": (5, 2, 2),
     "rotate": (3, 4, 0),
     "write_cache": (5, 6, 0),
@@ -29,6 +30,8 @@ _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "silu": (2, 2, 0),
     "argmax": (2, 2, 0),
     "quantized_linear": (6, 7, 0),
+    "bfloat16_linear": (4, 4, 0),
+    "lay_out_bfloat16": (2, 3, 0),
     "packed_attention": (7, 10, 1),
     "layer_norm": (6, 2, 1),
     "log_softmax": (1, 2, 0),
@@ -65,6 +68,11 @@ def library() -> ctypes.CDLL:
     """What was built; only where `can_decode` or `can_run` say so."""
     assert _LIBRARY is not None, "see can_run"
     return _LIBRARY
+
+
+def has_bfloat16_linear() -> bool:
+    """Whether the library has products for this processor's bfloat16, see `model.kernels.bfloat16`."""
+    return _LIBRARY is not None and bool(_LIBRARY.has_bfloat16_linear())
 
 
 def can_decode(device: torch.device, dtype: torch.dtype) -> bool:

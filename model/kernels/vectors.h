@@ -12,7 +12,8 @@
 #else
 #define FOR_EACH_PROCESSOR
 #endif
-#define INLINE inline __attribute__((always_inline))
+#define INLINED __attribute__((always_inline))
+#define INLINE inline INLINED
 
 namespace {
 
@@ -139,6 +140,22 @@ INLINE Number exponential(Number x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     return x < least ? nought : p * power_of_two(n);
+}
+
+// Rows and columns of sixteen vectors of sixteen words change places, first within pairs, then of pairs and so on.
+template <int STEP>
+INLINE void exchange(Words (&rows)[LANES]) {
+    Words own, other;
+    for (uint32_t j = 0; j < LANES; ++j) {
+        own[j] = j & STEP ? LANES + j - STEP : j;
+        other[j] = j & STEP ? LANES + j : j + STEP;
+    }
+    for (int i = 0; i < LANES; ++i) {
+        if (i & STEP) continue;
+        const Words low = rows[i], high = rows[i + STEP];
+        rows[i] = __builtin_shuffle(low, high, own);
+        rows[i + STEP] = __builtin_shuffle(low, high, other);
+    }
 }
 
 // Calls body(first row, row after the last) on each of so many threads, for its share.
