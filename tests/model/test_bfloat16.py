@@ -1,5 +1,8 @@
 """bfloat16 products of our own: kernels against float32, the layout and back, bits whatever the batch."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +12,9 @@ from torch.nn import functional
 from model.kernels import bfloat16 as kernels
 from model.layers.bfloat16 import PaneledWeight
 from model.layers.large_pages import LargePages
+from model.loading import load_model, save_model
+from tests.model.test_quantized import FAMILIES, outputs, share
+from tests.tiny import random_model
 
 pytestmark = pytest.mark.skipif(
     not kernels.can_multiply(), reason="no products of bfloat16 numbers on this processor, or no C++ compiler"
@@ -70,3 +76,20 @@ def test_what_is_no_number_stays_in_its_row_and_tiny_numbers_are_noughts() -> No
     assert product[3].isnan().all()
     assert not product[4].any()
     assert product[[0, 2, 5, 6, 7, 8]].isfinite().all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
+def test_a_packed_model_of_every_family_is_as_near_to_float32_as_the_plain_one(
+    name: str, tmp_path: Path
+) -> None:
+    config = FAMILIES[name]
+    if config.kind == "encoder":
+        config = replace(config, head="none", labels=())
+    save_model(random_model(config, dtype=torch.float32), tmp_path)
+    exact, plain, packed = (load_model(tmp_path, dtype) for dtype in (torch.float32, *[torch.bfloat16] * 2))
+    packed.pack()
+    assert any(isinstance(weight, PaneledWeight) for weight in packed.packed)
+    ids = torch.randint(3, 90, (3, 9))
+    wanted = outputs(exact, ids)
+    assert share(outputs(packed, ids) - wanted, wanted) < 1.5 * share(outputs(plain, ids) - wanted, wanted)

@@ -126,8 +126,8 @@ def test_a_quantized_model_of_every_family_computes_nearly_the_same(name: str, t
     assert quantized.dtype is torch.float32
     assert all("heads." in n for n, p in quantized.named_parameters() if _is_product(n, p))
     ids = torch.randint(3, 90, (3, 9))
-    wanted = _outputs(plain, ids)
-    assert 1e-4 < share(_outputs(quantized, ids) - wanted, wanted) < 0.1
+    wanted = outputs(plain, ids)
+    assert 1e-4 < share(outputs(quantized, ids) - wanted, wanted) < 0.1
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
@@ -146,7 +146,7 @@ def test_weights_are_read_as_stored_and_computed_with_in_the_wanted_dtype(
     }
     ids = torch.randint(3, 90, (2, 9))
     assert model.decode_padded(ids, torch.ones_like(ids, dtype=torch.bool)).dtype is torch.bfloat16
-    assert _outputs(model, ids).dtype is torch.float32  # scores of words are not rounded
+    assert outputs(model, ids).dtype is torch.float32  # scores of words are not rounded
 
 
 def test_bytes_are_those_of_codes_and_scales(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def _is_product(name: str, parameter: Tensor) -> bool:
     return not any(part in name for part in tables)
 
 
-def _outputs(model: Transformer, ids: Tensor) -> Tensor:
+def outputs(model: Transformer, ids: Tensor) -> Tensor:
     mask = torch.ones_like(ids, dtype=torch.bool)
     if model.config.kind == "encoder":
         return model.encode_padded(ids, mask)
