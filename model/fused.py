@@ -33,7 +33,7 @@ class FusedLayers:
         self, x: Tensor, rotations: Sequence[tuple[Tensor, Tensor]], queries: PagedQueries
     ) -> Tensor | None:
         """[n, hidden_size] embedded tokens to hidden states of the same shape; None where the modules must do it."""
-        if len(x) > MOST_ROWS or not kernels.can_run(x, queries.caches[0]):
+        if len(x) > MOST_ROWS or not kernels.can_run(x) or not kernels.can_cache(x.dtype, queries.caches[0]):
             return None
         return decode_layers(self._decoder, x, rotations, queries)
 

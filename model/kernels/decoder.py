@@ -82,6 +82,7 @@ class _Step(ctypes.Structure):
         ("num_blocks", ctypes.c_int64),
         ("page_stride", ctypes.c_int64),
         ("num_threads", ctypes.c_int32),
+        ("cache_is_bfloat16", ctypes.c_int32),
     )
 
 
@@ -90,7 +91,7 @@ class PagedQueries:
     """Rows that each look at the first `num_keys` [n] keys of their blocks `tables` [n, blocks], their own among
     them, which is written to `blocks` and `offsets` [n]; all int64.
 
-    `caches` are the layers', each [pages, block, kv, 2 * d].
+    `caches` are the layers', each [pages, block, kv, 2 * d], of the rows' dtype or bfloat16.
     """
 
     caches: Sequence[Tensor]
@@ -125,6 +126,7 @@ def decode_layers(
         tables.shape[1],
         first.stride(0),
         torch.get_num_threads(),
+        first.dtype is torch.bfloat16,
     )
     library.decode_layers(ctypes.byref(decoder), ctypes.byref(step))
     return out

@@ -16,7 +16,7 @@ from model.layers.grouped_context import AttentionGroup, GroupedContext
 from model.layers.quantized import Quantization
 from model.transformer import Transformer
 from tests.engine.test_decoder_families import CONFIGS
-from tests.model.test_kernels import needs_kernel
+from tests.model.test_kernels import DTYPES, needs_kernel
 from tests.tiny import LLAMA, T5, random_model
 
 BLOCK = 4
@@ -43,13 +43,15 @@ def quantized(config: TransformerConfig, quantization: Quantization, dtype: torc
     return model
 
 
-def decode(model: Transformer, num_keys: list[int], threads: int) -> tuple[Tensor, Tensor]:
-    """Hidden states of a row for each of the sequences, and the cache behind it."""
+def decode(
+    model: Transformer, num_keys: list[int], threads: int, kept: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of a row for each of the sequences, and the cache behind it, `kept` as the rows are or so."""
     config, n, draws = model.config, len(num_keys), torch.Generator().manual_seed(sum(num_keys))
     most = -(-max(num_keys) // BLOCK)
     tables = torch.randperm(n * most, generator=draws).view(n, most)
     shape = (n * most, config.num_decoder_layers, BLOCK, config.num_kv_heads, 2 * config.head_dim)
-    cache = torch.randn(shape, generator=draws).to(model.dtype).transpose(0, 1)
+    cache = torch.randn(shape, generator=draws).to(kept or model.dtype).transpose(0, 1)
     counts = torch.tensor(num_keys)
     last = counts - 1
     keys = torch.arange(most * BLOCK)
@@ -83,14 +85,14 @@ def test_one_call_gives_the_bits_of_the_modules_called_one_by_one(data: st.DataO
         output_bias=draw(st.booleans()),
         mlp_bias=draw(st.booleans()),
     )
-    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    dtype, kept = draw(st.sampled_from(DTYPES))
     model = quantized(config, draw(st.sampled_from(["int8", "int4"])), dtype)
     num_keys = draw(st.lists(st.integers(1, 30), min_size=1, max_size=MOST_ROWS))
     assert model.decoder is not None
     assert model.decoder.fused is not None
-    got = decode(model, num_keys, threads=1)
+    got = decode(model, num_keys, 1, kept)
     model.decoder.fused = None
-    wanted = decode(model, num_keys, threads=1)
+    wanted = decode(model, num_keys, 1, kept)
     for mine, theirs in zip(got, wanted, strict=True):
         assert torch.equal(mine, theirs)
 
