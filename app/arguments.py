@@ -38,6 +38,11 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         help="of the weights of products; int8 and int4 are for a CPU (none)",
     )
     add(
+        "--kv-cache-dtype",
+        choices=["auto", "float32", "bfloat16"],
+        help="of keys and values (auto: bfloat16 for quantized weights on a CPU, else as hidden states)",
+    )
+    add(
         "--kv-cache-memory",
         type=int,
         metavar="BYTES",

@@ -5,7 +5,16 @@ from typing import Any
 from app.engine.protocol import ModelInfo
 from app.tasks.served import Served
 
-_DETAILS = ("dtype", "quantization", "device", "parameters", "bytes", "load_seconds", "block_size")
+_DETAILS = (
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "device",
+    "parameters",
+    "bytes",
+    "load_seconds",
+    "block_size",
+)
 
 
 def model_card(one: Served, info: ModelInfo | None, created: int) -> dict[str, Any]:

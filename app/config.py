@@ -99,6 +99,7 @@ class Settings(_Frozen):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Quantization = "none"
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     kv_cache_memory: Positive | None = None
     kv_cache_page: Positive | None = None  # at least, for models to come
     max_model_len: Positive | None = None

@@ -25,6 +25,7 @@ def build_engine(
         adapters=[AdapterSpec(one.name, one.base, str(one.folder)) for one in settings.adapters],
         device=settings.device,
         dtype=settings.dtype,
+        kv_cache_dtype=settings.kv_cache_dtype,
         kv_cache_memory=settings.kv_cache_memory,
         kv_cache_page=settings.kv_cache_page,
         token_budget=settings.token_budget,

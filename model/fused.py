@@ -36,7 +36,7 @@ class FusedLayers:
     ) -> Tensor | None:
         """[n, hidden_size] embedded tokens to hidden states of the same shape, or of `wanted` rows; None where the
         modules must do it."""
-        if not kernels.can_run(x, queries.caches[0]):
+        if not kernels.can_run(x) or not kernels.can_cache(x.dtype, queries.caches[0]):
             return None
         return decode_layers(self._decoder, x, rotations, queries, wanted)
 

@@ -88,12 +88,24 @@ def _read_model(spec: ModelSpec, config: WorkerConfig, device: torch.device) -> 
     started, folder = time.perf_counter(), Path(spec.path)
     dtype = choose_dtype(config.dtype, device, stored_dtype(folder))
     quantization = choose_quantization(spec, device, dtype)
+    shape = _cache_shape(spec, config, device, dtype)
     model = load_model(folder, dtype, device, quantization)
     model.pack()
     forget_pages(weight_files(folder))
     if config.deterministic:
         check_deterministic(served_name(spec.name), model)
-    return LoadedModel(model, folder, read_pooling(folder), quantization, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return LoadedModel(model, folder, read_pooling(folder), quantization, shape, seconds)
+
+
+def _cache_shape(
+    spec: ModelSpec, config: WorkerConfig, device: torch.device, dtype: torch.dtype
+) -> CacheShape:
+    """Of a checkpoint whose hidden states are `dtype`. Raises CheckpointError."""
+    read = read_config(Path(spec.path))
+    if not read.num_decoder_layers:
+        return CacheShape.of(read, dtype)
+    return CacheShape.of(read, choose_cache_dtype(config.kv_cache_dtype, spec, device, dtype))
 
 
 def _add_adapter(spec: AdapterSpec, models: Models, adapters: Adapters) -> None:
@@ -109,7 +121,7 @@ def _check_fit(spec: ModelSpec, config: WorkerConfig, arena: Arena, device: torc
     """Raises CheckpointError, before any weight is read, where one more model finds no room beside the others."""
     folder = Path(spec.path)
     dtype = choose_dtype(config.dtype, device, stored_dtype(folder))
-    arena.block_size(CacheShape.of(read_config(folder), dtype))
+    arena.block_size(_cache_shape(spec, config, device, dtype))
     numbers = sum(tensor.num_elements for tensor in read_tensors(folder).values())
     needed = numbers * (dtype.itemsize if spec.quantization == "none" else 1)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
@@ -153,6 +165,21 @@ def choose_quantization(spec: ModelSpec, device: torch.device, dtype: torch.dtyp
         name = str(dtype).removeprefix("torch.")
         raise CheckpointError(f"{where}: rows of {name} cannot be quantized; --dtype float32 or bfloat16 can")
     return wanted
+
+
+def choose_cache_dtype(wanted: str, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Of keys and values, where hidden states are `dtype`. `auto`: the same, but bfloat16 for quantized weights and
+    float32 on a CPU. Raises CheckpointError for one that cannot be kept here."""
+    can_narrow = device.type == "cpu" and dtype == torch.float32
+    if wanted == "auto":
+        return torch.bfloat16 if can_narrow and spec.quantization != "none" else dtype
+    if DTYPES[wanted] != dtype and not (can_narrow and wanted == "bfloat16"):
+        name = str(dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"--kv-cache-dtype {wanted}, model {served_name(spec.name)}: hidden states of {name} on {device} have a "
+            f"cache of {name}; only on a CPU float32 has one of bfloat16 too"
+        )
+    return DTYPES[wanted]
 
 
 def _pace(wanted: float | None, device: torch.device) -> Pace | None:

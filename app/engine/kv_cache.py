@@ -126,10 +126,10 @@ class PagedStore:
     def write(self, layer: int, fresh: KeyValue) -> None:
         """[num_tokens, num_kv_heads, head_dim] keys and values to their slots."""
         cache, blocks, offsets = self._layers[layer], self._write_blocks, self._write_offsets
-        if kernels.can_run(cache, *fresh):
+        if kernels.can_run(*fresh) and kernels.can_cache(fresh[0].dtype, cache):
             kernels.write_cache(cache, *fresh, blocks, offsets)
         else:
-            cache.index_put_((blocks, offsets), torch.cat(fresh, dim=-1))
+            cache.index_put_((blocks, offsets), torch.cat(fresh, dim=-1).to(cache.dtype))
 
     def read(self, layer: int, keys: Tensor) -> KeyValue:
         """[b, blocks] block ids to keys and values [b, blocks * block_size, num_kv_heads, head_dim]."""

@@ -25,18 +25,14 @@ from model.transformer import Transformer, weight_bytes
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint that was read, and how long that took."""
+    """A checkpoint that was read, what it keeps for a position, and how long that took."""
 
     model: Transformer
     folder: Path
     pooling: Pooling
     quantization: Quantization | None
+    shape: CacheShape
     seconds: float
-
-    @property
-    def shape(self) -> CacheShape:
-        """What it keeps for a position."""
-        return CacheShape.of(self.model.config, self.model.dtype)
 
 
 class Measuring(Protocol):
@@ -91,9 +87,10 @@ class Models:
             parameters=model.num_parameters,
             bytes=weight_bytes(model),
             load_seconds=loaded.seconds,
-            dtype=str(shape.dtype).removeprefix("torch."),
+            dtype=str(model.dtype).removeprefix("torch."),
             quantization=loaded.quantization or "none",
             device=str(runner.device),
+            kv_cache_dtype=str(shape.dtype).removeprefix("torch.") if shape.num_layers else None,
             num_blocks=self._arena.num_pages if shape.num_layers else 0,
             block_size=size if shape.num_layers else 0,
         )

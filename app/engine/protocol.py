@@ -51,6 +51,7 @@ class WorkerConfig(Message, frozen=True, kw_only=True):
     adapters: list[AdapterSpec] = []
     device: str = "auto"
     dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
     kv_cache_memory: int | None = None
     kv_cache_page: int | None = None
     token_budget: int = 2048
@@ -133,7 +134,8 @@ class Shutdown(Message, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What one served model turned out to be. `bytes` counts its weights; adapters report their own."""
+    """What one served model turned out to be. `bytes` counts its weights; adapters report their own. `dtype` is that of
+    hidden states, `kv_cache_dtype` None where nothing is cached."""
 
     name: str
     kind: str
@@ -145,6 +147,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     device: str
     quantization: Quantization = "none"
+    kv_cache_dtype: str | None = None
     num_blocks: int = 0
     block_size: int = 0
     base: str | None = None

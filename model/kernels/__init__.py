@@ -19,11 +19,11 @@ FEW_CODES = 2**20
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _KERNELS: Mapping[str, tuple[int, int, int]] = {
-    "decode_attention": (6, 11, 1),
-    "tile_attention": (6, 10, 1),
+    "decode_attention": (6, 12, 1),
+    "tile_attention": (6, 11, 1),
     "rms_norm": (5, 2, 2),
     "rotate": (3, 4, 0),
-    "write_cache": (5, 6, 0),
+    "write_cache": (5, 7, 0),
     "silu_gate": (3, 4, 0),
     "gelu_tanh_gate": (3, 4, 0),
     "gelu": (2, 2, 0),
@@ -91,6 +91,12 @@ def can_run(x: Tensor, *others: Tensor) -> bool:
     return dtype in _DTYPES
 
 
+def can_cache(dtype: torch.dtype, cache: Tensor) -> bool:
+    """Whether kernels take rows of a dtype that they know together with this cache: its numbers are as the rows', or
+    bfloat16."""
+    return cache.dtype is dtype or cache.dtype is torch.bfloat16
+
+
 def decode_attention(
     query: Tensor,
     cache: Tensor,
@@ -102,9 +108,9 @@ def decode_attention(
 ) -> Tensor:
     """Single queries over the keys and values of their blocks, which are read where they lie.
 
-    query [b, h, d]; one layer's cache [pages, block, kv, 2 * d], each position's keys before its values;
-    tables [b, blocks] and num_keys [b] int64; bias [b or 1, h or 1, 1, keys] of the cache's dtype; a `window`
-    over 0 looks at that many last keys only. Returns [b, h, d]. Sums are float32 whatever the dtype.
+    query [b, h, d]; one layer's cache [pages, block, kv, 2 * d], each position's keys before its values, see
+    `can_cache`; tables [b, blocks] and num_keys [b] int64; bias [b or 1, h or 1, 1, keys] of the query's dtype; a
+    `window` over 0 looks at that many last keys only. Returns [b, h, d]. Sums are float32 whatever the dtypes.
     """
     assert _LIBRARY is not None, "see can_decode"
     b, h, d = query.shape
@@ -135,6 +141,7 @@ def decode_attention(
         bias_row_stride,
         bias_head_stride,
         window,
+        cache.dtype is torch.bfloat16,
         scale,
         query.dtype is torch.bfloat16,
         _num_threads(tables.numel() * block * kv * width, FEW_NUMBERS),
@@ -200,7 +207,8 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def write_cache(cache: Tensor, key: Tensor, value: Tensor, blocks: Tensor, offsets: Tensor) -> None:
-    """Keys and values [n, kv, d] into one layer's cache [pages, block, kv, 2 * d], each to its block and offset."""
+    """Keys and values [n, kv, d] into one layer's cache [pages, block, kv, 2 * d], each to its block and offset; see
+    `can_cache`."""
     assert _LIBRARY is not None, "see can_run"
     key, value = _with_heads_side_by_side(key), _with_heads_side_by_side(value)
     n, kv, d = key.shape
@@ -216,6 +224,7 @@ def write_cache(cache: Tensor, key: Tensor, value: Tensor, blocks: Tensor, offse
         key.stride(0),
         value.stride(0),
         cache.stride(0),
+        cache.dtype is torch.bfloat16,
         key.dtype is torch.bfloat16,
         _num_threads(n * kv * d, FEW_ELEMENTS),
     )

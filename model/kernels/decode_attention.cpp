@@ -18,15 +18,15 @@ INLINE int64_t room_for(int64_t count) { return (count + 3) / 4 * 4; }
 // Keys of a position may lie pages apart, where no processor looks ahead by itself: so many positions ahead are asked for.
 constexpr int64_t AHEAD = 12;
 
-template <typename T, int D>
+template <typename C, int D>
 INLINE void ask_for(const void* const* places, int64_t place, int64_t count, int64_t offset) {
-    const char* from = reinterpret_cast<const char*>(static_cast<const T*>(places[std::min(place, count - 1)]) + offset);
-    for (int i = 0; i < D * static_cast<int>(sizeof(T)); i += 64) __builtin_prefetch(from + i);
+    const char* from = reinterpret_cast<const char*>(static_cast<const C*>(places[std::min(place, count - 1)]) + offset);
+    for (int i = 0; i < D * static_cast<int>(sizeof(C)); i += 64) __builtin_prefetch(from + i);
 }
 
 // scores[j][k] = query[j] . keys[k] for so many heads, each key read once for all of them. With D the head size is
 // known to the compiler and the queries stay in registers; without, there is one head.
-template <typename T, int D, int HEADS>
+template <typename C, int D, int HEADS>
 INLINE void score(const float* query, const void* const* places, int64_t count, int64_t d, float* scores) {
     if constexpr (D > 0) {
         Vector own[HEADS][D / LANES];
@@ -35,8 +35,8 @@ INLINE void score(const float* query, const void* const* places, int64_t count, 
         for (int64_t k = 0; k < count; k += 4) {  // the last keys once more where they are no four
             Vector sums[HEADS][4] = {};
             for (int n = 0; n < 4; ++n) {
-                ask_for<T, D>(places, k + n + AHEAD, count, 0);
-                const T* key = static_cast<const T*>(places[std::min(k + n, count - 1)]);
+                ask_for<C, D>(places, k + n + AHEAD, count, 0);
+                const C* key = static_cast<const C*>(places[std::min(k + n, count - 1)]);
                 for (int i = 0; i < D / LANES; ++i) {
                     const Vector part = load(key + i * LANES);
                     for (int j = 0; j < HEADS; ++j) sums[j][n] += own[j][i] * part;
@@ -50,7 +50,7 @@ INLINE void score(const float* query, const void* const* places, int64_t count, 
     } else {
         static_assert(HEADS == 1);
         for (int64_t k = 0; k < count; ++k) {
-            const T* key = static_cast<const T*>(places[k]);
+            const C* key = static_cast<const C*>(places[k]);
             float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
             for (int64_t i = 0; i < d; ++i) sum += query[i] * widened(key[i]);
@@ -79,14 +79,14 @@ INLINE float soften(float* scores, int64_t count, const T* bias) {
 }
 
 // out[j] = the sum of weights[j][k] * values[k], times parts[j]; a value stands behind its key.
-template <typename T, int D, int HEADS>
+template <typename T, typename C, int D, int HEADS>
 INLINE void mix(const float* weights, const void* const* places, int64_t count, int64_t d, const float* parts,
                 float* room, T* out) {
     if constexpr (D > 0) {
         Vector sums[HEADS][D / LANES] = {};
         for (int64_t k = 0; k < count; ++k) {
-            const T* value = static_cast<const T*>(places[k]) + D;
-            ask_for<T, D>(places, k + AHEAD, count, D);
+            const C* value = static_cast<const C*>(places[k]) + D;
+            ask_for<C, D>(places, k + AHEAD, count, D);
             for (int i = 0; i < D / LANES; ++i) {
                 const Vector part = load(value + i * LANES);
                 for (int j = 0; j < HEADS; ++j) sums[j][i] += weights[j * room_for(count) + k] * part;
@@ -97,7 +97,7 @@ INLINE void mix(const float* weights, const void* const* places, int64_t count, 
     } else {
         std::fill(room, room + d, 0.0f);
         for (int64_t k = 0; k < count; ++k) {
-            const T* value = static_cast<const T*>(places[k]) + d;
+            const C* value = static_cast<const C*>(places[k]) + d;
             const float weight = weights[k];
 #pragma omp simd
             for (int64_t i = 0; i < d; ++i) room[i] += weight * widened(value[i]);
@@ -107,14 +107,14 @@ INLINE void mix(const float* weights, const void* const* places, int64_t count, 
 }
 
 // One sequence and as many heads as are done at once, from `head` on. `places` are those of the keys from `start` on.
-template <typename T, int D, int HEADS>
+template <typename T, typename C, int D, int HEADS>
 INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, int64_t start, AttentionRoom& room) {
     const int64_t d = D > 0 ? D : a.d, count = room.places.size(), stride = room_for(count);
     float* scores = floats(room, HEADS * stride + (HEADS + 1) * d);  // [HEADS, stride]
     float* query = scores + HEADS * stride;                         // [HEADS, d]
     const T* own = static_cast<const T*>(a.query) + row * a.query_stride + head * d;
     for (int64_t i = 0; i < HEADS * d; ++i) query[i] = widened(own[i]) * a.scale;
-    score<T, D, HEADS>(query, room.places.data(), count, d, scores);
+    score<C, D, HEADS>(query, room.places.data(), count, d, scores);
     float parts[HEADS];
     for (int j = 0; j < HEADS; ++j) {
         const T* bias = static_cast<const T*>(a.bias);
@@ -122,42 +122,46 @@ INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, in
         parts[j] = soften<T>(scores + j * stride, count, bias);
     }
     T* out = static_cast<T*>(a.out) + (row * a.h + head) * d;
-    mix<T, D, HEADS>(scores, room.places.data(), count, d, parts, query + HEADS * d, out);
+    mix<T, C, D, HEADS>(scores, room.places.data(), count, d, parts, query + HEADS * d, out);
 }
 
 // One query's heads that share a key-value head.
-template <typename T, int D>
+template <typename T, typename C, int D>
 INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
     const int64_t shared = a.h / a.kv, stop = a.num_keys[row];
     const int64_t start = a.window > 0 ? std::max<int64_t>(0, stop - a.window) : 0;
-    find_keys(a, row, group, start, stop, sizeof(T), room.places);
+    find_keys(a, row, group, start, stop, sizeof(C), room.places);
     int64_t head = group * shared;
     const int64_t last = head + shared;
     if constexpr (D > 0 && D <= 128)  // the registers hold no two heads of more
-        for (; head + 2 <= last; head += 2) attend_heads<T, D, 2>(a, row, head, start, room);
-    for (; head < last; ++head) attend_heads<T, D, 1>(a, row, head, start, room);
+        for (; head + 2 <= last; head += 2) attend_heads<T, C, D, 2>(a, row, head, start, room);
+    for (; head < last; ++head) attend_heads<T, C, D, 1>(a, row, head, start, room);
 }
 
-template <typename T>
+template <typename T, typename C>
 INLINE void attend(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
     if (a.d == 32)
-        attend_group<T, 32>(a, row, group, room);
+        attend_group<T, C, 32>(a, row, group, room);
     else if (a.d == 64)
-        attend_group<T, 64>(a, row, group, room);
+        attend_group<T, C, 64>(a, row, group, room);
     else if (a.d == 128)
-        attend_group<T, 128>(a, row, group, room);
+        attend_group<T, C, 128>(a, row, group, room);
     else if (a.d == 256)
-        attend_group<T, 256>(a, row, group, room);
+        attend_group<T, C, 256>(a, row, group, room);
     else
-        attend_group<T, 0>(a, row, group, room);
+        attend_group<T, C, 0>(a, row, group, room);
 }
 
 FOR_EACH_PROCESSOR void attend_float32(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
-    attend<float>(a, row, group, room);
+    attend<float, float>(a, row, group, room);
+}
+
+FOR_EACH_PROCESSOR void attend_narrower(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
+    attend<float, bfloat16>(a, row, group, room);
 }
 
 FOR_EACH_PROCESSOR void attend_bfloat16(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
-    attend<bfloat16>(a, row, group, room);
+    attend<bfloat16, bfloat16>(a, row, group, room);
 }
 
 }  // namespace
@@ -186,6 +190,8 @@ void attend_groups(const DecodeAttention& a, int64_t first, int64_t last, bool i
     for (int64_t i = first; i < last; ++i) {
         if (is_bfloat16)
             attend_bfloat16(a, i / a.kv, i % a.kv, room);
+        else if (a.cache_is_bfloat16)
+            attend_narrower(a, i / a.kv, i % a.kv, room);
         else
             attend_float32(a, i / a.kv, i % a.kv, room);
     }
@@ -194,11 +200,11 @@ void attend_groups(const DecodeAttention& a, int64_t first, int64_t last, bool i
 extern "C" void decode_attention(const void* query, const void* cache, const int64_t* tables, const int64_t* num_keys,
                                  const void* bias, void* out, int64_t b, int64_t h, int64_t kv, int64_t d,
                                  int64_t block, int64_t num_blocks, int64_t query_stride, int64_t page_stride,
-                                 int64_t bias_row_stride, int64_t bias_head_stride, int64_t window, float scale,
-                                 int32_t is_bfloat16, int32_t num_threads) {
+                                 int64_t bias_row_stride, int64_t bias_head_stride, int64_t window,
+                                 int64_t cache_is_bfloat16, float scale, int32_t is_bfloat16, int32_t num_threads) {
     const DecodeAttention a{
         query, cache, tables, num_keys, bias, out, b, h, kv, d, block, num_blocks, query_stride, page_stride,
-        bias_row_stride, bias_head_stride, window, scale,
+        bias_row_stride, bias_head_stride, window, scale, cache_is_bfloat16 != 0,
     };
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {

@@ -2,7 +2,7 @@
 //
 // Layouts, counted in elements: query [b, h, d] with `query_stride` from row to row; cache [pages, block, kv, 2 d]
 // with `page_stride` from page to page, each position's keys and then its values; tables [b, blocks]; out [b, h, d].
-// `bias`, float of the cache's dtype, is added to the scores: [b or 1, h or 1, keys] by its strides, or null.
+// `bias`, of the query's dtype, is added to the scores: [b or 1, h or 1, keys] by its strides, or null.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@ struct DecodeAttention {
     int64_t query_stride, page_stride, bias_row_stride, bias_head_stride;
     int64_t window;
     float scale;
+    bool cache_is_bfloat16;  // may be where queries are float32, and is where they are bfloat16
 };
 
 // One thread's.

@@ -45,7 +45,7 @@ struct DecoderStep {
     void* const* caches;
     const int64_t *tables, *num_keys, *blocks, *offsets, *tiles, *wanted;
     int64_t num_rows, num_tiles, num_wanted, block, num_blocks, page_stride;
-    int32_t num_threads;
+    int32_t num_threads, cache_is_bfloat16;
 };
 
 namespace {
@@ -222,7 +222,7 @@ class Worker {
             const char* sine = static_cast<const char*>(step_.sines[layer.rotation]) + skip;
             rotate(query, cosine, sine, count, a_.heads + a_.kv, a_.d, width, a_.is_bfloat16, 1);
             write_cache(key, key + a_.kv * a_.d * size_, cache, step_.blocks + first, step_.offsets + first, count,
-                        a_.kv, a_.d, width, width, step_.page_stride, a_.is_bfloat16, 1);
+                        a_.kv, a_.d, width, width, step_.page_stride, step_.cache_is_bfloat16, a_.is_bfloat16, 1);
         });
     }
 
@@ -235,7 +235,7 @@ class Worker {
         const DecodeAttention attention{
             rooms_.heads.get(), cache, step_.tables, step_.num_keys, nullptr, rooms_.attended.get(), num_rows_,
             a_.heads, a_.kv, a_.d, step_.block, step_.num_blocks, (a_.heads + 2 * a_.kv) * a_.d, step_.page_stride,
-            0, 0, layer.window, a_.scale,
+            0, 0, layer.window, a_.scale, step_.cache_is_bfloat16 != 0,
         };
         const int64_t amount = (step_.tiles == nullptr ? num_rows_ : step_.num_tiles) * a_.kv;
         for (int64_t i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < amount;) {

@@ -87,6 +87,7 @@ class _Step(ctypes.Structure):
         ("num_blocks", ctypes.c_int64),
         ("page_stride", ctypes.c_int64),
         ("num_threads", ctypes.c_int32),
+        ("cache_is_bfloat16", ctypes.c_int32),
     )
 
 
@@ -95,8 +96,8 @@ class PagedQueries:
     """Rows that each look at the first `num_keys` [n] keys of their blocks `tables` [n, blocks], their own among
     them, which is written to `blocks` and `offsets` [n]; all int64.
 
-    `caches` are the layers', each [pages, block, kv, 2 * d]. With `tiles`, see `model.kernels.paged`, rows of one
-    sequence are attended some at once.
+    `caches` are the layers', each [pages, block, kv, 2 * d], of the rows' dtype or bfloat16. With `tiles`, see
+    `model.kernels.paged`, rows of one sequence are attended some at once.
     """
 
     caches: Sequence[Tensor]
@@ -142,6 +143,7 @@ def decode_layers(
         tables.shape[1],
         first.stride(0),
         torch.get_num_threads(),
+        first.dtype is torch.bfloat16,
     )
     library.decode_layers(ctypes.byref(decoder), ctypes.byref(step))
     return out

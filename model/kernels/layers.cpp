@@ -66,6 +66,7 @@ INLINE void turn(const Rotation& a, int64_t first, int64_t last) {
 }
 
 // key and value [rows, kv, d] to cache [pages, block, kv, 2 d] at (blocks, offsets) [rows]; heads lie side by side.
+// Numbers of the cache (C) are the rows' (T), or bfloat16.
 struct CacheWrite {
     const void *key, *value;
     void* cache;
@@ -73,15 +74,23 @@ struct CacheWrite {
     int64_t kv, d, key_stride, value_stride, page_stride;
 };
 
-template <typename T>
+INLINE void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, count * sizeof *from); }
+INLINE void copy(const bfloat16* from, int64_t count, bfloat16* to) { std::memcpy(to, from, count * sizeof *from); }
+
+INLINE void copy(const float* from, int64_t count, bfloat16* to) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) narrow(from[i], to + i);
+}
+
+template <typename T, typename C>
 INLINE void write(const CacheWrite& a, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
         const T* key = static_cast<const T*>(a.key) + row * a.key_stride;
         const T* value = static_cast<const T*>(a.value) + row * a.value_stride;
-        T* place = static_cast<T*>(a.cache) + a.blocks[row] * a.page_stride + a.offsets[row] * a.kv * 2 * a.d;
+        C* place = static_cast<C*>(a.cache) + a.blocks[row] * a.page_stride + a.offsets[row] * a.kv * 2 * a.d;
         for (int64_t head = 0; head < a.kv; ++head, key += a.d, value += a.d, place += 2 * a.d) {
-            std::memcpy(place, key, a.d * sizeof(T));
-            std::memcpy(place + a.d, value, a.d * sizeof(T));
+            copy(key, a.d, place);
+            copy(value, a.d, place + a.d);
         }
     }
 }
@@ -147,6 +156,7 @@ FOR_EACH_PROCESSOR void norm_float32(const RmsNorm& a, int64_t i, int64_t j) { n
 FOR_EACH_PROCESSOR void norm_bfloat16(const RmsNorm& a, int64_t i, int64_t j) { norm<bfloat16>(a, i, j); }
 FOR_EACH_PROCESSOR void turn_float32(const Rotation& a, int64_t i, int64_t j) { turn<float>(a, i, j); }
 FOR_EACH_PROCESSOR void turn_bfloat16(const Rotation& a, int64_t i, int64_t j) { turn<bfloat16>(a, i, j); }
+FOR_EACH_PROCESSOR void write_narrower(const CacheWrite& a, int64_t i, int64_t j) { write<float, bfloat16>(a, i, j); }
 FOR_EACH_PROCESSOR void silu_float32(const Gate& a, int64_t i, int64_t j) { gate<float, Silu>(a, i, j); }
 FOR_EACH_PROCESSOR void silu_bfloat16(const Gate& a, int64_t i, int64_t j) { gate<bfloat16, Silu>(a, i, j); }
 FOR_EACH_PROCESSOR void gelu_float32(const Gate& a, int64_t i, int64_t j) { gate<float, GeluTanh>(a, i, j); }
@@ -184,10 +194,13 @@ void rotate(void* x, const void* cosine, const void* sine, int64_t num_rows, int
 
 void write_cache(const void* key, const void* value, void* cache, const int64_t* blocks, const int64_t* offsets,
                  int64_t num_rows, int64_t kv, int64_t d, int64_t key_stride, int64_t value_stride,
-                 int64_t page_stride, int32_t is_bfloat16, int32_t num_threads) {
+                 int64_t page_stride, int64_t cache_is_bfloat16, int32_t is_bfloat16, int32_t num_threads) {
     const CacheWrite a{key, value, cache, blocks, offsets, kv, d, key_stride, value_stride, page_stride};
     share_rows(num_rows, num_threads, [&](int64_t first, int64_t last) {
-        is_bfloat16 ? write<bfloat16>(a, first, last) : write<float>(a, first, last);
+        if (is_bfloat16)
+            write<bfloat16, bfloat16>(a, first, last);
+        else
+            cache_is_bfloat16 ? write_narrower(a, first, last) : write<float, float>(a, first, last);
     });
 }
 

@@ -105,8 +105,19 @@ INLINE void finish(const QuantizedLinear& a, int64_t panel, int64_t row, const V
     for (int64_t i = 0; i < count; ++i) narrow(bias == nullptr ? numbers[i] : numbers[i] + widened(bias[i]), out + i);
 }
 
+// Asks for where R rows of a panel will be written: of many outputs each row is pages from the next, and a store that
+// has to wait for its line holds up all behind it.
+template <typename T, int R>
+INLINE void fetch_outputs(const QuantizedLinear& a, int64_t panel, int64_t row) {
+    for (int r = 0; r < R; ++r) {
+        const T* out = static_cast<const T*>(a.out) + (row + r) * a.out_features + panel * PANEL;
+        for (int64_t i = 0; i < PANEL; i += 64 / sizeof(T)) __builtin_prefetch(out + i, 1);
+    }
+}
+
 template <class Processor, typename T, int R>
 INLINE void multiply_bytes(const QuantizedLinear& a, int64_t panel, int64_t row) {
+    fetch_outputs<T, R>(a, panel, row);
     Ints sums[R][VECTORS] = {};
     const uint8_t* w = a.weight + panel * PANEL * a.padded;
     const int8_t* x = a.codes + row * a.padded;
@@ -130,6 +141,7 @@ INLINE void multiply_bytes(const QuantizedLinear& a, int64_t panel, int64_t row)
 
 template <class Processor, typename T, int R>
 INLINE void multiply_nibbles(const QuantizedLinear& a, int64_t panel, int64_t row) {
+    fetch_outputs<T, R>(a, panel, row);
     Vector y[R][VECTORS] = {};
     const uint8_t* w = a.weight + panel * PANEL * a.padded / 2;
     const bfloat16* scales = static_cast<const bfloat16*>(a.weight_scales) + panel * a.num_groups * 2 * PANEL;

@@ -16,6 +16,10 @@ FOR_EACH_PROCESSOR void attend_float32(const DecodeAttention& a, const Tile& til
     attend_tile<Wide, float, float>(a, tile, space);
 }
 
+FOR_EACH_PROCESSOR void attend_narrower(const DecodeAttention& a, const Tile& tile, float* space) {
+    attend_tile<Wide, float, bfloat16>(a, tile, space);
+}
+
 FOR_EACH_PROCESSOR void attend_bfloat16(const DecodeAttention& a, const Tile& tile, float* space) {
     attend_tile<Wide, bfloat16, bfloat16>(a, tile, space);
 }
@@ -31,11 +35,12 @@ bool takes_pairs(bool is_bfloat16, int64_t level) {
 #endif
 }
 
-AttendTile body_for(bool is_bfloat16, bool is_in_pairs) {
+AttendTile body_for(bool is_bfloat16, bool cache_is_bfloat16, bool is_in_pairs) {
 #ifdef HAS_PAIRS
     if (is_in_pairs) return attend_tile_avx512_bf16;
 #endif
-    return is_bfloat16 ? attend_bfloat16 : attend_float32;
+    if (is_bfloat16) return attend_bfloat16;
+    return cache_is_bfloat16 ? attend_narrower : attend_float32;
 }
 
 }  // namespace
@@ -43,7 +48,7 @@ AttendTile body_for(bool is_bfloat16, bool is_in_pairs) {
 void attend_tiles(const DecodeAttention& a, const int64_t* tiles, int64_t first, int64_t last, int64_t level,
                   bool is_bfloat16, AttentionRoom& room) {
     const bool is_in_pairs = takes_pairs(is_bfloat16, level);
-    const AttendTile attend = body_for(is_bfloat16, is_in_pairs);
+    const AttendTile attend = body_for(is_bfloat16, a.cache_is_bfloat16, is_in_pairs);
     for (int64_t i = first; i < last; ++i) {
         const int64_t row = tiles[i / a.kv * 2], count = tiles[i / a.kv * 2 + 1], group = i % a.kv;
         if (!is_in_pairs && count * (a.h / a.kv) < LEAST_PAIRS) {
@@ -54,7 +59,7 @@ void attend_tiles(const DecodeAttention& a, const int64_t* tiles, int64_t first,
         const int64_t least = *std::min_element(a.num_keys + row, a.num_keys + row + count);
         const int64_t stop = *std::max_element(a.num_keys + row, a.num_keys + row + count);
         const int64_t start = a.window > 0 ? std::max<int64_t>(0, least - a.window) / LANES * LANES : 0;
-        find_keys(a, row, group, start, stop, is_bfloat16 ? 2 : 4, room.places);
+        find_keys(a, row, group, start, stop, a.cache_is_bfloat16 ? 2 : 4, room.places);
         float* space = floats(room, space_for(stop - start, a.d));
         attend(a, Tile{row, count, group, start, stop - start, room.places.data()}, space);
     }
@@ -63,10 +68,11 @@ void attend_tiles(const DecodeAttention& a, const int64_t* tiles, int64_t first,
 extern "C" void tile_attention(const void* query, const void* cache, const int64_t* tables, const int64_t* num_keys,
                                const int64_t* tiles, void* out, int64_t num_tiles, int64_t h, int64_t kv, int64_t d,
                                int64_t block, int64_t num_blocks, int64_t query_stride, int64_t page_stride,
-                               int64_t window, int64_t level, float scale, int32_t is_bfloat16, int32_t num_threads) {
+                               int64_t window, int64_t cache_is_bfloat16, int64_t level, float scale,
+                               int32_t is_bfloat16, int32_t num_threads) {
     const DecodeAttention a{
         query, cache, tables, num_keys, nullptr, out, 0, h, kv, d, block, num_blocks, query_stride, page_stride,
-        0, 0, window, scale,
+        0, 0, window, scale, cache_is_bfloat16 != 0,
     };
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
     {

@@ -24,7 +24,8 @@ def tile_attention(
     window: int = 0,
     level: int = 0,
 ) -> Tensor:
-    """`model.kernels.paged.attend` without a bias, where `model.kernels.can_decode`; tiles may have any number of rows.
+    """`model.kernels.paged.attend` without a bias, where `model.kernels.can_decode`; tiles may have any number of rows,
+    and the cache a dtype that `model.kernels.can_cache`.
 
     A `level` over 0 leaves out what the best processors have, for tests.
     """
@@ -48,6 +49,7 @@ def tile_attention(
         query.stride(0),
         cache.stride(0),
         window,
+        cache.dtype is torch.bfloat16,
         level,
         scale,
         query.dtype is torch.bfloat16,

@@ -51,7 +51,7 @@ class KeyValueStore(Protocol):
         ...
 
     def read(self, layer: int, keys: Tensor) -> KeyValue:
-        """Each [b, k, num_kv_heads, head_dim] for the `keys` of a group."""
+        """Each [b, k, num_kv_heads, head_dim] for the `keys` of a group, in the dtype that they are kept in."""
         ...
 
     def decode(
@@ -213,7 +213,7 @@ def _attend_groups(
             continue
         b = group.rows.shape[0]
         grouped = query.view(b, -1, *query.shape[1:]) if order is None else _pick(query, group.rows)
-        keys, values = store.read(layer, group.keys)
+        keys, values = (kept.to(query.dtype) for kept in store.read(layer, group.keys))
         out = dense_attention(grouped, keys, values, mask, scale)
         results.append(out.reshape(-1, *query.shape[1:]))
     if order is None:

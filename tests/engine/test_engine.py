@@ -50,6 +50,7 @@ def make_engine(
     target_step_ms: float = 0.0,
     clock: Callable[[], float] | None = None,
     speculation: bool = False,
+    kv_cache_dtype: str = "auto",
 ) -> Engine:
     return build_engine(
         WorkerConfig(
@@ -57,6 +58,7 @@ def make_engine(
             adapters=adapters or [],
             device="cpu",
             dtype=dtype,
+            kv_cache_dtype=kv_cache_dtype,
             kv_cache_memory=kv_cache_memory,
             token_budget=token_budget,
             target_step_ms=target_step_ms,

@@ -38,14 +38,14 @@ def test_each_row_is_found_among_the_results() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("config", [LLAMA, MISTRAL, T5], ids=lambda config: config.family)
-@pytest.mark.parametrize("most_pairs", [2**14, 200])
+@pytest.mark.parametrize(("most_pairs", "kept"), [(2**14, "float32"), (200, "float32"), (200, "bfloat16")])
 def test_what_is_read_in_place_is_what_is_gathered(
-    config: TransformerConfig, most_pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TransformerConfig, most_pairs: int, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the lower line, where there is one, prompts on both sides of it share steps with sequences that decode."""
     monkeypatch.setattr(grouping, "IN_PLACE_PAIRS", most_pairs)
     save_model(random_model(config, dtype=torch.float32), tmp_path)
-    engine, gathering = (make_engine({"m": tmp_path}, dtype="float32") for _ in range(2))
+    engine, gathering = (make_engine({"m": tmp_path}, dtype="float32", kv_cache_dtype=kept) for _ in range(2))
     gathering._runners["m"].grouping = LikeLengths(is_in_place=False)
     in_place = (
         LikeLengths(True, encodes_in_place=True) if config is T5 else InTiles(64, encodes_in_place=True)
@@ -55,7 +55,7 @@ def test_what_is_read_in_place_is_what_is_gathered(
     prompts = [random_ids(source, 40) for _ in range(12)]
     second = 7 if config.kind == "encoder-decoder" else None  # its decoder begins with two tokens
     params = SamplingParams(max_tokens=8, logprobs=0, ignore_eos=True, forced_bos_token=second)
-    got, wanted = (_logprobs(one, prompts, params) for one in (engine, gathering))
+    got, wanted = (logprobs_of(one, prompts, params) for one in (engine, gathering))
     for mine, theirs in zip(got, wanted, strict=True):
         assert mine == pytest.approx(theirs, abs=1e-3)
 
@@ -84,7 +84,7 @@ def _embeddings(engine: Engine, texts: list[list[int]]) -> torch.Tensor:
     return torch.stack([found[i] for i in range(len(texts))])
 
 
-def _logprobs(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[float]]:
+def logprobs_of(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[float]]:
     """Of each prompt's tokens; a prompt more arrives in each step."""
     found: list[list[float]] = [[] for _ in prompts]
     waiting = [

@@ -19,7 +19,7 @@ from model.layers.grouped_context import AttentionGroup, GroupedContext
 from model.layers.quantized import Quantization
 from model.transformer import Transformer
 from tests.engine.test_decoder_families import CONFIGS
-from tests.model.test_kernels import needs_kernel
+from tests.model.test_kernels import DTYPES, needs_kernel
 from tests.tiny import LLAMA, T5, random_model
 
 BLOCK = 4
@@ -60,13 +60,13 @@ class Step:
     threads: int = 1
 
 
-def run(model: Transformer, step: Step) -> tuple[Tensor, Tensor]:
-    """Hidden states of the rows, and the cache behind them."""
+def run(model: Transformer, step: Step, kept: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Hidden states of the rows, and the cache behind them, `kept` as the rows are or so."""
     config, draws = model.config, torch.Generator().manual_seed(len(step.sequences))
     lengths = [new for _, new in step.sequences]
     n, most = len(lengths), -(-max(before + new for before, new in step.sequences) // BLOCK)
     shape = (n * most, config.num_decoder_layers, BLOCK, config.num_kv_heads, 2 * config.head_dim)
-    cache = torch.randn(shape, generator=draws).to(model.dtype).transpose(0, 1)
+    cache = torch.randn(shape, generator=draws).to(kept or model.dtype).transpose(0, 1)
     owners = torch.tensor([i for i, new in enumerate(lengths) for _ in range(new)])
     tables = torch.randperm(n * most, generator=draws).view(n, most)[owners]
     last = torch.tensor([before + i for before, new in step.sequences for i in range(new)])
@@ -115,16 +115,16 @@ def test_one_call_gives_the_bits_of_the_modules_called_one_by_one(data: st.DataO
         output_bias=draw(st.booleans()),
         mlp_bias=draw(st.booleans()),
     )
-    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    dtype, kept = draw(st.sampled_from(DTYPES))
     has_products = dtype == torch.bfloat16 and can_multiply()
     kinds: list[Quantization | None] = ["int8", "int4", None] if has_products else ["int8", "int4"]
     model = served(config, draw(st.sampled_from(kinds)), dtype)
     step = data.draw(steps())
     assert model.decoder is not None
     assert model.decoder.fused is not None
-    got = run(model, step)
+    got = run(model, step, kept)
     model.decoder.fused = None
-    wanted = run(model, step)
+    wanted = run(model, step, kept)
     for mine, theirs in zip(got, wanted, strict=True):
         assert torch.equal(mine, theirs)
 

@@ -10,6 +10,9 @@ from model.kernels import can_decode, decode_attention
 from model.layers.attention_ops import reference_attention
 
 CPU = torch.device("cpu")
+FLOAT, HALF = torch.float32, torch.bfloat16
+DTYPES = [(FLOAT, FLOAT), (FLOAT, HALF), (HALF, HALF)]
+"""Of rows, and of the cache beside them."""
 needs_kernel = pytest.mark.skipif(
     not can_decode(CPU, torch.float32), reason="the package was built without a C++ compiler"
 )
@@ -46,10 +49,10 @@ def test_decode_attention_equals_the_reference(data: st.DataObject) -> None:
         draw(st.integers(1, 20)),
         draw(st.integers(1, 6)),
     )
-    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    dtype, kept = draw(st.sampled_from(DTYPES))
     window = draw(st.sampled_from([0, 0, 1, 7]))
     torch.manual_seed(draw(st.integers(0, 2**20)))
-    pages = torch.randn(40, 3, block, kv, 2 * d).to(dtype)  # three layers in a page
+    pages = torch.randn(40, 3, block, kv, 2 * d).to(kept)  # three layers in a page
     cache = pages.transpose(0, 1)[1]
     tables = torch.randint(0, 40, (b, num_blocks))
     num_keys = torch.randint(1, block * num_blocks + 1, (b,))
