@@ -15,9 +15,9 @@ from model.layers.mlp import FeedForward
 from model.layers.norms import add_norm, build_norm, norm_of_sum
 from model.layers.positions import RelativeBias, Rotary
 
-FusedStack = Callable[[Tensor, Sequence[tuple[Tensor, Tensor]], PagedQueries], Tensor | None]
-"""A stack in one call: embedded rows, and what `Rotary` gives for each kind of layer, to the last hidden states; None
-where it must be done layer by layer."""
+FusedStack = Callable[[Tensor, Sequence[tuple[Tensor, Tensor]], PagedQueries, Tensor | None], Tensor | None]
+"""A stack in one call: embedded rows, and what `Rotary` gives for each kind of layer, to the last hidden states of all
+or of the wanted rows; None where it must be done layer by layer."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class Stack(nn.Module):
         rotations = [rotary(context.positions, x.dtype) for rotary in self.rotary]
         queries = None if self.fused is None else context.paged_queries()
         if self.fused is not None and queries is not None:
-            states = self.fused(x, rotations, queries)
+            states = self.fused(x, rotations, queries, None if wanted is None else wanted.rows)
             if states is not None:
-                return states if wanted is None else states.index_select(0, wanted.rows)
+                return states
         bias = None if self.relative is None else context.position_bias(self.relative)
         relative = None if self.positions is None else self.positions(context.pairs())
         for i, layer in enumerate(self.layers):

@@ -1,4 +1,4 @@
-"""A decoder's layers in one call: for the few rows of a step on a CPU, where the weights are quantized.
+"""A decoder's layers in one call: for steps over the paged cache on a CPU, where products are kernels of ours.
 
 `model.blocks.Stack` walks its layers module by module, which is the slow twin: each stage here is the kernel that a
 module calls there, and the bits are the same. Only families of Llama's shape have it: RMSNorm before each part,
@@ -14,11 +14,9 @@ from model import kernels
 from model.blocks import Block, Stack
 from model.config import TransformerConfig
 from model.kernels.decoder import Decoder, Layer, PagedQueries, Product, decode_layers
+from model.layers.bfloat16 import PaneledWeight
 from model.layers.norms import RMSNorm
 from model.layers.quantized import QuantizedWeight
-
-MOST_ROWS = 16
-"""With more, calls between the kernels are no longer what a step waits for."""
 
 _ACTIVATIONS = {"silu": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1}
 
@@ -30,16 +28,21 @@ class FusedLayers:
         self._decoder = decoder
 
     def __call__(
-        self, x: Tensor, rotations: Sequence[tuple[Tensor, Tensor]], queries: PagedQueries
+        self,
+        x: Tensor,
+        rotations: Sequence[tuple[Tensor, Tensor]],
+        queries: PagedQueries,
+        wanted: Tensor | None = None,
     ) -> Tensor | None:
-        """[n, hidden_size] embedded tokens to hidden states of the same shape; None where the modules must do it."""
-        if len(x) > MOST_ROWS or not kernels.can_run(x, queries.caches[0]):
+        """[n, hidden_size] embedded tokens to hidden states of the same shape, or of `wanted` rows; None where the
+        modules must do it."""
+        if not kernels.can_run(x, queries.caches[0]):
             return None
-        return decode_layers(self._decoder, x, rotations, queries)
+        return decode_layers(self._decoder, x, rotations, queries, wanted)
 
 
 def fuse(stack: Stack, config: TransformerConfig, dtype: torch.dtype) -> FusedLayers | None:
-    """None where the stack is of another shape, or a weight of it is not quantized. It has to outlive the result."""
+    """None where the stack is of another shape, or a weight has no kernel of ours. It has to outlive the result."""
     shape = (config.kind, config.pre_norm, config.norm, config.position, config.gated_mlp)
     is_gelu = _ACTIVATIONS.get(config.activation)
     if shape != ("decoder", True, "rmsnorm", "rotary", True) or is_gelu is None or config.skip_first_norm:
@@ -93,7 +96,7 @@ def _products(block: Block) -> list[Product] | None:
     layers = (attention.inputs, attention.output, mlp.inputs, mlp.down)
     found = []
     for product in (layer.product for layer in layers):
-        if product is None or not isinstance(product.weight, QuantizedWeight):
+        if product is None or not isinstance(product.weight, QuantizedWeight | PaneledWeight):
             return None
         found.append(product.weight.product(product.bias))
     return found

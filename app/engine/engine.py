@@ -159,12 +159,12 @@ class Engine:
         if self._pace is None or self._scheduler.num_requests == 1:
             return None
         lanes = self._scheduler.lanes
-        is_anyone = any(lane.is_decoding for lane in lanes.every)
+        is_anyone = any(lane.num_decoding for lane in lanes.every)
         budgets: dict[str, int] = {}
         for model, lane in lanes.ordinary.items():
             is_cut, since = self._runners[model].model.config.kind == "decoder", lane.silent_since
             waited = 0.0 if since is None else now - since
-            budgets[model] = self._pace.budget(model, lane.is_decoding, is_cut, is_anyone, waited)
+            budgets[model] = self._pace.budget(model, lane.num_decoding, is_cut, is_anyone, waited)
         return budgets
 
     def _run(self, step: ScheduledStep, laps: Laps) -> StepOutputs:
@@ -185,7 +185,7 @@ class Engine:
         self._prospects.note(step.model, duration)
         num_prompt = batch.num_tokens - step.num_decoding - step.num_drafted
         if self._pace is not None:
-            self._pace.note(step.model, step.num_decoding, num_prompt, duration)
+            self._pace.note(step.model, step.num_decoding + step.num_drafted, num_prompt, duration)
         if not num_prompt:
             self._drafting.note(step.model, batch.num_tokens, duration)
         report = self._report(step, batch, laps.last, duration, self._drafting.num_held - held_before)

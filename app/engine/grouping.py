@@ -61,15 +61,18 @@ class EachInPlace:
 
 @dataclass(frozen=True)
 class InTiles:
-    """On a GPU whose kernel reads the cache: all keys that are there in place, for several queries of a sequence at
-    once; encodes by like lengths."""
+    """Where a kernel reads the cache: all keys that are there in place, for several queries of a sequence at once;
+    encodes by like lengths, or where `encodes_in_place` in place too."""
 
     rows_a_tile: int
+    encodes_in_place: bool = False
 
     def split(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[list[int]]]:
         return list(range(len(shapes))), []
 
     def split_encodes(self, lengths: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        if self.encodes_in_place:
+            return list(range(len(lengths))), []
         return [], group_by_length([(length, length) for length in lengths])
 
 

@@ -12,6 +12,7 @@ from model import kernels
 from model.config import CheckpointError, TransformerConfig
 from model.kernels import paged
 from model.kernels.decoder import PagedQueries
+from model.kernels.tiles import tile_attention
 from model.layers.context import KeyValue
 from model.layers.grouped_context import AttentionGroup
 
@@ -143,6 +144,9 @@ class PagedStore:
         """See `KeyValueStore`."""
         assert group.num_keys is not None
         cache = self._layers[layer]
+        if group.tiles is not None and query.is_cpu:
+            assert bias is None
+            return tile_attention(query, cache, group.keys, group.num_keys, group.tiles, scale, window)
         if group.tiles is not None:
             return paged.attend(query, cache, group.keys, group.num_keys, group.tiles, scale, bias, window)
         return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias, window)
@@ -150,4 +154,5 @@ class PagedStore:
     def paged_queries(self, group: AttentionGroup) -> PagedQueries | None:
         """See `KeyValueStore`."""
         assert group.num_keys is not None
-        return PagedQueries(self._layers, group.keys, group.num_keys, self._write_blocks, self._write_offsets)
+        slots = self._write_blocks, self._write_offsets
+        return PagedQueries(self._layers, group.keys, group.num_keys, *slots, group.tiles)

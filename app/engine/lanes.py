@@ -38,9 +38,9 @@ class Lane:
         return bool(self.waiting or self.running)
 
     @property
-    def is_decoding(self) -> bool:
-        """Is anybody past its prompt?"""
-        return any(sequence.num_new_tokens == 1 for sequence in self.running)
+    def num_decoding(self) -> int:
+        """Rows of those past their prompts: a token each, and its draft."""
+        return sum(1 + len(one.draft.token_ids) for one in self.running if one.num_new_tokens == 1)
 
     @property
     def num_reserved(self) -> int:

@@ -1,36 +1,21 @@
-"""How much a step may hold so that it takes about as long as wanted, from how long steps have taken. Knows no clock."""
+"""How many prompt tokens a step may hold, from how long steps take and how long prompts have waited. Knows no clock."""
 
-from dataclasses import dataclass
+from app.engine.step_time import StepTime
 
 FIRST_TOKENS = 256
 """Before anything is measured."""
 LEAST_TOKENS = 16
 """However slow the model: a prompt goes on in every step."""
-HALF_LIFE = 1024
-"""Tokens after which what was measured before them counts half."""
 MOST_ADDED = 1.5
 """How long prompts may take in a step that decodes, in times of what decoding takes: a fast model's streams feel
 100 ms as a halt."""
 MOST_ALONE = 5.0
-"""How long a step of a decoder's prompts may take while nobody decodes, in times of the target: no stream halts
+"""How long a step with a decoder's prompts may take while nobody decodes, in times of the target: no stream halts
 meanwhile, and each piece of a prompt reads all weights again."""
 LEAST_SECONDS = 0.01
 """However fast decoding is: many short prompts that come at once must not trickle in."""
-PATIENCE = 1.0
-"""Who has waited for twice as many seconds for a first token may take four times as much of a step that decodes, after
-thrice as many nine times, and so on: the last of many prompts need not wait for ever, and a few are not felt more."""
-MOST_TARGETS = 6.0
-"""Such steps take so many targets at most."""
-SMOOTHING = 0.2
-
-
-@dataclass
-class _Measured:
-    """One model's: seconds of prompts and their tokens, older ones counting less; seconds of steps that only decode."""
-
-    seconds: float = 0.0
-    tokens: float = 0.0
-    decode_seconds: float = 0.0
+MOST_TARGETS = 4.5
+"""How long a step that decodes may take for the sake of prompts that have waited, in times of the target."""
 
 
 class Pace:
@@ -41,48 +26,47 @@ class Pace:
 
     def __init__(self, target: float) -> None:
         self._target = target
-        self._models: dict[str, _Measured] = {}
+        self._times: dict[str, StepTime] = {}
 
     def budget(
         self,
         model: str,
-        is_decoding: bool,
+        num_rows: int,
         is_cut: bool = True,
         is_anyone_decoding: bool = True,
         waited: float = 0.0,
     ) -> int:
-        """Tokens that fit into the time that those who decode, if any, leave, or into half again as much as they
-        take: a large model's decoding fills the target by itself. Not `is_cut`: they are taken whole.
+        """Tokens that fit into the time that is left of the target, or into half again as much as the rest of the step
+        takes: a large model fills the target by reading its weights. Not `is_cut`: they are taken whole.
 
-        `is_decoding` tells of this model, `is_anyone_decoding` of all. `waited`: seconds, of the first one that has no
-        token yet.
+        Of this model `num_rows` decode; `is_anyone_decoding` tells of all. `waited`: seconds, of the first one that has
+        no token yet.
         """
-        measured = self._models.get(model)
-        if measured is None or not measured.tokens:
+        time = self._times.get(model)
+        if time is None or not time.prompt:
             return FIRST_TOKENS
-        left, decoding = self._target, measured.decode_seconds
-        if is_cut and not is_anyone_decoding:
-            left *= MOST_ALONE
-        if is_decoding and decoding:
-            left = max(left - decoding, MOST_ADDED * decoding)
-            if is_cut:
-                left = min(left, max(LEAST_SECONDS, MOST_ADDED * decoding))
-                most = MOST_TARGETS * self._target - decoding
-                left = max(left, min(left * (waited / PATIENCE) ** 2, most))
-        return max(LEAST_TOKENS, int(left * measured.tokens / max(measured.seconds, 1e-9)))
+        others = time.without_prompts(num_rows)
+        target = self._target * (MOST_ALONE if is_cut and not is_anyone_decoding else 1.0)
+        left = max(target - others, MOST_ADDED * others)
+        if is_cut and num_rows:
+            left = self._beside_streams(left, others, waited)
+        return max(LEAST_TOKENS, int(left / time.prompt))
 
     def forget(self, model: str) -> None:
         """It is gone."""
-        self._models.pop(model, None)
+        self._times.pop(model, None)
 
-    def note(self, model: str, num_decoding: int, num_prompt: int, seconds: float) -> None:
-        """A step has computed one token each of `num_decoding` sequences, and `num_prompt` of prompts and sources."""
-        measured = self._models.setdefault(model, _Measured())
-        if num_prompt == 0:
-            weight = SMOOTHING if measured.decode_seconds else 1.0
-            measured.decode_seconds += weight * (seconds - measured.decode_seconds)
-            return
-        keep = 0.5 ** (num_prompt / HALF_LIFE)
-        of_prompts = seconds - (measured.decode_seconds if num_decoding else 0.0)
-        measured.seconds = keep * measured.seconds + max(of_prompts, 0.0)
-        measured.tokens = keep * measured.tokens + num_prompt
+    def note(self, model: str, num_rows: int, num_prompt: int, seconds: float) -> None:
+        """A step has computed `num_rows` of sequences that decode, and `num_prompt` tokens of prompts and sources."""
+        self._times.setdefault(model, StepTime()).note(num_prompt, num_rows, seconds)
+
+    def _beside_streams(self, left: float, decoding: float, waited: float) -> float:
+        """Of the seconds that are left, those that streams are made to wait for prompts.
+
+        From a time of waiting on, they grow with its square: a second where they begin with `LEAST_SECONDS`, and less,
+        the slower the model is: its streams go on slowly anyway, and its prompts take long enough without waiting.
+        """
+        added = max(LEAST_SECONDS, MOST_ADDED * decoding)
+        patience = LEAST_SECONDS / added
+        grown = min(added * (waited / patience) ** 2, MOST_TARGETS * self._target - decoding)
+        return max(min(left, added), grown)

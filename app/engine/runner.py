@@ -15,7 +15,7 @@ from app.engine.protocol import EncodeRequest
 from app.engine.sequence import Sequence
 from app.engine.threads import Threads
 from model.blocks import Wanted
-from model.kernels import can_decode
+from model.kernels import can_decode, tiles
 from model.kernels.paged import can_attend, rows_a_tile
 from model.layers.grouped_context import GroupedContext, PackedStore
 from model.pooling import Pooling
@@ -193,8 +193,10 @@ def _grouping(model: Transformer, device: torch.device) -> Grouping:
     heads = config.num_heads, config.num_kv_heads, config.head_dim
     if config.num_decoder_layers and can_attend(device, model.dtype, *heads):
         return InTiles(rows_a_tile(config.num_heads, config.num_kv_heads))
-    has_kernels = can_decode(device, model.dtype)
-    return LikeLengths(has_kernels, has_kernels and not config.disentangled)
+    has_kernels, encodes_in_place = can_decode(device, model.dtype), not config.disentangled
+    if has_kernels and config.position != "relative":  # tiles take no bias
+        return InTiles(tiles.rows_a_tile(config.num_heads, config.num_kv_heads), encodes_in_place)
+    return LikeLengths(has_kernels, has_kernels and encodes_in_place)
 
 
 def _request(sequence: Sequence) -> EncodeRequest:

@@ -20,6 +20,7 @@ FEW_CODES = 2**20
 _DTYPES = (torch.float32, torch.bfloat16)
 _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "decode_attention": (6, 11, 1),
+    "tile_attention": (6, 10, 1),
     "rms_norm": (5, 2, 2),
     "rotate": (3, 4, 0),
     "write_cache": (5, 6, 0),

@@ -12,13 +12,6 @@
 
 namespace {
 
-// From a cache line's border on: how a loop is cut into vectors may depend on it, and so would the sums' order.
-float* floats(AttentionRoom& room, int64_t count) {
-    room.numbers.resize(count + LANES);
-    const auto behind = reinterpret_cast<uintptr_t>(room.numbers.data()) % sizeof(Vector);
-    return room.numbers.data() + (behind == 0 ? 0 : (sizeof(Vector) - behind) / sizeof(float));
-}
-
 // Scores are stored four at a time.
 INLINE int64_t room_for(int64_t count) { return (count + 3) / 4 * 4; }
 
@@ -135,16 +128,9 @@ INLINE void attend_heads(const DecodeAttention& a, int64_t row, int64_t head, in
 // One query's heads that share a key-value head.
 template <typename T, int D>
 INLINE void attend_group(const DecodeAttention& a, int64_t row, int64_t group, AttentionRoom& room) {
-    const int64_t d = D > 0 ? D : a.d, shared = a.h / a.kv, stop = a.num_keys[row];
+    const int64_t shared = a.h / a.kv, stop = a.num_keys[row];
     const int64_t start = a.window > 0 ? std::max<int64_t>(0, stop - a.window) : 0;
-    room.places.resize(stop - start);
-    const T* cache = static_cast<const T*>(a.cache) + group * 2 * d;
-    const int64_t* table = a.tables + row * a.num_blocks;
-    for (int64_t at = start, i = 0; at < stop;) {
-        const int64_t offset = at % a.block, last = std::min(stop, at - offset + a.block);
-        const T* place = cache + table[at / a.block] * a.page_stride + offset * a.kv * 2 * d;
-        for (; at < last; ++at, place += a.kv * 2 * d) room.places[i++] = place;
-    }
+    find_keys(a, row, group, start, stop, sizeof(T), room.places);
     int64_t head = group * shared;
     const int64_t last = head + shared;
     if constexpr (D > 0 && D <= 128)  // the registers hold no two heads of more
@@ -175,6 +161,26 @@ FOR_EACH_PROCESSOR void attend_bfloat16(const DecodeAttention& a, int64_t row, i
 }
 
 }  // namespace
+
+// How a loop is cut into vectors may depend on where its numbers begin, and so would the sums' order.
+float* floats(AttentionRoom& room, int64_t count) {
+    room.numbers.resize(count + LANES);
+    const auto behind = reinterpret_cast<uintptr_t>(room.numbers.data()) % sizeof(Vector);
+    return room.numbers.data() + (behind == 0 ? 0 : (sizeof(Vector) - behind) / sizeof(float));
+}
+
+void find_keys(const DecodeAttention& a, int64_t row, int64_t group, int64_t start, int64_t stop, int64_t size,
+               std::vector<const void*>& places) {
+    places.resize(stop - start);
+    const int64_t width = a.kv * 2 * a.d * size;
+    const char* cache = static_cast<const char*>(a.cache) + group * 2 * a.d * size;
+    const int64_t* table = a.tables + row * a.num_blocks;
+    for (int64_t at = start, i = 0; at < stop;) {
+        const int64_t offset = at % a.block, last = std::min(stop, at - offset + a.block);
+        const char* place = cache + table[at / a.block] * a.page_stride * size + offset * width;
+        for (; at < last; ++at, place += width) places[i++] = place;
+    }
+}
 
 void attend_groups(const DecodeAttention& a, int64_t first, int64_t last, bool is_bfloat16, AttentionRoom& room) {
     for (int64_t i = first; i < last; ++i) {

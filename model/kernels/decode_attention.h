@@ -27,5 +27,17 @@ struct AttentionRoom {
     std::vector<const void*> places;
 };
 
+// Where the keys [start, stop) of one key-value head are, of a cache of so many bytes a number. A row's table.
+void find_keys(const DecodeAttention& a, int64_t row, int64_t group, int64_t start, int64_t stop, int64_t size,
+               std::vector<const void*>& places);
+
+// A thread's room for so many numbers, from a cache line's border on.
+float* floats(AttentionRoom& room, int64_t count);
+
 // Groups [first, last) of all rows': a row's heads that share a key-value head are one.
 void attend_groups(const DecodeAttention& a, int64_t first, int64_t last, bool is_bfloat16, AttentionRoom& room);
+
+// The same for rows that have one table, some at once: tile i is the `tiles[2 i + 1]` rows from `tiles[2 i]` on, and
+// pieces [first, last) are tiles by key-value heads.
+void attend_tiles(const DecodeAttention& a, const int64_t* tiles, int64_t first, int64_t last, int64_t level,
+                  bool is_bfloat16, AttentionRoom& room);

@@ -1,4 +1,4 @@
-// All layers of a decoder with quantized weights, for the few rows of a step, by one group of threads.
+// All layers of a decoder whose weights have kernels of ours, by one group of threads.
 //
 // Each stage of a layer is the kernel that the layer's modules call one by one, given to the threads by shares with a
 // barrier behind it, so that results have the same bits either way. What goes is the time between the kernels, of a
@@ -9,10 +9,12 @@
 #include <memory>
 #include <thread>
 
+#include "bfloat16.h"
 #include "decode_attention.h"
 #include "layers.h"
 #include "quantized.h"
 
+// Of a quantized weight, see `quantized.h`; without scales of one of bfloat16 numbers, see `bfloat16.h`.
 struct Product {
     const uint8_t* weight;
     const void *scales, *bias;
@@ -34,14 +36,15 @@ struct Decoder {
     int32_t is_gelu, is_bfloat16;
 };
 
-// Rows x [n, hidden] to out [n, hidden]; cosines and sines [n, d], one of each kind; each layer's cache.
+// Rows x [n, hidden] to out [n, hidden], or of these the `num_wanted` rows `wanted`, where it is not null; cosines and
+// sines [n, d], one of each kind; each layer's cache. `tiles` are null where each row is attended by itself.
 struct DecoderStep {
     const void* x;
     void* out;
     const void *const *cosines, *const *sines;
     void* const* caches;
-    const int64_t *tables, *num_keys, *blocks, *offsets;
-    int64_t num_rows, block, num_blocks, page_stride;
+    const int64_t *tables, *num_keys, *blocks, *offsets, *tiles, *wanted;
+    int64_t num_rows, num_tiles, num_wanted, block, num_blocks, page_stride;
     int32_t num_threads;
 };
 
@@ -98,6 +101,7 @@ struct Rooms {
     Room<int8_t> codes;
     Room<float> scales;
     Room<int32_t> sums;
+    std::unique_ptr<std::atomic<int64_t>[]> attended_pieces;  // [layers], that somebody took
 };
 
 // One thread's part in a step.
@@ -106,7 +110,7 @@ class Worker {
     Worker(const Decoder& decoder, const DecoderStep& step, const Rooms& rooms, Barrier& barrier, int64_t own,
            int64_t count)
         : a_(decoder), step_(step), rooms_(rooms), barrier_(barrier), kernels_(kernels_for(0)), own_(own),
-          count_(count), size_(decoder.is_bfloat16 ? 2 : 4) {}
+          count_(count), size_(decoder.is_bfloat16 ? 2 : 4), num_rows_(step.num_rows) {}
 
     void run() {
         const char* x = static_cast<const char*>(step_.x);
@@ -117,8 +121,15 @@ class Worker {
             x = update == nullptr ? x : rooms_.total.get();
             multiply(layer.inputs, rooms_.normed.get(), rooms_.heads.get());
             turn_and_write(layer, step_.caches[i]);
-            attend(layer, step_.caches[i]);
-            multiply(layer.output, rooms_.attended.get(), rooms_.update.get());
+            attend(layer, step_.caches[i], rooms_.attended_pieces[i]);
+            const char* attended = rooms_.attended.get();
+            if (i + 1 == a_.num_layers && step_.wanted != nullptr) {
+                x = pick(x, a_.hidden, rooms_.wide.get());
+                attended = pick(attended, a_.heads * a_.d, rooms_.heads.get());
+                barrier_.wait(count_);
+                num_rows_ = step_.num_wanted;
+            }
+            multiply(layer.output, attended, rooms_.update.get());
             norm_update(layer.self_post_norm);
             add_norm(x, rooms_.update.get(), layer.mlp_norm, rooms_.normed.get());
             x = rooms_.total.get();
@@ -142,7 +153,7 @@ class Worker {
 
     // total = x + update where there is one, out = its norm.
     void add_norm(const char* x, const void* update, const void* weight, char* out) {
-        share(step_.num_rows, [&](int64_t first, int64_t last) {
+        share(num_rows_, [&](int64_t first, int64_t last) {
             const int64_t skip = first * a_.hidden * size_;
             const char* more = update == nullptr ? nullptr : static_cast<const char*>(update) + skip;
             char* total = update == nullptr ? nullptr : rooms_.total.get() + skip;
@@ -153,7 +164,7 @@ class Worker {
 
     void norm_update(const void* weight) {
         if (weight == nullptr) return;
-        share(step_.num_rows, [&](int64_t first, int64_t last) {
+        share(num_rows_, [&](int64_t first, int64_t last) {
             char* update = rooms_.update.get() + first * a_.hidden * size_;
             rms_norm(update, nullptr, weight, nullptr, update, last - first, a_.hidden, a_.eps, a_.offset,
                      a_.is_bfloat16, 1);
@@ -161,16 +172,32 @@ class Worker {
     }
 
     void multiply(const Product& product, const char* x, char* out) {
+        if (product.scales != nullptr)
+            multiply_quantized(product, x, out);
+        else
+            multiply_bfloat16(product, x, out);
+    }
+
+    void multiply_bfloat16(const Product& product, const char* x, char* out) {
+        const auto numbers = [](const void* from) { return static_cast<const uint16_t*>(from); };
+        const Bfloat16Linear linear{
+            numbers(x), numbers(product.weight), numbers(product.bias), reinterpret_cast<uint16_t*>(out), num_rows_,
+            product.in, product.out, product.in,
+        };
+        share(linear.num_tasks(), [&](int64_t first, int64_t last) { bfloat16_kernels()->multiply(linear, first, last); });
+    }
+
+    void multiply_quantized(const Product& product, const char* x, char* out) {
         const int64_t num_groups = product.group > 0 ? product.padded / product.group : 1;
         const int64_t num_panels = (product.out + PANEL - 1) / PANEL;
         const QuantizedLinear linear{
             x, product.weight, product.scales, product.bias, out, rooms_.codes.get(), rooms_.scales.get(),
-            rooms_.sums.get(), step_.num_rows, product.in, product.padded, product.out, product.in, product.group,
+            rooms_.sums.get(), num_rows_, product.in, product.padded, product.out, product.in, product.group,
             num_groups, num_panels, a_.is_bfloat16 != 0,
         };
         fetch_early(product, num_panels);
-        share(step_.num_rows, [&](int64_t first, int64_t last) { kernels_.quantize(linear, first, last); });
-        share(num_panels * ((step_.num_rows + CHUNK - 1) / CHUNK),
+        share(num_rows_, [&](int64_t first, int64_t last) { kernels_.quantize(linear, first, last); });
+        share(num_panels * ((num_rows_ + CHUNK - 1) / CHUNK),
               [&](int64_t first, int64_t last) { kernels_.multiply(linear, first, last); });
     }
 
@@ -183,7 +210,7 @@ class Worker {
     // Queries and keys are turned in place; heads lie side by side: queries, keys, values.
     void turn_and_write(const Layer& layer, void* cache) {
         const int64_t width = (a_.heads + 2 * a_.kv) * a_.d;
-        share(step_.num_rows, [&](int64_t first, int64_t last) {
+        share(num_rows_, [&](int64_t first, int64_t last) {
             const int64_t count = last - first, skip = first * a_.d * size_;
             char* query = rooms_.heads.get() + first * width * size_;
             char* key = query + a_.heads * a_.d * size_;
@@ -203,15 +230,29 @@ class Worker {
         rms_norm(heads, nullptr, weight, nullptr, heads, count, a_.d, a_.eps, a_.offset, a_.is_bfloat16, 1);
     }
 
-    void attend(const Layer& layer, const void* cache) {
+    // Keys are of different numbers, so that whoever is done takes the next piece.
+    void attend(const Layer& layer, const void* cache, std::atomic<int64_t>& taken) {
         const DecodeAttention attention{
-            rooms_.heads.get(), cache, step_.tables, step_.num_keys, nullptr, rooms_.attended.get(), step_.num_rows,
+            rooms_.heads.get(), cache, step_.tables, step_.num_keys, nullptr, rooms_.attended.get(), num_rows_,
             a_.heads, a_.kv, a_.d, step_.block, step_.num_blocks, (a_.heads + 2 * a_.kv) * a_.d, step_.page_stride,
             0, 0, layer.window, a_.scale,
         };
-        share(step_.num_rows * a_.kv, [&](int64_t first, int64_t last) {
-            attend_groups(attention, first, last, a_.is_bfloat16 != 0, room_);
-        });
+        const int64_t amount = (step_.tiles == nullptr ? num_rows_ : step_.num_tiles) * a_.kv;
+        for (int64_t i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < amount;) {
+            if (step_.tiles == nullptr)
+                attend_groups(attention, i, i + 1, a_.is_bfloat16 != 0, room_);
+            else
+                attend_tiles(attention, step_.tiles, i, i + 1, 0, a_.is_bfloat16 != 0, room_);
+        }
+        barrier_.wait(count_);
+    }
+
+    // This thread's share of the wanted rows of x [n, width], one behind the other.
+    const char* pick(const char* x, int64_t width, char* out) {
+        const int64_t bytes = width * size_;
+        for (int64_t i = step_.num_wanted * own_ / count_; i < step_.num_wanted * (own_ + 1) / count_; ++i)
+            std::memcpy(out + i * bytes, x + step_.wanted[i] * bytes, bytes);
+        return out;
     }
 
     // By columns, since there may be a single row.
@@ -219,7 +260,7 @@ class Worker {
         const int64_t width = a_.intermediate, num_pieces = (width + PANEL - 1) / PANEL;
         share(num_pieces, [&](int64_t first, int64_t last) {
             const int64_t start = first * PANEL, stop = last * PANEL < width ? last * PANEL : width;
-            for (int64_t row = 0; row < step_.num_rows; ++row) {
+            for (int64_t row = 0; row < num_rows_; ++row) {
                 const char* up = rooms_.wide.get() + (row * 2 * width + start) * size_;
                 char* out = rooms_.gated.get() + (row * width + start) * size_;
                 const auto kernel = a_.is_gelu ? gelu_tanh_gate : silu_gate;
@@ -234,6 +275,7 @@ class Worker {
     Barrier& barrier_;
     const QuantizedKernels& kernels_;
     const int64_t own_, count_, size_;
+    int64_t num_rows_;  // of the last layer the wanted ones
     AttentionRoom room_;
 };
 
@@ -254,12 +296,13 @@ Rooms rooms_for(const Decoder& a, int64_t n) {
         room_for(row * a.hidden),
         room_for(row * (a.heads + 2 * a.kv) * a.d),
         room_for(row * a.heads * a.d),
-        room_for(row * 2 * a.intermediate),
+        room_for(row * larger(2 * a.intermediate, a.hidden)),  // where the wanted rows of x are picked to, too
         room_for(row * a.intermediate),
         room_for(row * a.hidden),
         room_for<int8_t>(n * padded),
         room_for<float>(n),
         room_for<int32_t>(n * num_groups),
+        std::make_unique<std::atomic<int64_t>[]>(a.num_layers),
     };
 }
 

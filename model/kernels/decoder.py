@@ -14,7 +14,8 @@ from model import kernels
 
 
 class Product(ctypes.Structure):
-    """A quantized weight as `quantized.h` has it, and its bias or None."""
+    """A quantized weight as `quantized.h` has it, or without `scales` one of bfloat16 numbers as `bfloat16.h` has it;
+    and its bias or None."""
 
     _fields_ = (
         ("weight", ctypes.c_void_p),
@@ -77,7 +78,11 @@ class _Step(ctypes.Structure):
         ("num_keys", ctypes.c_void_p),
         ("blocks", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
+        ("tiles", ctypes.c_void_p),
+        ("wanted", ctypes.c_void_p),
         ("num_rows", ctypes.c_int64),
+        ("num_tiles", ctypes.c_int64),
+        ("num_wanted", ctypes.c_int64),
         ("block", ctypes.c_int64),
         ("num_blocks", ctypes.c_int64),
         ("page_stride", ctypes.c_int64),
@@ -90,7 +95,8 @@ class PagedQueries:
     """Rows that each look at the first `num_keys` [n] keys of their blocks `tables` [n, blocks], their own among
     them, which is written to `blocks` and `offsets` [n]; all int64.
 
-    `caches` are the layers', each [pages, block, kv, 2 * d].
+    `caches` are the layers', each [pages, block, kv, 2 * d]. With `tiles`, see `model.kernels.paged`, rows of one
+    sequence are attended some at once.
     """
 
     caches: Sequence[Tensor]
@@ -98,17 +104,24 @@ class PagedQueries:
     num_keys: Tensor
     blocks: Tensor
     offsets: Tensor
+    tiles: Tensor | None = None
 
 
 def decode_layers(
-    decoder: Decoder, x: Tensor, rotations: Sequence[tuple[Tensor, Tensor]], queries: PagedQueries
+    decoder: Decoder,
+    x: Tensor,
+    rotations: Sequence[tuple[Tensor, Tensor]],
+    queries: PagedQueries,
+    wanted: Tensor | None = None,
 ) -> Tensor:
-    """Embedded rows x [n, hidden] to the states behind the last norm, [n, hidden]; writes keys and values.
+    """Embedded rows x [n, hidden] to the states behind the last norm, [n, hidden] or those of the rows `wanted` [m]
+    int64; writes all keys and values.
 
     `rotations` are cosines and sines [n, 1, d] of each kind of layer.
     """
     library = kernels.library()
-    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    x, tiles = x.contiguous(), queries.tiles
+    out = torch.empty(len(x) if wanted is None else len(wanted), x.shape[1], dtype=x.dtype)
     first, tables = queries.caches[0], queries.tables
     step = _Step(
         x.data_ptr(),
@@ -120,7 +133,11 @@ def decode_layers(
         queries.num_keys.data_ptr(),
         queries.blocks.data_ptr(),
         queries.offsets.data_ptr(),
+        None if tiles is None else tiles.data_ptr(),
+        None if wanted is None else wanted.data_ptr(),
         x.shape[0],
+        0 if tiles is None else len(tiles),
+        0 if wanted is None else len(wanted),
         first.shape[1],
         tables.shape[1],
         first.stride(0),

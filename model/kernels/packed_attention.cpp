@@ -10,41 +10,12 @@ extern const AttendText attend_text_avx512_bf16;
 
 namespace {
 
-template <typename T>
-struct Wide {
-    using Element = T;
-    using Number = float;
-    static constexpr int STEP = 1, WIDE = LANES;
-
-    static INLINE Vector load_row(const float* from) { return load(from); }
-    static INLINE Vector add(Vector sum, Vector row, const float* factor) { return sum + row * *factor; }
-    static INLINE void store_weights(Vector weights, float* to) { store(weights, to); }
-
-    static INLINE void lay_out_row(const T* from, int64_t d, int64_t wide, float* to) {
-#pragma omp simd
-        for (int64_t i = 0; i < d; ++i) to[i] = widened(from[i]);
-        for (int64_t i = d; i < wide; ++i) to[i] = 0.0f;
-    }
-    static INLINE void lay_out_keys(const T* from, int64_t stride, int64_t d, const LaidOut<Wide>& t) {
-        for (int64_t k = 0; k < t.num_keys; ++k) {
-            float* to = t.keys + k / LANES * LANES * t.wide + k % LANES;
-            const int64_t count = k < t.count ? d : 0;
-            for (int64_t i = 0; i < count; ++i) to[i * LANES] = widened(from[k * stride + i]);
-            for (int64_t i = count; i < t.wide; ++i) to[i * LANES] = 0.0f;
-        }
-    }
-    static INLINE void lay_out_values(const T* from, int64_t stride, int64_t d, const LaidOut<Wide>& t) {
-        for (int64_t k = 0; k < t.num_keys; ++k)
-            lay_out_row(from + k * stride, k < t.count ? d : 0, t.wide, t.values + k * t.wide);
-    }
-};
-
 FOR_EACH_PROCESSOR void attend_float32(const PackedAttention& a, int64_t text, int64_t group, float* space) {
-    attend_text<Wide<float>>(a, text, group, space);
+    attend_text<Wide, float>(a, text, group, space);
 }
 
 FOR_EACH_PROCESSOR void attend_bfloat16(const PackedAttention& a, int64_t text, int64_t group, float* space) {
-    attend_text<Wide<bfloat16>>(a, text, group, space);
+    attend_text<Wide, bfloat16>(a, text, group, space);
 }
 
 // `level` 1 leaves the products of pairs out.

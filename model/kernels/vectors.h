@@ -12,7 +12,8 @@
 #else
 #define FOR_EACH_PROCESSOR
 #endif
-#define INLINE inline __attribute__((always_inline))
+#define INLINED __attribute__((always_inline))
+#define INLINE inline INLINED
 
 namespace {
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.kernels import bfloat16 as kernels
+from model.kernels.decoder import Product
 from model.layers.large_pages import LargePages
 from model.layers.packed import PackedWeight, Packing, ServedWeight, bits_vary, can_pack
 
@@ -33,6 +34,12 @@ class PaneledWeight:
         if x.dim() != 2:
             return self(x.flatten(0, -2), bias).view(*x.shape[:-1], -1)
         return kernels.linear(x, self._panels, bias, self.shape[0])
+
+    def product(self, bias: Tensor | None) -> Product:
+        """Where it lies, for `model.kernels.decoder`."""
+        out_features, in_features = self.shape
+        address = None if bias is None else bias.data_ptr()
+        return Product(self._panels.data_ptr(), None, address, in_features, 0, out_features, 0)
 
     @property
     def nbytes(self) -> int:

@@ -84,7 +84,7 @@ class AttentionContext(Protocol):
         ...
 
     def paged_queries(self) -> PagedQueries | None:
-        """What a kernel for a whole stack needs, where all rows are single queries over a paged cache, and none of
+        """What a kernel for a whole stack needs, where all rows read the keys of a paged cache in place, and none of
         them is an adapter's."""
         ...
 

@@ -8,7 +8,7 @@ import torch
 
 from app.engine import grouping
 from app.engine.engine import Engine
-from app.engine.grouping import LikeLengths, find_places, split_sequences
+from app.engine.grouping import InTiles, LikeLengths, find_places, split_sequences
 from app.engine.protocol import Encoded, EncodeRequest, GenerateRequest, Tokens
 from app.engine.sampling_params import SamplingParams
 from model.config import TransformerConfig
@@ -42,12 +42,15 @@ def test_each_row_is_found_among_the_results() -> None:
 def test_what_is_read_in_place_is_what_is_gathered(
     config: TransformerConfig, most_pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the lower line, prompts on both sides of it share steps with sequences that decode."""
+    """With the lower line, where there is one, prompts on both sides of it share steps with sequences that decode."""
     monkeypatch.setattr(grouping, "IN_PLACE_PAIRS", most_pairs)
     save_model(random_model(config, dtype=torch.float32), tmp_path)
     engine, gathering = (make_engine({"m": tmp_path}, dtype="float32") for _ in range(2))
     gathering._runners["m"].grouping = LikeLengths(is_in_place=False)
-    assert engine._runners["m"].grouping == LikeLengths(is_in_place=True, encodes_in_place=True)
+    in_place = (
+        LikeLengths(True, encodes_in_place=True) if config is T5 else InTiles(64, encodes_in_place=True)
+    )
+    assert engine._runners["m"].grouping == in_place
     source = random.Random(1)
     prompts = [random_ids(source, 40) for _ in range(12)]
     second = 7 if config.kind == "encoder-decoder" else None  # its decoder begins with two tokens

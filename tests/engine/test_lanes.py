@@ -1,7 +1,8 @@
-"""Since when somebody in a lane waits for a first token."""
+"""Since when somebody in a lane waits for a first token, and how many rows decode."""
 
 from app.engine.lanes import Lane
 from app.engine.sequence import Sequence
+from app.engine.speculation import Draft
 from tests.engine.test_scheduler import sequence
 
 
@@ -25,3 +26,11 @@ def test_the_first_to_come_of_those_in_prompts_and_in_line() -> None:
     assert lane([speaking(0), sequence(3), sequence(2)], []).silent_since == sequence(2).arrival
     assert lane([speaking(0)], [sequence(4), sequence(5)]).silent_since == sequence(4).arrival
     assert lane([speaking(0), sequence(2)], [sequence(4)]).silent_since == sequence(2).arrival
+
+
+def test_who_is_past_its_prompt_decodes_a_row_and_those_of_its_draft() -> None:
+    begun, drafting = speaking(1), speaking(2)
+    for one in (begun, drafting):
+        one.num_computed_tokens = len(one.token_ids) - 1
+    drafting.draft = Draft([5, 6], [0.5, 0.5])
+    assert lane([begun, drafting, sequence(3)], [sequence(4)]).num_decoding == 4

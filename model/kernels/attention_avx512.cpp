@@ -1,4 +1,4 @@
-// `packed_attention.h` in bfloat16 for processors that multiply pairs of them (AVX-512 BF16).
+// `packed_attention.h` and `tile_attention.h` in bfloat16 for processors that multiply pairs of them (AVX-512 BF16).
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 
 #include <immintrin.h>
@@ -7,19 +7,20 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #pragma GCC target("arch=x86-64-v4,avx512bf16")  // below all that other files share
 
 #include "packed_attention.h"
+#include "tile_attention.h"
 
 namespace {
 
 typedef uint16_t Pairs __attribute__((vector_size(64)));
 
 struct PairsOfBfloat16 {
-    using Element = bfloat16;
     using Number = bfloat16;
-    static constexpr int STEP = 2, WIDE = 2 * LANES;
+    static constexpr int STEP = 2, WIDE = 2 * LANES, ACROSS = 2;
 
     static INLINE Words load_row(const bfloat16* from) {
         Words words;
@@ -47,13 +48,13 @@ struct PairsOfBfloat16 {
         if (count > 0) std::memcpy(some, from, count * sizeof *from);
         return load_row(some);
     }
-    static INLINE void lay_out_keys(const bfloat16* from, int64_t stride, int64_t d,
-                                    const LaidOut<PairsOfBfloat16>& t) {
+    template <class At>
+    static INLINE void lay_out_keys(const At& at, int64_t d, const LaidOut<PairsOfBfloat16>& t) {
         for (int64_t k = 0; k < t.num_keys; k += LANES)
             for (int64_t i = 0; i < t.wide; i += WIDE) {
                 Words rows[LANES];
                 for (int n = 0; n < LANES; ++n)
-                    rows[n] = load_some(from + (k + n) * stride + i, k + n < t.count ? d - i : 0);
+                    rows[n] = load_some(at(lesser(k + n, t.count - 1), i), k + n < t.count ? d - i : 0);
                 exchange<1>(rows);
                 exchange<2>(rows);
                 exchange<4>(rows);
@@ -61,27 +62,34 @@ struct PairsOfBfloat16 {
                 std::memcpy(t.keys + k * t.wide + i * LANES, rows, sizeof rows);
             }
     }
-    static INLINE void lay_out_values(const bfloat16* from, int64_t stride, int64_t d,
-                                      const LaidOut<PairsOfBfloat16>& t) {
-        Pairs first, last;
-        for (int j = 0; j < WIDE; ++j) first[j] = j / 2 + j % 2 * WIDE, last[j] = first[j] + LANES;
+    template <class At>
+    static INLINE void lay_out_values(const At& at, int64_t d, const LaidOut<PairsOfBfloat16>& t) {
+        Pairs low, high;
+        for (int j = 0; j < WIDE; ++j) low[j] = j / 2 + j % 2 * WIDE, high[j] = low[j] + LANES;
         for (int64_t k = 0; k < t.num_keys; k += 2)
             for (int64_t i = 0; i < t.wide; i += WIDE) {
-                const Pairs even = (Pairs)load_some(from + k * stride + i, k < t.count ? d - i : 0);
-                const Pairs odd = (Pairs)load_some(from + (k + 1) * stride + i, k + 1 < t.count ? d - i : 0);
-                const Pairs both[2] = {__builtin_shuffle(even, odd, first), __builtin_shuffle(even, odd, last)};
+                const int64_t last = t.count - 1;
+                const Pairs even = (Pairs)load_some(at(lesser(k, last), i), k <= last ? d - i : 0);
+                const Pairs odd = (Pairs)load_some(at(lesser(k + 1, last), i), k < last ? d - i : 0);
+                const Pairs both[2] = {__builtin_shuffle(even, odd, low), __builtin_shuffle(even, odd, high)};
                 std::memcpy(t.values + k * t.wide + 2 * i, both, sizeof both);
             }
     }
 };
 
-void attend(const PackedAttention& a, int64_t text, int64_t group, float* space) {
-    attend_text<PairsOfBfloat16>(a, text, group, space);
+void attend_text(const PackedAttention& a, int64_t text, int64_t group, float* space) {
+    attend_text<PairsOfBfloat16, bfloat16>(a, text, group, space);
+}
+
+void attend_tile(const DecodeAttention& a, const Tile& tile, float* space) {
+    attend_tile<PairsOfBfloat16, bfloat16, bfloat16>(a, tile, space);
 }
 
 }  // namespace
 
 extern const AttendText attend_text_avx512_bf16;
-const AttendText attend_text_avx512_bf16 = attend;
+extern const AttendTile attend_tile_avx512_bf16;
+const AttendText attend_text_avx512_bf16 = attend_text;
+const AttendTile attend_tile_avx512_bf16 = attend_tile;
 
 #endif
