@@ -14,8 +14,6 @@ FEW_NUMBERS = 2**21
 """Keys and values that one thread reads in some tenths of a millisecond."""
 FEW_ELEMENTS = 2**17
 """What one thread norms, turns or gates before another would have woken up."""
-FEW_CODES = 2**20
-"""Bytes of quantized weights times rows that one thread multiplies meanwhile."""
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _KERNELS: Mapping[str, tuple[int, int, int]] = {
@@ -270,46 +268,6 @@ def argmax(x: Tensor) -> Tensor:
     out = torch.empty(n, dtype=torch.int64)
     threads = _num_threads(n * size, FEW_NUMBERS)
     _LIBRARY.argmax(x.data_ptr(), out.data_ptr(), n, size, x.dtype is torch.bfloat16, threads)
-    return out
-
-
-def quantized_linear(
-    x: Tensor,
-    codes: Tensor,
-    scales: Tensor,
-    bias: Tensor | None,
-    out_features: int,
-    padded: int,
-    group: int,
-    level: int = 0,
-) -> Tensor:
-    """Rows x [n, in_features] times codes and scales as `quantized.h` lays them out, to [n, out_features].
-
-    `bias` has the dtype of x. A `level` over 0 leaves out the best so many kinds of processors, for tests.
-    """
-    assert _LIBRARY is not None, "see can_run"
-    x = x if x.stride(1) == 1 else x.contiguous()
-    n, in_features = x.shape
-    out = torch.empty(n, out_features, dtype=x.dtype)
-    num_groups = padded // group if group else 1
-    scratch = torch.empty(n * (padded + 4 + 4 * num_groups), dtype=torch.uint8)
-    _LIBRARY.quantized_linear(
-        x.data_ptr(),
-        codes.data_ptr(),
-        scales.data_ptr(),
-        None if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        scratch.data_ptr(),
-        n,
-        in_features,
-        padded,
-        out_features,
-        x.stride(0),
-        group,
-        level,
-        x.dtype is torch.bfloat16,
-        _num_threads(n * codes.numel(), FEW_CODES),
-    )
     return out
 
 

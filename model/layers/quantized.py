@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from model import kernels
 from model.kernels.decoder import Product
+from model.kernels.quantized import quantized_linear
 from model.layers.float8 import float8
 from model.layers.large_pages import LargePages
 from model.layers.packed import Packing, bits_vary
@@ -63,7 +64,7 @@ class QuantizedWeight:
         x, bias = x.to(self.dtype), None if bias is None else bias.to(self.dtype)
         if kernels.can_run(x):
             sizes = (self.shape[0], self._padded, self._group)
-            return kernels.quantized_linear(x, self._codes, self._scales, bias, *sizes)
+            return quantized_linear(x, self._codes, self._scales, bias, *sizes)
         return self.slow_product(x, bias)
 
     def slow_product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

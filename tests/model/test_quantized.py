@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import kernels
+from model.kernels.quantized import quantized_linear
 from model.layers.quantized import Integers, QuantizedWeight
 from model.loading import load_model, save_model
 from model.transformer import Transformer, weight_bytes
@@ -54,7 +55,7 @@ def test_kernels_compute_what_the_slow_twin_does(data: st.DataObject) -> None:
     tolerance = 3e-3 if dtype is torch.float32 else 1e-2
     for level in range(3):
         sizes = (out, weight._padded, weight._group, level)
-        got = kernels.quantized_linear(x, weight._codes, weight._scales, bias, *sizes)
+        got = quantized_linear(x, weight._codes, weight._scales, bias, *sizes)
         assert got.dtype is dtype
         assert share(got - wanted, wanted) < tolerance
     product = weight(x[:, None], bias)[:, 0]
