@@ -66,7 +66,7 @@ def test_blocks_of_half_the_bytes_hold_twice_as_much_and_it_is_told(tmp_path: Pa
         save_model(random_model(config, dtype=FLOAT), tmp_path / name)
     sizes = {}
     for wanted in ("float32", "bfloat16"):
-        config = WorkerConfig(
+        worker = WorkerConfig(
             models=[ModelSpec(name, str(tmp_path / name)) for name in ("bert", "llama")],
             device="cpu",
             dtype="float32",
@@ -74,7 +74,7 @@ def test_blocks_of_half_the_bytes_hold_twice_as_much_and_it_is_told(tmp_path: Pa
             kv_cache_memory=1_000_000,
             kv_cache_page=65_536,
         )
-        bert, llama = build_engine(config).infos
+        bert, llama = build_engine(worker).infos
         assert (bert.kv_cache_dtype, llama.kv_cache_dtype) == (None, wanted)
         assert (bert.dtype, llama.dtype) == ("float32", "float32")
         sizes[wanted] = llama.block_size
