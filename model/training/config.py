@@ -64,7 +64,8 @@ class Lora:
 class Recipe:
     """One stage. `architecture` is the published config of a model made from nothing; a stage without one
     starts from the folder of `start`, another recipe's name, or from `--init-from`. One with `adapter_start` goes on
-    from that recipe's adapter, of no greater rank, or from `--adapter-from`."""
+    from that recipe's adapter, of no greater rank, or from `--adapter-from`. `generation` is published beside the
+    weights as `generation_config.json`, where it says anything."""
 
     name: str
     command: Literal["pretrain", "finetune"]
@@ -79,6 +80,7 @@ class Recipe:
     max_length: int = 128
     label_smoothing: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 TARGET_LANGUAGES = ("de", "fr", "zh")

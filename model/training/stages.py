@@ -11,7 +11,7 @@ from torch import nn
 
 from model.adapters import add_adapter, save_adapter
 from model.config import TransformerConfig
-from model.families import read_config
+from model.families import GENERATION, read_config
 from model.layers.linear import LowRank
 from model.loading import load_model, save_model
 from model.tokenization import Tokenizer
@@ -86,6 +86,8 @@ def run_stage(
         with AtomicFolder(out / "model") as folder:
             save_model(model, folder)
             copy_tokenizer(source, folder)
+            if recipe.generation:
+                write_json(folder / GENERATION, recipe.generation)
     draw_loss_curve(out / "log.jsonl", out / "loss.png", recipe.name)
     minutes = (time.process_time() - started) / 60
     write_json(out / "result.json", {"recipe": recipe.name, "dev": scores, "processor_minutes": minutes})

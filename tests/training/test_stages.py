@@ -103,8 +103,10 @@ def test_a_translator_is_made_scored_and_loads_elsewhere(
     found = json.loads(scores.read_text())
     assert set(found) == {"tatoeba-test-v2020-07-28 en-de", "tatoeba-test-v2020-07-28 en-fr"}
     assert found["tatoeba-test-v2020-07-28 en-de"]["examples"] == 2
+    assert found["tatoeba-test-v2020-07-28 en-de"]["num_beams"] == 4
 
     theirs = T5ForConditionalGeneration.from_pretrained(zoo, dtype=torch.float32)
+    assert theirs.generation_config.num_beams == 4
     tokenizer, text = AutoTokenizer.from_pretrained(zoo), "<2de> The dog sleeps."
     ours, own = load_model(zoo, torch.float32), Tokenizer.from_folder(zoo)
     assert tokenizer(text)["input_ids"] == own.encode(text).ids
@@ -116,7 +118,7 @@ def test_a_translator_is_made_scored_and_loads_elsewhere(
             start, torch.ones_like(start, dtype=torch.bool), ours.encode_padded(ids, mask), mask
         )
         assert torch.allclose(ours.logits(hidden), expected, atol=1e-4)
-        generated = theirs.generate(ids, max_new_tokens=8, do_sample=False)[0, 1:].tolist()
+        generated = theirs.generate(ids, max_new_tokens=8, do_sample=False, num_beams=1)[0, 1:].tolist()
     answer = generate_greedy(ours, ids.tolist(), 8)[0]
     assert generated[: len(answer)] == answer
 
