@@ -25,7 +25,7 @@ from model.layers.embeddings import Embeddings
 from model.layers.linear import AdapterSpans, Linear
 from model.layers.mlp import FeedForward
 from model.layers.packed import Packing, ServedWeight
-from model.layers.quantized import Quantization, quantizing
+from model.layers.quantized import Quantization, QuantizedWeight, quantizing
 
 OWN = "own"
 """The name of the head that came with the checkpoint; adapters add heads under their names."""
@@ -88,6 +88,21 @@ class Transformer(nn.Module):
             logits = self.lm_head(hidden, adapter_spans)
             return logits if self.logit_bias is None else logits + self.logit_bias
         return self._score_words(hidden, None if self.logit_bias is None else self.logit_bias[0])
+
+    def largest_words(self, hidden: Tensor, adapter_spans: AdapterSpans = ()) -> Tensor | None:
+        """[n, hidden_size] decoder states to the first largest of each row's `logits`, [n] int64, without making these;
+        None where that cannot be done, or adapters have a part in them."""
+        weight, bias = self.packed_words, None if self.logit_bias is None else self.logit_bias[0]
+        if self.lm_head is not None:
+            product = self.lm_head.product
+            if product is None or bias is not None:
+                return None
+            weight, bias = product.weight, product.bias
+        if adapter_spans or not isinstance(weight, QuantizedWeight):
+            return None
+        return weight.argmax(
+            hidden * self.config.logit_scale if self.config.logit_scale != 1.0 else hidden, bias
+        )
 
     def takes_mean(self, head: str = OWN) -> bool:
         """Does `classify` take the mean of a sequence's states instead of its first token's?"""

@@ -43,7 +43,10 @@ class Chooser:
         self._masks = Masks()
 
     def choose(self, logit_rows: ListLike[LogitRows], logits: Tensor) -> Choices:
-        """`logits` [rows of `logit_rows`, vocab_size] float32. What is asked about prompts is noted first."""
+        """`logits` [rows of `logit_rows`, vocab_size] float32, or where `takes_largest` maybe the words with the
+        largest, int64 [rows]. What is asked about prompts is noted first."""
+        if not logits.is_floating_point():
+            return _largest(logit_rows, logits)
         if any(rows.num_told for rows in logit_rows):
             logits = _tell_prompts(logit_rows, logits)
         going_on = [(rows.sequence, rows.num_next) for rows in logit_rows if rows.num_next]
@@ -66,6 +69,34 @@ class Chooser:
         self._masks.fill([s.matcher for s, _ in alone if s.matcher is not None])
         said, failed = _sample(alone, logits)
         return Choices(beams, said, sum(count for _, count in alone), failed)
+
+
+def takes_largest(logit_rows: ListLike[LogitRows]) -> bool:
+    """Whether of all these rows no more is needed than which word has the largest logit."""
+    return all(rows.num_told == 0 and _is_plain(rows.sequence) for rows in logit_rows)
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    own = (sequence.group, sequence.matcher, sequence.rules, sequence.counts)
+    params = sequence.params
+    return (
+        all(one is None for one in own)
+        and params.is_greedy
+        and params.logprobs is None
+        and not params.logit_bias
+        and not params.suppress_token_ids
+        and len(sequence.token_ids) - sequence.num_prompt_tokens >= params.min_tokens
+    )
+
+
+def _largest(logit_rows: ListLike[LogitRows], words: Tensor) -> Choices:
+    said = iter(words.tolist())
+    alone = [
+        (rows.sequence, [(word, None) for word in islice(said, rows.num_next)])
+        for rows in logit_rows
+        if rows.num_next
+    ]
+    return Choices(alone=alone, num_sampled=len(words))
 
 
 def _sample(

@@ -202,8 +202,6 @@ class Engine:
         batch = build_batch(step, runner.block_size, runner.device, runner.grouping)
         laps.end("batch")
         logits, encoded = runner.run(batch)
-        if logits is not None:
-            logits = logits.float()  # here, as it may find no memory either
         laps.end("run")
         return batch, logits, encoded
 

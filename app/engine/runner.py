@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.engine.batch import Batch
+from app.engine.choosing import takes_largest
 from app.engine.graphs import DecodeGraphs, GraphPlan, can_record
 from app.engine.grouping import EachInPlace, Grouping, InTiles, LikeLengths
 from app.engine.kv_cache import PagedStore
@@ -57,7 +58,8 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Tensor | None, list[EncoderOutput]]:
-        """Logits [num complete, vocab_size] for the last token of each complete sequence, or the outputs of those that
+        """Logits [num complete, vocab_size] float32 for the last token of each complete sequence, or where no more is
+        asked and they need not be made, the words with the largest, int64 [num complete]; or the outputs of those that
         generate nothing, in the batch's order: the encoded sequences', or if any decode, the complete ones'."""
         if self._threads is not None:
             self._threads.use_for(batch.num_tokens)
@@ -107,7 +109,11 @@ class Runner:
             return None, outputs
         if self.model.config.head == "sequence-class":
             return None, self._classes([rows.sequence for rows in batch.logit_rows], hidden)
-        return self.model.logits(hidden, batch.logit_spans), outputs
+        if takes_largest(batch.logit_rows):
+            words = self.model.largest_words(hidden, batch.logit_spans)
+            if words is not None:
+                return words, outputs
+        return self.model.logits(hidden, batch.logit_spans).float(), outputs
 
     def _cross_store(self, batch: Batch) -> PagedStore | None:
         """Writes go to the new sequences' cross blocks; a step without new ones only reads."""

@@ -28,6 +28,7 @@ _KERNELS: Mapping[str, tuple[int, int, int]] = {
     "silu": (2, 2, 0),
     "argmax": (2, 2, 0),
     "quantized_linear": (6, 7, 0),
+    "quantized_argmax": (6, 7, 0),
     "bfloat16_linear": (4, 4, 0),
     "lay_out_bfloat16": (2, 3, 0),
     "packed_attention": (7, 10, 1),

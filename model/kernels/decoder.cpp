@@ -193,7 +193,7 @@ class Worker {
         const QuantizedLinear linear{
             x, product.weight, product.scales, product.bias, out, rooms_.codes.get(), rooms_.scales.get(),
             rooms_.sums.get(), num_rows_, product.in, product.padded, product.out, product.in, product.group,
-            num_groups, num_panels, a_.is_bfloat16 != 0,
+            num_groups, num_panels, a_.is_bfloat16 != 0, nullptr,
         };
         fetch_early(product, num_panels);
         share(num_rows_, [&](int64_t first, int64_t last) { kernels_.quantize(linear, first, last); });

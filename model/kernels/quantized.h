@@ -6,12 +6,19 @@
 
 #include "vectors.h"
 
+// The largest number of a row, NaN left out, and the first place that it has.
+struct Largest {
+    float number;
+    int32_t place;
+};
+
 // y [rows, out] = x [rows, in] times w plus bias [out] or null. Numbers of x, y and bias are float32 or bfloat16.
 //
 // Weights lie in panels of 64 outputs, of which each 64 bytes are 4 inputs of 16 outputs. With a `group` of 0 a byte is
 // w / scale + 128, and there is one scale an output, float32 [panels, 64]. Otherwise it is two numbers of four bits, the
 // low one for the four inputs before the high one's: scale * bits + least, bfloat16 [panels, groups, 2, 64].
 // `padded` is `in` filled up to whole groups, or to four. `codes`, `scales` and `sums` are room for the quantized rows.
+// With `largest` nothing is written to `out`.
 struct QuantizedLinear {
     const void* x;
     const uint8_t* weight;
@@ -22,6 +29,7 @@ struct QuantizedLinear {
     int32_t* sums;   // [rows, groups], of codes
     int64_t num_rows, in, padded, out_features, x_stride, group, num_groups, num_panels;
     bool is_bfloat16;
+    Largest* largest;  // [rows], a thread's own, or null
 };
 
 // One for each kind of processor. Rows [first, last) and tasks [first, last); a task is a panel with up to CHUNK
@@ -90,8 +98,27 @@ INLINE void quantize_row(const QuantizedLinear& a, int64_t row) {
     }
 }
 
+// A row's outputs of a panel pass by in the order of the panels, so that the first of equal ones stays.
+template <typename T>
+INLINE void note_largest(const QuantizedLinear& a, int64_t panel, int64_t row, const Vector (&y)[VECTORS]) {
+    const int64_t first = panel * PANEL, count = a.out_features - first < PANEL ? a.out_features - first : PANEL;
+    const T* bias = a.bias == nullptr ? nullptr : static_cast<const T*>(a.bias) + first;
+    float numbers[PANEL], most = -__builtin_inff();
+    std::memcpy(numbers, y, sizeof numbers);
+    T kept[PANEL];
+    for (int64_t i = 0; i < count; ++i) narrow(bias == nullptr ? numbers[i] : numbers[i] + widened(bias[i]), kept + i);
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < count; ++i) most = widened(kept[i]) > most ? widened(kept[i]) : most;
+    Largest& largest = a.largest[row];
+    if (!(most > largest.number)) return;
+    int64_t place = 0;
+    while (widened(kept[place]) != most) ++place;
+    largest = {most, static_cast<int32_t>(first + place)};
+}
+
 template <typename T>
 INLINE void finish(const QuantizedLinear& a, int64_t panel, int64_t row, const Vector (&y)[VECTORS]) {
+    if (a.largest != nullptr) return note_largest<T>(a, panel, row, y);
     const int64_t first = panel * PANEL, count = a.out_features - first;
     T* out = static_cast<T*>(a.out) + row * a.out_features + first;
     const T* bias = a.bias == nullptr ? nullptr : static_cast<const T*>(a.bias) + first;
@@ -109,6 +136,7 @@ INLINE void finish(const QuantizedLinear& a, int64_t panel, int64_t row, const V
 // has to wait for its line holds up all behind it.
 template <typename T, int R>
 INLINE void fetch_outputs(const QuantizedLinear& a, int64_t panel, int64_t row) {
+    if (a.largest != nullptr) return;
     for (int r = 0; r < R; ++r) {
         const T* out = static_cast<const T*>(a.out) + (row + r) * a.out_features + panel * PANEL;
         for (int64_t i = 0; i < PANEL; i += 64 / sizeof(T)) __builtin_prefetch(out + i, 1);

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from model import kernels
 from model.kernels.decoder import Product
-from model.kernels.quantized import quantized_linear
+from model.kernels.quantized import quantized_argmax, quantized_linear
 from model.layers.float8 import float8
 from model.layers.large_pages import LargePages
 from model.layers.packed import Packing, bits_vary
@@ -66,6 +66,15 @@ class QuantizedWeight:
             sizes = (self.shape[0], self._padded, self._group)
             return quantized_linear(x, self._codes, self._scales, bias, *sizes)
         return self.slow_product(x, bias)
+
+    def argmax(self, x: Tensor, bias: Tensor | None = None) -> Tensor | None:
+        """The place [n] int64 of the first largest output of each row [n, in_features], without writing outputs; None
+        where there is no kernel for that."""
+        x, bias = x.to(self.dtype), None if bias is None else bias.to(self.dtype)
+        if not kernels.can_run(x):
+            return None
+        sizes = (self.shape[0], self._padded, self._group)
+        return quantized_argmax(x, self._codes, self._scales, bias, *sizes)
 
     def slow_product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The same of [n, in_features] without kernels: the slow twin, in float64."""

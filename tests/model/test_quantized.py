@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import kernels
-from model.kernels.quantized import quantized_linear
+from model.kernels.quantized import quantized_argmax, quantized_linear
 from model.layers.quantized import Integers, QuantizedWeight
 from model.loading import load_model, save_model
 from model.transformer import Transformer, weight_bytes
@@ -58,8 +58,31 @@ def test_kernels_compute_what_the_slow_twin_does(data: st.DataObject) -> None:
         got = quantized_linear(x, weight._codes, weight._scales, bias, *sizes)
         assert got.dtype is dtype
         assert share(got - wanted, wanted) < tolerance
+        largest = quantized_argmax(x, weight._codes, weight._scales, bias, *sizes)
+        assert torch.equal(largest, kernels.argmax(got))
     product = weight(x[:, None], bias)[:, 0]
     assert share(product - wanted, wanted) < tolerance
+
+
+@needs_kernels
+@pytest.mark.parametrize("num_threads", [1, 3])
+@torch.inference_mode()
+def test_the_first_of_equal_outputs_is_the_largest_and_no_number_never_is(num_threads: int) -> None:
+    torch.manual_seed(2)
+    numbers = torch.randn(100, 64).repeat(10, 1)  # each output ten times, in other panels
+    weight, x, bias = QuantizedWeight(numbers, torch.float32, "int8"), torch.randn(64, 64), torch.zeros(1000)
+    bias[7] = torch.nan
+    x[5, 0] = torch.nan
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        largest = weight.argmax(x, bias)
+    finally:
+        torch.set_num_threads(before)
+    assert largest is not None
+    assert torch.equal(largest, kernels.argmax(weight(x, bias)))
+    assert set(largest.tolist()) <= {*range(100), 107}  # 7 is no number
+    assert largest[5] == 0
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
