@@ -17,7 +17,7 @@ from app.engine.flight import FlightRecorder
 from app.engine.graphs import Capture, CudaCapture, GraphPlan
 from app.engine.kv_cache import Arena, CacheShape, plan_arena
 from app.engine.loader import Loader
-from app.engine.memory import available_bytes, forget_pages
+from app.engine.memory import available_bytes, forget_pages, release_free
 from app.engine.models import Keepers, LoadedModel, Models
 from app.engine.pace import Pace
 from app.engine.protocol import AdapterSpec, ModelSpec, WorkerConfig, served_name
@@ -92,6 +92,7 @@ def _read_model(spec: ModelSpec, config: WorkerConfig, device: torch.device) -> 
     model = load_model(folder, dtype, device, quantization)
     model.pack()
     forget_pages(weight_files(folder))
+    release_free()  # what laying weights out took
     if config.deterministic:
         check_deterministic(served_name(spec.name), model)
     seconds = time.perf_counter() - started
