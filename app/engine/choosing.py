@@ -4,6 +4,7 @@ Nothing is said yet: that is the committer's.
 """
 
 import logging
+from collections.abc import Iterator
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, field
 from itertools import islice
@@ -90,12 +91,8 @@ def _is_plain(sequence: Sequence) -> bool:
 
 
 def _largest(logit_rows: ListLike[LogitRows], words: Tensor) -> Choices:
-    said = iter(words.tolist())
-    alone = [
-        (rows.sequence, [(word, None) for word in islice(said, rows.num_next)])
-        for rows in logit_rows
-        if rows.num_next
-    ]
+    said: Iterator[Said] = ((word, None) for word in words.tolist())
+    alone = [(rows.sequence, list(islice(said, rows.num_next))) for rows in logit_rows if rows.num_next]
     return Choices(alone=alone, num_sampled=len(words))
 
 
