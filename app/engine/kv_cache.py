@@ -144,9 +144,10 @@ class PagedStore:
         """See `KeyValueStore`."""
         assert group.num_keys is not None
         cache = self._layers[layer]
-        if group.tiles is not None and query.is_cpu:
-            assert bias is None
-            return tile_attention(query, cache, group.keys, group.num_keys, group.tiles, scale, window)
+        if group.tiles is not None and query.is_cpu and bias is None:
+            return tile_attention(
+                query, cache, group.keys, group.num_keys, group.tiles, scale=scale, window=window
+            )
         if group.tiles is not None:
             return paged.attend(query, cache, group.keys, group.num_keys, group.tiles, scale, bias, window)
         return kernels.decode_attention(query, cache, group.keys, group.num_keys, scale, bias, window)

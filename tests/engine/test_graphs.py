@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.engine import runner
+from app.engine import kv_cache, runner
 from app.engine.build import build_engine
 from app.engine.engine import Engine
 from app.engine.graphs import Graph, bucket_sizes, can_record
@@ -19,6 +19,7 @@ from app.engine.grouping import InTiles, cut_tiles
 from app.engine.protocol import GenerateRequest, ModelSpec, Tokens, WorkerConfig
 from app.engine.sampling_params import SamplingParams
 from model.config import TransformerConfig
+from model.kernels.paged import attend
 from model.loading import save_model
 from tests.engine.test_decoder_families import CONFIGS
 from tests.engine.test_engine import random_ids
@@ -137,6 +138,9 @@ def test_tiles_give_what_dense_groups_give(
     few = 5, 7  # the interpreter takes its time
     wanted = answers(make_engine(tmp_path, None, speculation=True), config, *few)
     monkeypatch.setattr(runner, "can_attend", lambda *_: True)
+    monkeypatch.setattr(
+        kv_cache, "tile_attention", lambda *of, scale, window: attend(*of, scale, None, window)
+    )
     engine = make_engine(tmp_path, recorder if has_graphs else None, speculation=True)
     assert engine._runners["m"].grouping == InTiles(16)
     check_same(answers(engine, config, *few), wanted)
