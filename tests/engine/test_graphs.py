@@ -138,9 +138,7 @@ def test_tiles_give_what_dense_groups_give(
     few = 5, 7  # the interpreter takes its time
     wanted = answers(make_engine(tmp_path, None, speculation=True), config, *few)
     monkeypatch.setattr(runner, "can_attend", lambda *_: True)
-    monkeypatch.setattr(
-        kv_cache, "tile_attention", lambda *of, scale, window: attend(*of, scale, None, window)
-    )
+    monkeypatch.setattr(kv_cache, "tile_attention", attend)
     engine = make_engine(tmp_path, recorder if has_graphs else None, speculation=True)
     assert engine._runners["m"].grouping == InTiles(16)
     check_same(answers(engine, config, *few), wanted)
