@@ -82,8 +82,7 @@ class Transformer(nn.Module):
 
         With `adapter_spans` the states are flat rows, [n, hidden_size].
         """
-        if self.config.logit_scale != 1.0:
-            hidden = hidden * self.config.logit_scale
+        hidden = self._scaled(hidden)
         if self.lm_head is not None:
             logits = self.lm_head(hidden, adapter_spans)
             return logits if self.logit_bias is None else logits + self.logit_bias
@@ -100,9 +99,7 @@ class Transformer(nn.Module):
             weight, bias = product.weight, product.bias
         if adapter_spans or not isinstance(weight, QuantizedWeight):
             return None
-        return weight.argmax(
-            hidden * self.config.logit_scale if self.config.logit_scale != 1.0 else hidden, bias
-        )
+        return weight.argmax(self._scaled(hidden), bias)
 
     def takes_mean(self, head: str = OWN) -> bool:
         """Does `classify` take the mean of a sequence's states instead of its first token's?"""
@@ -243,6 +240,10 @@ class Transformer(nn.Module):
             if self.packed_words is None and words_packing.takes(words):
                 self.packed_words = words_packing.pack(words)
                 self.packed.append(self.packed_words)
+
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        """What words are scored by."""
+        return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
 
     def _score_words(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         """[..., hidden_size] against the input table: [..., vocab_size]."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from model import kernels
 from model.kernels.decoder import Product
-from model.kernels.quantized import quantized_argmax, quantized_linear
+from model.kernels.quantized import Weight, quantized_argmax, quantized_linear
 from model.layers.float8 import float8
 from model.layers.large_pages import LargePages
 from model.layers.packed import Packing, bits_vary
@@ -63,8 +63,7 @@ class QuantizedWeight:
             return self(x.flatten(0, -2), bias).view(*x.shape[:-1], -1)
         x, bias = x.to(self.dtype), None if bias is None else bias.to(self.dtype)
         if kernels.can_run(x):
-            sizes = (self.shape[0], self._padded, self._group)
-            return quantized_linear(x, self._codes, self._scales, bias, *sizes)
+            return quantized_linear(x, self.laid_out, bias)
         return self.slow_product(x, bias)
 
     def argmax(self, x: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -73,8 +72,7 @@ class QuantizedWeight:
         x, bias = x.to(self.dtype), None if bias is None else bias.to(self.dtype)
         if not kernels.can_run(x):
             return None
-        sizes = (self.shape[0], self._padded, self._group)
-        return quantized_argmax(x, self._codes, self._scales, bias, *sizes)
+        return quantized_argmax(x, self.laid_out, bias)
 
     def slow_product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The same of [n, in_features] without kernels: the slow twin, in float64."""
@@ -83,6 +81,11 @@ class QuantizedWeight:
         codes = torch.where(scale > 0, wide / scale, wide).round()
         y = functional.linear(codes, self.plain().double()) * scale
         return (y if bias is None else y + bias).to(x.dtype)
+
+    @property
+    def laid_out(self) -> Weight:
+        """For `kernels.quantized`."""
+        return Weight(self._codes, self._scales, self.shape[0], self._padded, self._group)
 
     def product(self, bias: Tensor | None) -> Product:
         """Where it lies, for `kernels.decoder`."""

@@ -54,11 +54,10 @@ def test_kernels_compute_what_the_slow_twin_does(data: st.DataObject) -> None:
     wanted = weight.slow_product(x.float(), None if bias is None else bias.float())
     tolerance = 3e-3 if dtype is torch.float32 else 1e-2
     for level in range(3):
-        sizes = (out, weight._padded, weight._group, level)
-        got = quantized_linear(x, weight._codes, weight._scales, bias, *sizes)
+        got = quantized_linear(x, weight.laid_out, bias, level)
         assert got.dtype is dtype
         assert share(got - wanted, wanted) < tolerance
-        largest = quantized_argmax(x, weight._codes, weight._scales, bias, *sizes)
+        largest = quantized_argmax(x, weight.laid_out, bias, level)
         assert torch.equal(largest, kernels.argmax(got))
     product = weight(x[:, None], bias)[:, 0]
     assert share(product - wanted, wanted) < tolerance
