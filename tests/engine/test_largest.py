@@ -52,7 +52,10 @@ def said(folder: Path, params: list[SamplingParams]) -> tuple[dict[int, list[int
 )
 def test_texts_are_those_of_logits(config: TransformerConfig, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    save_model(random_model(config, dtype=torch.float32), tmp_path)
+    model = random_model(config, dtype=torch.float32)
+    if model.logit_bias is not None:
+        model.logit_bias.data.normal_()
+    save_model(model, tmp_path)
     got, num_steps = said(tmp_path, [GREEDY] * 3)
     assert num_steps >= GREEDY.max_tokens
     with patch("app.engine.runner.takes_largest", lambda _: False):
@@ -60,6 +63,28 @@ def test_texts_are_those_of_logits(config: TransformerConfig, tmp_path: Path) ->
     assert none == 0
     assert got == wanted
     assert all(len(text) == GREEDY.max_tokens for text in got.values())
+
+
+@needs_kernel
+def test_a_prompt_that_is_told_of_has_its_logits_made(tmp_path: Path) -> None:
+    save_model(random_model(LLAMA, dtype=torch.float32), tmp_path)
+    asked = SamplingParams(max_tokens=4, ignore_eos=True, prompt_logprobs=1)
+    got, num_steps = said(tmp_path, [asked, asked])
+    assert num_steps == asked.max_tokens - 1  # all but that of the prompts
+    with patch("app.engine.runner.takes_largest", lambda _: False):
+        assert said(tmp_path, [asked, asked]) == (got, 0)
+
+
+@needs_kernel
+@torch.inference_mode()
+def test_rows_of_adapters_have_their_logits_made() -> None:
+    model = random_model(LLAMA, dtype=torch.float32).eval().requires_grad_(False)
+    model.quantize("int8", torch.float32)
+    hidden = torch.randn(2, LLAMA.hidden_size)
+    largest = model.largest_words(hidden)
+    assert largest is not None
+    assert torch.equal(largest, model.logits(hidden).argmax(-1))
+    assert model.largest_words(hidden, (("some", 0, 1),)) is None
 
 
 @needs_kernel
