@@ -76,3 +76,10 @@ def test_a_step_that_took_no_time_breaks_nothing() -> None:
     time = learned(StepTime(), line(0.0, 0.0, 0.0), [(10, 0), (0, 1), (10, 1)])
     learned(time, line(0.045, 0.001, 0.002), mixed(2000))
     assert time.prompt == pytest.approx(0.002, rel=0.1)
+
+
+def test_a_slower_machine_slows_even_prompts_that_were_last_sent_long_ago() -> None:
+    time = learned(StepTime(), line(0.045, 0.001, 0.002), mixed(200))
+    learned(time, line(0.045, 0.001, 0.002), [(0, 3)] * 5000)
+    learned(time, line(0.135, 0.003, 0.006), [(0, 3)] * 300)
+    assert time.prompt == pytest.approx(0.006, rel=0.2)
