@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -181,3 +182,19 @@ def test_a_repeating_text_takes_fewer_steps(folders: dict[str, Path]) -> None:
     plain = Told(make_engine(folders), [request])
     assert told.tokens == plain.tokens
     assert len(told.reports) < 0.6 * len(plain.reports)
+
+
+@pytest.mark.usefixtures("free_rows")
+def test_drafted_rows_count_as_rows_where_a_steps_time_is_learned(folders: dict[str, Path]) -> None:
+    engine = make_engine(folders, speculation=True, target_step_ms=100.0)
+    assert engine._pace is not None
+    noted: list[int] = []
+
+    def note(model: str, num_rows: int, num_prompt: int, seconds: float) -> None:
+        noted.append(num_rows + num_prompt)
+
+    requests = [greedy(number, "llama", [7 + number, 8] * 9, 40, ignore_eos=True) for number in range(2)]
+    with patch.object(engine._pace, "note", note):
+        told = Told(engine, requests)
+    assert any(report.drafted_tokens for report in told.reports)
+    assert noted == [report.batch_tokens for report in told.reports]
