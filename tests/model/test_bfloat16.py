@@ -19,7 +19,7 @@ from tests.tiny import random_model
 pytestmark = pytest.mark.skipif(
     not kernels.can_multiply(), reason="no products of bfloat16 numbers on this processor, or no C++ compiler"
 )
-SHAPES = [(130, 101), (64, 2048), (7, 2051), (200, 1)]
+SHAPES = [(130, 101), (64, 2048), (7, 2051), (200, 1), (70, 9001)]
 """Panels that are not full, inputs of an odd number, and so many that they are summed in parts."""
 
 

@@ -84,6 +84,23 @@ def test_the_first_of_equal_outputs_is_the_largest_and_no_number_never_is(num_th
     assert largest[5] == 0
 
 
+@needs_kernels
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@torch.inference_mode()
+def test_the_largest_output_is_found_wherever_it_is(num_threads: int) -> None:
+    torch.manual_seed(2)
+    weight, x = QuantizedWeight(torch.randn(1000, 64), torch.float32, "int8"), torch.randn(64, 64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        largest = weight.argmax(x)
+    finally:
+        torch.set_num_threads(before)
+    assert largest is not None
+    assert torch.equal(largest, kernels.argmax(weight(x)))
+    assert len(set((largest // 200).tolist())) == 5  # some in each fifth
+
+
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 @pytest.mark.parametrize("shape", [(40, 24), (200, 896), (65, 33)], ids=str)
 def test_products_are_near_the_exact_ones(quantization: Integers, shape: tuple[int, int]) -> None:
