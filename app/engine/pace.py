@@ -12,7 +12,7 @@ MOST_ADDED = 1.5
 MOST_ALONE = 5.0
 """How long a step with a decoder's prompts may take while nobody decodes, in times of the target: no stream halts
 meanwhile, and each piece of a prompt reads all weights again."""
-LEAST_SECONDS = 0.01
+LEAST_SECONDS = 0.008
 """However fast decoding is: many short prompts that come at once must not trickle in."""
 MOST_TARGETS = 4.5
 """How long a step that decodes may take for the sake of prompts that have waited, in times of the target."""
