@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before any group is there: its functions keep, as defaults, the group they are born in
 from torch import Tensor, nn
 
 _LONGEST_WAIT = timedelta(hours=2)
@@ -27,7 +28,7 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def leave(self) -> None:
-        """Once all are done."""
+        """Once all are done. No thread of the group is left: one that lives on when Python ends aborts the process."""
         if self.size > 1:
             dist.destroy_process_group()
 
