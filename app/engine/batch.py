@@ -7,7 +7,7 @@ from torch import Tensor
 
 from app.engine.block_manager import num_blocks
 from app.engine.grouping import Grouping, cut_tiles, find_places
-from app.engine.scheduler import ScheduledStep
+from app.engine.scheduled_step import ScheduledStep
 from app.engine.sequence import Sequence
 from model.layers.grouped_context import AttentionGroup
 from model.layers.linear import AdapterSpans

@@ -29,7 +29,8 @@ from app.engine.protocol import (
 )
 from app.engine.questions import LoadAdapter, LoadModel, Question, Reply, TraceSteps, Unload
 from app.engine.runner import EncoderOutput
-from app.engine.scheduler import ScheduledStep, Scheduler
+from app.engine.scheduled_step import ScheduledStep
+from app.engine.scheduler import Scheduler
 from app.engine.sequence import Sequence
 from app.engine.trace import Laps, Trace
 

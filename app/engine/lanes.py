@@ -2,7 +2,7 @@
 
 from bisect import insort
 from dataclasses import dataclass, field
-from itertools import chain, takewhile
+from itertools import chain
 
 from app.engine.sequence import AGING_SECONDS, Sequence
 
@@ -55,9 +55,8 @@ class Lane:
 
     @property
     def silent_since(self) -> float | None:
-        """When the first of those came that have said nothing yet, as their prompts wait or are computed. Of those that
-        run they are the last, as turns go."""
-        silent = takewhile(lambda one: not one.num_completion_tokens, reversed(self.running))
+        """When the first of those came that have said nothing yet, as their prompts wait or are computed."""
+        silent = (one for one in self.running if not one.num_completion_tokens)
         return min((one.arrival for one in chain(silent, self.waiting[:1])), default=None)
 
     def first_in_line(self, max_num_seqs: int) -> Sequence | None:
@@ -126,14 +125,15 @@ class Lanes:
         """Puts a new sequence in line, level with the first one that waits.
 
         A level of priority puts it before others by AGING_SECONDS, a turn that others have first behind them by as
-        much. Where it would stand without these never goes back and goes on at least as fast as time does, so that
+        much; a longer text puts it behind by a little, so that short ones need not wait for long ones that came just
+        before. Where it would stand without these never goes back and goes on at least as fast as time does, so that
         nobody is overtaken for ever: whoever comes later by so many seconds is behind.
         """
         firsts = [lane.waiting[0] for lane in self.every if lane.waiting]
-        levels = (first.turn + AGING_SECONDS * first.request.priority for first in firsts)
+        levels = (one.turn - one.length_seconds + AGING_SECONDS * one.request.priority for one in firsts)
         self._lead = max(self._lead, min(levels, default=0.0) - sequence.arrival)
         turns = sequence.request.behind - sequence.request.priority
-        sequence.turn = sequence.arrival + self._lead + AGING_SECONDS * turns
+        sequence.turn = sequence.arrival + self._lead + AGING_SECONDS * turns + sequence.length_seconds
         self.wait(sequence)
 
     def wait(self, sequence: Sequence) -> None:

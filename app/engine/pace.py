@@ -14,7 +14,7 @@ MOST_ALONE = 5.0
 meanwhile, and each piece of a prompt reads all weights again."""
 LEAST_SECONDS = 0.008
 """However fast decoding is: many short prompts that come at once must not trickle in."""
-MOST_TARGETS = 4.5
+MOST_TARGETS = 3.8
 """How long a step that decodes may take for the sake of prompts that have waited, in times of the target."""
 
 
@@ -63,10 +63,10 @@ class Pace:
     def _beside_streams(self, left: float, decoding: float, waited: float) -> float:
         """Of the seconds that are left, those that streams are made to wait for prompts.
 
-        From a time of waiting on, they grow with its square: a second where they begin with `LEAST_SECONDS`, and less,
-        the slower the model is: its streams go on slowly anyway, and its prompts take long enough without waiting.
+        From a time of waiting on, they grow with its square: a second where they begin with `LEAST_SECONDS`, and next
+        to none where the model is slow: its streams go on slowly anyway, and its prompts take long without waiting.
         """
         added = max(LEAST_SECONDS, MOST_ADDED * decoding)
-        patience = LEAST_SECONDS / added
+        patience = (LEAST_SECONDS / added) ** 2
         grown = min(added * (waited / patience) ** 2, MOST_TARGETS * self._target - decoding)
         return max(min(left, added), grown)

@@ -5,60 +5,27 @@ budget over the difference. Encode, prefill, decode and recomputation after pree
 """
 
 from bisect import insort
+from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from app.engine.block_manager import BlockManager
 from app.engine.block_tables import BlockTables
 from app.engine.lanes import Lane, Lanes, order
 from app.engine.protocol import FinishReason
+from app.engine.scheduled_step import ScheduledStep
 from app.engine.sequence import Sequence, Status
 from app.engine.speculation import NO_DRAFT
 
-
-@dataclass
-class ScheduledStep:
-    """One model's next step: the sequences in it, and beside them how many decoder tokens each computes.
-
-    `num_decoding` of them, the first ones, compute their last token after earlier ones, and together `num_drafted`
-    that may follow; the others are in their prompts, which may take several steps. Those that need it have their
-    source encoded, always whole.
-    Before anything is written, `stale_blocks` must be cleared and then each (from, to) of `copies` be copied.
-    `preempted` are the ids of those that gave their blocks back for it.
-    """
-
-    model: str
-    is_quarantine: bool = False
-    sequences: list[Sequence] = field(default_factory=list)
-    num_tokens: list[int] = field(default_factory=list)
-    num_decoding: int = 0
-    num_drafted: int = 0
-    stale_blocks: list[int] = field(default_factory=list)
-    copies: list[tuple[int, int]] = field(default_factory=list)
-    preempted: list[int] = field(default_factory=list)
-
-    def add(self, sequence: Sequence, num_tokens: int) -> None:
-        """Lets a sequence compute that many more of its decoder tokens."""
-        self.sequences.append(sequence)
-        self.num_tokens.append(num_tokens)
-
-    @property
-    def units(self) -> list[list[Sequence]]:
-        """Its sequences, the beams of one search together."""
-        return list({id(sequence.unit[0]): sequence.unit for sequence in self.sequences}.values())
-
-    @property
-    def size(self) -> int:
-        """Tokens that it computes, those of sources among them."""
-        sources = (len(sequence.source_ids) for sequence in self.sequences if sequence.needs_encode)
-        return sum(self.num_tokens) + sum(sources)
+REST = 7
+"""So small a part of its budget may a step exceed it by, where that ends a prompt: what would be left of it would cost
+a step more."""
 
 
 class Scheduler:
     """Continuous batching: membership is decided anew each step.
 
     Models take turns by the device time each has had. Of a step's token budget, sequences that decode come
-    first; what is left goes to prompts: those begun before, then waiting ones, while batch size and blocks
+    first; what is left goes to prompts in their order, also waiting ones, while batch size and blocks
     last. A prompt is cut where the budget ends. A source is not: one that is longer than the budget is taken
     whole, where no other prompt is in its step, and so are several beams. What the prefix cache finds need not be
     computed.
@@ -190,9 +157,9 @@ class Scheduler:
         step = ScheduledStep(lane.model, lane.is_quarantine)
         self._cache.begin_step()
         self._decode(lane, step)
-        budget = min(lane.token_budget - step.num_decoding - step.num_drafted, prompt_budget)
-        budget = self._continue_prompts(lane, step, budget)
-        self._admit_waiting(lane, step, budget)
+        room = lane.token_budget - step.num_decoding - step.num_drafted
+        budget = min(room, prompt_budget)
+        self._read_prompts(lane, step, budget, min(budget // REST, room - budget))
         return step
 
     def _decode(self, lane: Lane, step: ScheduledStep) -> None:
@@ -225,40 +192,54 @@ class Scheduler:
         step.num_drafted += length
         return length
 
-    def _continue_prompts(self, lane: Lane, step: ScheduledStep, budget: int) -> int:
-        """The next tokens of prompts that have begun, whose blocks they hold since; returns what is left."""
-        for sequence in lane.running:
-            if sequence.num_new_tokens > 1 and budget > 0:
-                count = min(sequence.most_at_once, budget)
-                step.add(sequence, count)
-                self._cache.expect(sequence, count)
-                budget -= count
-        return budget
+    def _read_prompts(self, lane: Lane, step: ScheduledStep, budget: int, spare: int) -> None:
+        """Prompts that have begun, whose blocks they hold since, and waiting sequences, in the order of all of them. A
+        waiting one that cannot join keeps those behind it waiting too.
 
-    def _admit_waiting(self, lane: Lane, step: ScheduledStep, budget: int) -> None:
-        """Waiting sequences join in their order; the first that cannot keeps those behind it waiting too."""
-        while lane.waiting and budget > 0 and not lane.is_full:
-            first = lane.first_in_line(self.max_num_seqs)
-            if first is None:
+        What is left of a prompt may take `spare` tokens more than the budget, rather than a step of its own.
+        """
+        begun = deque(one for one in lane.running if one.num_new_tokens > 1)
+        is_open = not lane.is_full
+        while budget > 0:
+            first = lane.first_in_line(self.max_num_seqs) if is_open and lane.waiting else None
+            if begun and (first is None or begun[0].order < first.order):
+                sequence = begun.popleft()
+                budget -= self._read(sequence, step, sequence.most_at_once, budget, spare)
+            elif first is not None and self._can_join(first.unit, step, budget):
+                for sequence in first.unit:
+                    budget -= self._admit(sequence, lane, step, budget, spare)
+                is_open = not lane.is_full
+            elif begun:
+                is_open = False
+            else:
                 break
-            unit, has_prompts = first.unit, len(step.sequences) > step.num_decoding
-            if has_prompts and self._num_uncut(unit) > budget:
-                break
-            if not self._has_room_for(unit) or self._is_behind_another(unit):
-                break
-            for sequence in unit:
-                lane.waiting.remove(sequence)
-                self.lanes.run(sequence)
-                sequence.status = Status.RUNNING
-                self._tables.start(sequence, step.stale_blocks)
-                num_source = len(sequence.source_ids) if sequence.needs_encode else 0
-                count = sequence.most_at_once
-                if len(unit) == 1:
-                    # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
-                    count = min(count, max(1, budget - num_source))
-                step.add(sequence, count)
-                self._cache.expect(sequence, count)
-                budget -= num_source + count
+
+    def _can_join(self, unit: list[Sequence], step: ScheduledStep, budget: int) -> bool:
+        has_prompts = len(step.sequences) > step.num_decoding
+        if has_prompts and self._num_uncut(unit) > budget:
+            return False
+        return self._has_room_for(unit) and not self._is_behind_another(unit)
+
+    def _admit(self, sequence: Sequence, lane: Lane, step: ScheduledStep, budget: int, spare: int) -> int:
+        """Lets one who waits begin; returns what it takes of the budget."""
+        lane.waiting.remove(sequence)
+        self.lanes.run(sequence)
+        sequence.status = Status.RUNNING
+        self._tables.start(sequence, step.stale_blocks)
+        num_source = len(sequence.source_ids) if sequence.needs_encode else 0
+        count = sequence.most_at_once
+        if len(sequence.unit) > 1:
+            return num_source + self._read(sequence, step, count, count, 0)
+        # Cross keys are computed by the decoder, so that an encode goes with one of its tokens at least.
+        return num_source + self._read(sequence, step, count, max(1, budget - num_source), spare)
+
+    def _read(self, sequence: Sequence, step: ScheduledStep, count: int, budget: int, spare: int) -> int:
+        """Adds up to `count` tokens of a prompt; returns how many."""
+        if count > budget + spare:
+            count = budget
+        step.add(sequence, count)
+        self._cache.expect(sequence, count)
+        return count
 
     def _num_uncut(self, unit: list[Sequence]) -> int:
         """Tokens that one step must compute: sources, and all that several beams need, which go on together."""

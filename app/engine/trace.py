@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.engine.protocol import Report
 from app.engine.questions import MAX_TRACED_STEPS, Traced, TracedStep, TraceSteps
-from app.engine.scheduler import ScheduledStep
+from app.engine.scheduled_step import ScheduledStep
 
 MAX_TRACED_SEQUENCES = 256
 """Of a step; with that a full answer is some megabytes, and the ring as many."""

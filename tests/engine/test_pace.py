@@ -12,6 +12,7 @@ from app.engine.batch import Batch
 from app.engine.engine import Engine
 from app.engine.pace import FIRST_TOKENS, LEAST_TOKENS, Pace
 from app.engine.protocol import EncodeRequest, Tokens
+from app.engine.scheduler import REST
 from benchmarks.workloads import w2_trace
 from model.loading import save_model
 from tests.engine.test_engine import greedy, make_engine
@@ -72,15 +73,15 @@ def test_where_decoding_fills_the_target_prompts_take_half_again_as_long(is_cut:
 def test_who_waits_longer_gets_more_of_a_step_up_to_a_limit() -> None:
     pace = learned(*FAST)
     budgets = [pace.budget("m", 4, waited=seconds) for seconds in (0.0, 1.0, 2.0, 3.0, 60.0)]
-    assert budgets == pytest.approx([80, 80, 320, 720, 4466], rel=0.05)
+    assert budgets == pytest.approx([80, 80, 320, 720, 3764], rel=0.05)
     assert pace.budget("m", 0, waited=60.0) == pytest.approx(970, rel=0.05)
     assert pace.budget("m", 4, is_cut=False, waited=60.0) == pytest.approx(966, rel=0.05)
 
 
 def test_the_slower_a_model_the_less_its_prompts_wait() -> None:
     pace = learned(*SLOW)
-    budgets = [pace.budget("m", 16, waited=seconds) for seconds in (0.0, 0.06, 0.1, 0.2)]
-    assert budgets == pytest.approx([58, 58, 121, 186], rel=0.1), "450 ms less decoding at most"
+    budgets = [pace.budget("m", 16, waited=seconds) for seconds in (0.0, 0.004, 0.006, 0.2)]
+    assert budgets == pytest.approx([58, 58, 90, 151], rel=0.05), "380 ms less decoding at most"
 
 
 def test_a_prompt_always_goes_on() -> None:
@@ -188,7 +189,7 @@ def test_prompts_that_nobody_decodes_beside_are_hardly_cut(
     for i in range(7, 13):
         engine.add(greedy(i, "llama", [*range(80 + i, i - 5, -1)] + [7] * 40, 1, ignore_eos=True))
     engine.add(greedy(13, "llama", [9], 2, ignore_eos=True))
-    assert max(batch_tokens(engine)) <= 500
+    assert max(batch_tokens(engine)) <= 500 + 500 // REST
 
 
 def test_a_prompt_that_has_waited_long_gets_more_of_a_step(

@@ -6,7 +6,8 @@ import pytest
 from app.engine.block_manager import BlockManager
 from app.engine.protocol import EncodeRequest, GenerateRequest
 from app.engine.sampling_params import SamplingParams
-from app.engine.scheduler import ScheduledStep, Scheduler
+from app.engine.scheduled_step import ScheduledStep
+from app.engine.scheduler import Scheduler
 from app.engine.sequence import BeamGroup, Sequence, Status
 from app.engine.speculation import Draft
 from model.beam_search import BeamSearch, BeamSettings

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.engine.block_manager import BlockManager, num_blocks
-from app.engine.scheduler import ScheduledStep, Scheduler
+from app.engine.scheduled_step import ScheduledStep
+from app.engine.scheduler import Scheduler
 from app.engine.sequence import AGING_SECONDS, BeamGroup, Sequence, Status
 from app.engine.speculation import Draft
 from model.beam_search import BeamSearch, BeamSettings
@@ -237,7 +238,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert [sequence.order for sequence in self.everyone] == self.orders
         live = sorted({sequence.id for sequence in self._live()})
         limits = {
-            s.id: s.arrival + AGING_SECONDS * (s.request.behind - s.request.priority) for s in self.everyone
+            s.id: s.arrival + s.length_seconds + AGING_SECONDS * (s.request.behind - s.request.priority)
+            for s in self.everyone
         }
         for number in live[:-1]:
             assert self.orders[number] < self.orders[live[-1]] or limits[number] > limits[live[-1]]

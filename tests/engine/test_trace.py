@@ -8,7 +8,7 @@ from app.engine.engine import Engine
 from app.engine.framing import MAX_FRAME_BYTES, encode_frame
 from app.engine.protocol import EncodeRequest, Report
 from app.engine.questions import MAX_TRACED_STEPS, Traced, TracedStep, TraceSteps
-from app.engine.scheduler import ScheduledStep
+from app.engine.scheduled_step import ScheduledStep
 from app.engine.trace import MAX_TRACED_SEQUENCES, Laps, Trace
 from model.loading import save_model
 from tests.engine.test_engine import collect, drain, greedy, make_engine
@@ -39,7 +39,7 @@ def test_each_step_tells_its_stages_tokens_and_sequences(folders: dict[str, Path
     engine = make_engine(folders, token_budget=8)
     assert traced(engine) == []
     engine.add(greedy(1, "llama", [5] * 12, 4, ignore_eos=True))
-    engine.add(greedy(2, "llama", [6, 7], 4, ignore_eos=True))
+    engine.add(greedy(2, "llama", [6] * 12, 4, ignore_eos=True))
     engine.add(EncodeRequest(id=3, model="bert", ids=[1, 2, 3], output="class"))
     drain(engine, {}, {})
     steps = traced(engine)
@@ -53,9 +53,14 @@ def test_each_step_tells_its_stages_tokens_and_sequences(folders: dict[str, Path
         assert sum(step.computed) == step.decoding_tokens + step.prompt_tokens + step.drafted_tokens
     first, second, last = of_llama[0], of_llama[1], of_llama[-1]
     assert (first.phase, first.ids, first.lengths, first.computed) == ("prefill", [1], [12], [8])
-    assert (second.phase, second.ids, second.lengths, second.computed) == ("prefill", [1, 2], [13, 3], [4, 2])
-    assert (last.phase, last.ids, last.lengths, last.computed) == ("decode", [1, 2], [16, 6], [1, 1])
-    assert (last.decoding_tokens, last.prompt_tokens, last.drafted_tokens) == (2, 0, 0)
+    assert (second.phase, second.ids, second.lengths, second.computed) == (
+        "prefill",
+        [1, 2],
+        [13, 12],
+        [4, 4],
+    )
+    assert (last.phase, last.ids, last.lengths, last.computed) == ("decode", [2], [16], [1])
+    assert (last.decoding_tokens, last.prompt_tokens, last.drafted_tokens) == (1, 0, 0)
     assert [name for name, _, _ in first.stages] == ["schedule", "batch", "run", "commit"], (
         "no token comes yet"
     )
