@@ -7,14 +7,13 @@ FIRST_TOKENS = 256
 LEAST_TOKENS = 16
 """However slow the model: a prompt goes on in every step."""
 MOST_ADDED = 1.5
-"""How long prompts may take in a step that decodes, in times of what decoding takes: a fast model's streams feel
-100 ms as a halt."""
+"""How long prompts may take in a step beside the rest of it, in times of that."""
 MOST_ALONE = 5.0
 """How long a step with a decoder's prompts may take while nobody decodes, in times of the target: no stream halts
 meanwhile, and each piece of a prompt reads all weights again."""
 LEAST_SECONDS = 0.008
 """However fast decoding is: many short prompts that come at once must not trickle in."""
-MOST_TARGETS = 3.8
+MOST_TARGETS = 3.5
 """How long a step that decodes may take for the sake of prompts that have waited, in times of the target."""
 
 
@@ -63,10 +62,10 @@ class Pace:
     def _beside_streams(self, left: float, decoding: float, waited: float) -> float:
         """Of the seconds that are left, those that streams are made to wait for prompts.
 
-        From a time of waiting on, they grow with its square: a second where they begin with `LEAST_SECONDS`, and next
-        to none where the model is slow: its streams go on slowly anyway, and its prompts take long without waiting.
+        At first these are the square of what they may take beside a slow model's streams, over `LEAST_SECONDS`: streams
+        that come slowly anyway go on a little slower, and a prompt that takes long is not cut into pieces of which
+        each makes a step longer. After a second of waiting they grow with its square.
         """
-        added = max(LEAST_SECONDS, MOST_ADDED * decoding)
-        patience = (LEAST_SECONDS / added) ** 2
-        grown = min(added * (waited / patience) ** 2, MOST_TARGETS * self._target - decoding)
+        added = max(LEAST_SECONDS, (MOST_ADDED * decoding) ** 2 / LEAST_SECONDS)
+        grown = min(added * max(1.0, waited) ** 2, MOST_TARGETS * self._target - decoding)
         return max(min(left, added), grown)

@@ -54,9 +54,10 @@ def test_a_decoders_prompts_may_take_longer_while_nobody_decodes() -> None:
     assert pace.budget("m", 0, is_cut=False, is_anyone_decoding=False) == pytest.approx(80, rel=0.05)
 
 
-@pytest.mark.parametrize(("rows", "tokens"), [(4, 80), (120, 225)])
-def test_prompts_add_no_more_than_one_and_a_half_times_what_decoding_takes(rows: int, tokens: int) -> None:
-    """Or eight milliseconds, where that is more."""
+@pytest.mark.parametrize(("rows", "tokens"), [(4, 80), (23, 80), (60, 228), (120, 632)])
+def test_prompts_add_eight_milliseconds_and_more_with_the_square_of_what_decoding_takes(
+    rows: int, tokens: int
+) -> None:
     pace = learned(*FAST)
     assert pace.budget("m", rows) == pytest.approx(tokens, rel=0.05), "not 966 or 850"
     assert pace.budget("m", 4, is_cut=False) == pytest.approx(966, rel=0.05)
@@ -73,15 +74,15 @@ def test_where_decoding_fills_the_target_prompts_take_half_again_as_long(is_cut:
 def test_who_waits_longer_gets_more_of_a_step_up_to_a_limit() -> None:
     pace = learned(*FAST)
     budgets = [pace.budget("m", 4, waited=seconds) for seconds in (0.0, 1.0, 2.0, 3.0, 60.0)]
-    assert budgets == pytest.approx([80, 80, 320, 720, 3764], rel=0.05)
+    assert budgets == pytest.approx([80, 80, 320, 720, 3465], rel=0.05)
     assert pace.budget("m", 0, waited=60.0) == pytest.approx(970, rel=0.05)
     assert pace.budget("m", 4, is_cut=False, waited=60.0) == pytest.approx(966, rel=0.05)
 
 
-def test_the_slower_a_model_the_less_its_prompts_wait() -> None:
+def test_a_slow_models_prompts_wait_for_nothing_and_lengthen_steps_to_a_limit() -> None:
     pace = learned(*SLOW)
-    budgets = [pace.budget("m", 16, waited=seconds) for seconds in (0.0, 0.004, 0.006, 0.2)]
-    assert budgets == pytest.approx([58, 58, 90, 151], rel=0.05), "380 ms less decoding at most"
+    budgets = [pace.budget("m", 16, waited=seconds) for seconds in (0.0, 0.1, 60.0)]
+    assert budgets == pytest.approx([136, 136, 136], rel=0.05), "350 ms less decoding"
 
 
 def test_a_prompt_always_goes_on() -> None:
