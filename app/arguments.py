@@ -35,7 +35,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add(
         "--quantization",
         choices=["none", "int8", "int4", "fp8"],
-        help="of the weights of products; int8 and int4 are for a CPU (none)",
+        help="of the weights of products; int4 is for a CPU (none)",
     )
     add(
         "--kv-cache-dtype",

@@ -188,7 +188,7 @@ class Transformer(nn.Module):
 
     def quantize(self, quantization: Quantization, dtype: torch.dtype) -> None:
         """Makes the weights of the stacks' products, and those that score words, codes of few bits for rows of
-        `dtype`, for serving; there is no way back. Integers are for a CPU.
+        `dtype`, for serving; there is no way back. 4 bits are for a CPU.
 
         These may be of any dtype before, as may the input table, which stays what it is and is looked up in `dtype`.
         Heads other than over the vocabulary are small, and stay as they are. 4 bits are for the stacks alone: words

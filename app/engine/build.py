@@ -160,8 +160,8 @@ def choose_quantization(spec: ModelSpec, device: torch.device, dtype: torch.dtyp
     if wanted == "none":
         return None
     where = f"--quantization {wanted}, model {served_name(spec.name)}"
-    if device.type != "cpu" and wanted != "fp8":
-        raise CheckpointError(f"{where}: this is done on a CPU only; {device} takes fp8")
+    if device.type != "cpu" and wanted == "int4":
+        raise CheckpointError(f"{where}: this is done on a CPU only; {device} takes int8 and fp8")
     if dtype not in (torch.float32, torch.bfloat16) and (device.type == "cpu" or dtype != torch.float16):
         name = str(dtype).removeprefix("torch.")
         raise CheckpointError(f"{where}: rows of {name} cannot be quantized; --dtype float32 or bfloat16 can")

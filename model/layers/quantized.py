@@ -16,7 +16,7 @@ from torch.nn import functional
 from model import kernels
 from model.kernels.decoder import Product
 from model.kernels.quantized import Weight, quantized_argmax, quantized_linear
-from model.layers.float8 import float8
+from model.layers.eight_bits import FLOAT8, INT8, eight_bits
 from model.layers.large_pages import LargePages
 from model.layers.packed import Packing, bits_vary
 
@@ -139,11 +139,17 @@ class QuantizedWeight:
 
 
 def quantizing(quantization: Quantization, dtype: torch.dtype) -> Packing:
-    """To `QuantizedWeight`, or of fp8 to `Float8Weight`."""
+    """To `QuantizedWeight`; of fp8, and of int8 on another device than a CPU, to `EightBitWeight`."""
     if quantization == "fp8":
-        return float8(dtype)
-    pack = partial(QuantizedWeight, dtype=dtype, quantization=quantization, pages=LargePages())
-    return Packing(_can_quantize, pack)
+        return eight_bits(FLOAT8, dtype)
+    here = partial(QuantizedWeight, dtype=dtype, quantization=quantization, pages=LargePages())
+    if quantization == "int4":
+        return Packing(_can_quantize, here)
+    there = eight_bits(INT8, dtype)
+    return Packing(
+        lambda weight: _can_quantize(weight) if weight.is_cpu else there.takes(weight),
+        lambda weight: here(weight) if weight.is_cpu else there.pack(weight),
+    )
 
 
 def _can_quantize(weight: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""All of it on a real device, `pytest -m gpu`: the CPU's answers, with recorded steps and without, and in fp8.
+"""All of it on a real device, `pytest -m gpu`: the CPU's answers, with recorded steps and without, and in 8 bits.
 
 Skipped where there is none. Beside these, `tests/model/test_paged_attention.py` compares the kernel there.
 """
@@ -16,7 +16,7 @@ from app.engine.engine import Engine
 from app.engine.protocol import Encoded, EncodeRequest, ModelSpec, Quantization, WorkerConfig
 from model.config import TransformerConfig
 from model.greedy import generate_greedy
-from model.layers.float8 import Float8Weight
+from model.layers.eight_bits import FLOAT8, INT8, EightBitWeight, Numbers
 from model.loading import load_model, save_model
 from tests.engine.test_engine import drain, greedy, numbers, random_ids
 from tests.engine.test_packed_families import ENCODERS, GENERATING
@@ -93,29 +93,36 @@ def test_encoders_come_to_a_cpus_states(name: str, tmp_path: Path) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("rows", [1, 3, 16, 200])
-def test_products_of_8_bit_numbers_are_near_plain_ones(dtype: torch.dtype, rows: int) -> None:
+@pytest.mark.parametrize("numbers", [FLOAT8, INT8], ids=["fp8", "int8"])
+def test_products_of_8_bit_numbers_are_near_plain_ones(
+    numbers: Numbers, dtype: torch.dtype, rows: int
+) -> None:
     torch.manual_seed(0)
     weight = torch.randn(512, 256, device="cuda").to(dtype)
     x, bias = torch.randn(rows, 256, device="cuda").to(dtype), torch.randn(512, device="cuda").to(dtype)
-    got = Float8Weight(weight, dtype)(x, bias)
+    got = EightBitWeight(weight, dtype, numbers)(x, bias)
     wanted = functional.linear(x.float(), weight.float(), bias.float())
     assert got.dtype == dtype
     assert (got.float() - wanted).norm() < 0.08 * wanted.norm()
 
 
-def test_a_device_of_this_kind_multiplies_8_bit_numbers_itself() -> None:
-    if torch.cuda.get_device_capability() < (8, 9):
-        pytest.skip("it came with compute capability 8.9")
-    assert Float8Weight(torch.randn(64, 64, device="cuda"), torch.bfloat16)._is_scaled
+@pytest.mark.parametrize("numbers", [FLOAT8, INT8], ids=["fp8", "int8"])
+def test_a_device_of_this_kind_multiplies_8_bit_numbers_itself(numbers: Numbers) -> None:
+    if torch.cuda.get_device_capability() < numbers.capability:
+        pytest.skip(f"it came with compute capability {numbers.capability}")
+    assert EightBitWeight(torch.randn(64, 64, device="cuda"), torch.bfloat16, numbers)._is_multiplied
 
 
+@pytest.mark.parametrize("made", ["fp8", "int8"])
 @pytest.mark.parametrize("config", [LLAMA, T5], ids=lambda config: config.family)
-def test_a_model_in_fp8_says_much_of_what_it_says_without(config: TransformerConfig, tmp_path: Path) -> None:
+def test_a_model_in_8_bits_says_much_of_what_it_says_without(
+    config: TransformerConfig, made: Quantization, tmp_path: Path
+) -> None:
     save_model(random_model(config, dtype=torch.float32), tmp_path)
     source = random.Random(7)
     prompts = [random_ids(source, 40) for _ in range(30)]
     first = []
-    kinds: tuple[Quantization, ...] = ("none", "fp8")
+    kinds: tuple[Quantization, ...] = ("none", made)
     for quantization in kinds:
         engine = make_engine(tmp_path, dtype="bfloat16", quantization=quantization)
         for number, ids in enumerate(prompts):

@@ -110,15 +110,16 @@ def test_what_cannot_be_computed_is_refused_in_words(
         build_engine(WorkerConfig(models=[spec], device="cpu", dtype=dtype))
 
 
-def test_a_gpu_takes_fp8_alone() -> None:
-    spec = ModelSpec("mine", "folder", quantization="int8")
-    with pytest.raises(CheckpointError, match="on a CPU only; cuda takes fp8"):
-        choose_quantization(spec, torch.device("cuda"), torch.bfloat16)
-    spec = ModelSpec("mine", "folder", quantization="fp8")
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+def test_a_gpu_takes_numbers_of_8_bits(quantization: Quantization) -> None:
+    spec = ModelSpec("mine", "folder", quantization=quantization)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        assert choose_quantization(spec, torch.device("cuda"), dtype) == "fp8"
+        assert choose_quantization(spec, torch.device("cuda"), dtype) == quantization
     with pytest.raises(CheckpointError, match="rows of float64"):
         choose_quantization(spec, torch.device("cuda"), torch.float64)
+    spec = ModelSpec("mine", "folder", quantization="int4")
+    with pytest.raises(CheckpointError, match="on a CPU only; cuda takes int8 and fp8"):
+        choose_quantization(spec, torch.device("cuda"), torch.bfloat16)
 
 
 def test_rows_that_are_not_done_alone_are_refused_where_each_is_to_be(folders: dict[str, Path]) -> None:
