@@ -112,8 +112,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.engine.prefix_cache": ("app.engine.sequence", "app.engine.block_manager"),
     "app.engine.block_tables": ("app.engine.sequence", "app.engine.block_manager", "app.engine.prefix_cache"),
     "app.engine.lanes": ("app.engine.sequence",),
+    "app.engine.scheduled_step": ("app.engine.sequence",),
     "app.engine.scheduler": (
         "app.engine.lanes",
+        "app.engine.scheduled_step",
         "app.engine.sequence",
         "app.engine.block_manager",
         "app.engine.block_tables",
@@ -173,7 +175,8 @@ TORCH_FREE = (
         "app.engine.compiler",
     ),
     *("app.engine.rules", "app.engine.token_counts", "app.engine.sequence", "app.engine.block_manager"),
-    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.lanes", "app.engine.scheduler"),
+    *("app.engine.prefix_cache", "app.engine.block_tables", "app.engine.lanes"),
+    *("app.engine.scheduled_step", "app.engine.scheduler"),
     *(*BORDER, *MODEL_FACTS),
 )
 # (part of the tree, packages it never imports)
