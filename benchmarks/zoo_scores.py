@@ -35,9 +35,9 @@ def served_answers(post: Post, model: str, test: Test) -> list[Any]:
     if isinstance(test, Labels):
         results = _in_parts(
             test.texts,
-            lambda texts: post("/v1/classify", {"model": model, "text": texts, "top_k": 1})["results"],
+            lambda texts: post("/v1/classify", {"model": model, "text": texts, "top_k": 2})["results"],
         )
-        return [Guess(best["label"], best["score"]) for (best, *_) in results]
+        return [Guess(best["label"], best["score"], next_["label"]) for (best, next_) in results]
     if isinstance(test, Answers | Answerable):
         options = {"allow_no_answer": True, "top_k": _EVERY_SPAN} if isinstance(test, Answerable) else {}
         inputs = [{"question": q.question, "context": q.context} for q in test.questions]

@@ -131,9 +131,9 @@ class Evaluation:
             )
         if isinstance(test, Labels):
             self._logits = self._classify(test.texts)
-            chances, numbers = self._logits.softmax(-1).max(-1)
-            pairs = zip(numbers.tolist(), chances.tolist(), strict=True)
-            return [Guess(self.config.labels[number], chance) for number, chance in pairs]
+            best, labels = self._logits.softmax(-1).topk(2), self.config.labels
+            pairs = zip(best.indices.tolist(), best.values[:, 0].tolist(), strict=True)
+            return [Guess(labels[first], chance, labels[second]) for (first, second), chance in pairs]
         none = self.config.no_answer_value
         return [
             Found(f.text, 1 / (1 + math.exp(min(f.total - none, 700.0))), none > f.value)

@@ -42,10 +42,16 @@ def with_intervals(examples: int, measures: Sequence[Score]) -> Scores:
 
 @dataclass(frozen=True)
 class Guess:
-    """A text's likeliest label, and its probability."""
+    """A text's likeliest label, its probability, and the second likeliest."""
 
     label: str
     confidence: float
+    second: str = ""
+
+    @property
+    def inside(self) -> str:
+        """The likeliest label in scope."""
+        return self.second if self.label == files.OUT_OF_SCOPE else self.label
 
 
 @dataclass(frozen=True)
@@ -68,22 +74,24 @@ class Labels:
             return 100.0 * binned_error(confidence[rows], is_right[rows])
 
         measures = [
-            *self._scope(predicted),
+            *self._scope(guesses),
             mean_score("accuracy", (100.0 * is_right).tolist()),
             resampled("macro_f1", macro_f1_of(said, there, len(names)), len(said)),
             resampled("ece", ece, len(said)),
         ]
         return with_intervals(len(self.texts), measures)
 
-    def _scope(self, predicted: Sequence[str]) -> list[Score]:
+    def _scope(self, guesses: Sequence[Guess]) -> list[Score]:
+        """`in_scope_accuracy_unrefused`: of who has only texts in scope, and takes the likeliest label but "oos"."""
         if files.OUT_OF_SCOPE not in self.expected:
             return []
-        pairs = list(zip(predicted, self.expected, strict=True))
-        inside = [(p, e) for p, e in pairs if e != files.OUT_OF_SCOPE]
+        pairs = list(zip(guesses, self.expected, strict=True))
+        inside = [(g, e) for g, e in pairs if e != files.OUT_OF_SCOPE]
         shares = {
-            "in_scope_accuracy": [p == e for p, e in inside],
-            "in_scope_refused": [p == files.OUT_OF_SCOPE for p, _ in inside],
-            "out_of_scope_recall": [p == e for p, e in pairs if e == files.OUT_OF_SCOPE],
+            "in_scope_accuracy": [g.label == e for g, e in inside],
+            "in_scope_accuracy_unrefused": [g.inside == e for g, e in inside],
+            "in_scope_refused": [g.label == files.OUT_OF_SCOPE for g, _ in inside],
+            "out_of_scope_recall": [g.label == e for g, e in pairs if e == files.OUT_OF_SCOPE],
         }
         return [mean_score(name, [100.0 * hit for hit in hits]) for name, hits in shares.items() if hits]
 

@@ -20,10 +20,13 @@ def value(scores: Scores, name: str) -> float:
 
 def test_labels_in_and_out_of_scope_are_counted_apart() -> None:
     expected = ["a", "a", "b", "b", "oos", "oos"]
-    guesses = [Guess(label, 0.75) for label in ("a", "oos", "b", "a", "oos", "b")]
+    seconds = ("b", "a", "a", "b", "a", "a")
+    said = zip(("a", "oos", "b", "a", "oos", "b"), seconds, strict=True)
+    guesses = [Guess(label, 0.75, second) for label, second in said]
     scores = Labels(["text"] * 6, expected).score(guesses)
     assert scores["examples"] == 6
     assert value(scores, "in_scope_accuracy") == 50.0
+    assert value(scores, "in_scope_accuracy_unrefused") == 75.0
     assert value(scores, "in_scope_refused") == 25.0
     assert value(scores, "out_of_scope_recall") == 50.0
     assert value(scores, "accuracy") == 50.0
