@@ -15,7 +15,7 @@ AGING_SECONDS = 5.0
 """Of waiting that make up for a level of priority, and for a turn that others have before."""
 SECONDS_A_TOKEN = 0.001
 """Of waiting that make up for a token more that is to be read before the first one is said."""
-MOST_SECONDS = 0.5
+MOST_LENGTH_SECONDS = 0.5
 """Of waiting that make up for a longer text, however long."""
 MOST_TOLD = 256
 """Prompt tokens a step whose logits are wanted, each as wide as the vocabulary."""
@@ -124,7 +124,7 @@ class Sequence:
     @property
     def length_seconds(self) -> float:
         """How much sooner than another it must have come for the same turn, as it is so long."""
-        return min(SECONDS_A_TOKEN * (len(self.source_ids) + self.num_prompt_tokens), MOST_SECONDS)
+        return min(SECONDS_A_TOKEN * (len(self.source_ids) + self.num_prompt_tokens), MOST_LENGTH_SECONDS)
 
     @property
     def most_at_once(self) -> int:

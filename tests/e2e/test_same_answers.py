@@ -65,7 +65,9 @@ def zoo() -> Iterator[Process]:
 def test_labels_and_their_probabilities_are_those_of_the_evaluation(zoo: Process, name: str) -> None:
     test = Labels(REQUESTS, ["oos"] * len(REQUESTS))
     theirs, ours = evaluated(name, test), served_answers(poster(zoo), name, test)
-    assert [guess.label for guess in ours] == [guess.label for guess in theirs]
+    assert [(guess.label, guess.second) for guess in ours] == [
+        (guess.label, guess.second) for guess in theirs
+    ]
     assert [guess.confidence for guess in ours] == pytest.approx(
         [guess.confidence for guess in theirs], abs=1e-4
     )

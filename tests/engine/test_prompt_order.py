@@ -2,9 +2,10 @@
 
 import pytest
 
+from app.engine.block_manager import BlockManager
 from app.engine.scheduler import REST, Scheduler
 from app.engine.sequence import Sequence
-from tests.engine.test_scheduler import commit, make, sequence
+from tests.engine.test_scheduler import beams, commit, make, sequence
 
 
 def came(number: int, arrival: float, prompt: int) -> Sequence:
@@ -55,3 +56,18 @@ def test_who_finds_no_block_does_not_hold_up_who_has_begun() -> None:
     assert manager.num_free < 20 // 4
     assert read(scheduler, 10) == [(0, 10)]
     assert [one.id for one in scheduler.lanes.ordinary["a"].waiting] == [1]
+
+
+def test_sources_of_beams_that_are_encoded_again_leave_less_for_others() -> None:
+    scheduler = Scheduler({"a": 4}, BlockManager(100), 100, 8, prefix_cache=False)
+    beam = beams(0, [5], 2, [7] * 8)
+    scheduler.add(beam)
+    step = scheduler.schedule()
+    assert step is not None
+    scheduler.commit(step)
+    assert beam.group is not None
+    beam.group.members.append(scheduler.fork(beam))
+    scheduler.ease(step)
+    scheduler.lanes.ordinary["a"].token_budget = 100
+    scheduler.add(came(1, 1.0, 10))
+    assert read(scheduler, 20) == [(0, 1), (0, 1), (1, 2)], "two sources of eight are read"
